@@ -1,0 +1,57 @@
+"""The small Fashion-MNIST classifier: judges generated pictures and gives the features of Fréchet distances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+
+class Classifier(nn.Module):
+    """Three convolution stages and a linear layer; about 94 thousand parameters.
+
+    `num_features` is the width of what `features` returns, under the name that torchmetrics looks for.
+    """
+
+    num_features = 128
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def stage(inputs: int, outputs: int) -> list[nn.Module]:
+            return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+        self.stages = nn.Sequential(
+            *stage(1, 32),
+            nn.MaxPool2d(2),
+            *stage(32, 64),
+            nn.MaxPool2d(2),
+            *stage(64, self.num_features),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(self.num_features, 10)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (n, 128) of grey images (n, 1, 28, 28) in [0, 1]."""
+        return self.stages(images * 2 - 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Class logits (n, 10) of grey images (n, 1, 28, 28) in [0, 1]."""
+        return self.head(self.features(images))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Classifier:
+        """The classifier in `folder` (`model.safetensors`), in evaluation mode.
+
+        Raises:
+            FileNotFoundError: `folder` holds no `model.safetensors`.
+        """
+        path = Path(folder) / "model.safetensors"
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} holds no model.safetensors")
+        classifier = cls()
+        classifier.load_state_dict(load_file(path))
+        return classifier.eval()

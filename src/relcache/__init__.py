@@ -1,0 +1,38 @@
+"""relcache: diffusion transformers sample faster by Relational Feature Caching."""
+
+from relcache.api import Handle, enable
+from relcache.flops import count_flops
+from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
+from relcache.methods import FORA, RCS, RFC, RFE, Method, TaylorSeer, method_from_config, method_from_text
+from relcache.models import ModelSpec
+from relcache.report import Report
+from relcache.schedules import Always, ErrorBudget, Interval, Plan, Schedule
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FORA",
+    "RCS",
+    "RFC",
+    "RFE",
+    "Always",
+    "ErrorBudget",
+    "Forecaster",
+    "Handle",
+    "Interval",
+    "Linear",
+    "Method",
+    "ModelSpec",
+    "Newton",
+    "Plan",
+    "Relational",
+    "Report",
+    "Reuse",
+    "Schedule",
+    "Taylor",
+    "TaylorSeer",
+    "count_flops",
+    "enable",
+    "method_from_config",
+    "method_from_text",
+]

@@ -1,0 +1,149 @@
+"""Switching caching on and off: `enable` and the handle that it returns."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+
+from relcache.forecasters import Forecaster
+from relcache.methods import Method
+from relcache.models import SPECS, ModelSpec, spec_for
+from relcache.report import Report
+from relcache.schedules import Schedule
+from relcache.session import Session
+
+# Sessions by model, both weakly: what keeps a session alive is the model that it is attached to.
+_sessions: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.WeakKeyDictionary()
+
+
+class Handle:
+    """Caching that is enabled on one transformer. Also a context manager that disables it at its end."""
+
+    def __init__(self, session: Session):
+        self._session = session
+
+    @property
+    def enabled(self) -> bool:
+        """Whether this handle still acts on its model."""
+        return self._session.attached
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self._session.method
+
+    @property
+    def units(self) -> list[str]:
+        """Names of the cached modules, in the order in which they are computed."""
+        return [unit.name for unit in self._session.units]
+
+    def report(self) -> Report:
+        """What the last request did; also after `disable`."""
+        return self._session.report()
+
+    def reset(self) -> None:
+        """Forget the last request: the next call begins a new one.
+
+        Requests are told apart without this. It is for hand-written loops that give no sign of a new beginning, such
+        as one that breaks off and starts again at a later timestep with the same conditioning tensors.
+        """
+        self._session.reset()
+
+    def disable(self) -> None:
+        """Put the model's own forwards back and free the cache. A second call does nothing."""
+        self._session.detach()
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.disable()
+
+    def __repr__(self) -> str:
+        state = "enabled" if self.enabled else "disabled"
+        return f"<relcache {self.method} on {type(self._session.model).__name__}, {len(self.units)} modules, {state}>"
+
+
+def enable(
+    model_or_pipe: Any,
+    method: Method | None = None,
+    *,
+    forecaster: Forecaster | None = None,
+    schedule: Schedule | None = None,
+    spec: ModelSpec | None = None,
+    num_inference_steps: int | None = None,
+) -> Handle:
+    """Let a diffusers pipeline, or a bare transformer, skip work by `method`.
+
+    Where relcache is enabled on the transformer already, the old handle is disabled first and the new one takes over.
+
+    Args:
+        model_or_pipe: a pipeline with a `transformer`, or the transformer itself.
+        method: a named pair such as `RFC(order=2, threshold=0.12)`.
+        forecaster, schedule: a pair of one's own, in place of `method`.
+        spec: where the modules are, for a transformer that relcache does not know.
+        num_inference_steps: steps of each request. A pipeline tells them by itself; a loop written by hand may.
+
+    Raises:
+        TypeError: not a pipeline or transformer, or not a method.
+        ValueError: no spec for the transformer, a spec that matches no module, a cache of diffusers is active.
+    """
+    chosen = _method(method, forecaster, schedule)
+    if num_inference_steps is not None and (not isinstance(num_inference_steps, int) or num_inference_steps < 1):
+        raise ValueError(f"num_inference_steps is a whole number of at least 1, got {num_inference_steps!r}")
+    model, pipeline = _transformer(model_or_pipe)
+    if getattr(model, "is_cache_enabled", False):
+        active = type(getattr(model, "_cache_config", None)).__name__
+        raise ValueError(
+            f"{type(model).__name__} already has a cache of diffusers active ({active}): call transformer.disable_cache() "
+            "first, two caches would skip each other's work"
+        )
+    if spec is None:
+        spec = spec_for(model, SPECS)
+    session = Session(
+        model, spec, chosen.forecaster, chosen.schedule, chosen.name, pipeline, num_inference_steps
+    )
+    previous = _sessions[model]() if model in _sessions else None
+    if previous is not None:
+        previous.detach()
+    session.attach()
+    _sessions[model] = weakref.ref(session)
+    return Handle(session)
+
+
+def known_models() -> Iterable[ModelSpec]:
+    """The transformer families that relcache knows."""
+    return SPECS
+
+
+def _method(method: Method | None, forecaster: Forecaster | None, schedule: Schedule | None) -> Method:
+    if method is None:
+        if forecaster is None or schedule is None:
+            raise TypeError("enable takes a method such as relcache.RFC(...), or both forecaster= and schedule=")
+        return Method(forecaster, schedule)
+    if forecaster is not None or schedule is not None:
+        raise TypeError("enable takes either a method, or forecaster= and schedule=, not both")
+    if not isinstance(method, Method):
+        raise TypeError(f"the method is made by relcache.RFC(...), TaylorSeer(...) or FORA(...), got {method!r}")
+    return method
+
+
+def _transformer(model_or_pipe: Any) -> tuple[nn.Module, Any]:
+    if isinstance(model_or_pipe, nn.Module):
+        return model_or_pipe, None
+    transformer = getattr(model_or_pipe, "transformer", None)
+    if isinstance(transformer, nn.Module):
+        return transformer, model_or_pipe
+    reason = "it has a UNet, not a transformer" if getattr(model_or_pipe, "unet", None) is not None else (
+        "it has no transformer"
+    )  # fmt: skip
+    raise TypeError(
+        "enable takes a diffusers pipeline with a transformer, or the transformer itself; "
+        f"got {type(model_or_pipe).__name__}: {reason}"
+    )

@@ -1,0 +1,54 @@
+"""Floating point operations of a forward, counted on the meta device from shapes: 2 per multiply-add.
+
+Knows nothing of caching. No weight is read and nothing is computed, so a model of any size is counted in moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class Flops(NamedTuple):
+    """FLOPs of one forward, and those of the named modules within it."""
+
+    total: int
+    modules: dict[str, int]
+
+
+def to_meta(value: Any) -> Any:
+    """`value` with every tensor in it replaced by one of the same shape and dtype on the meta device."""
+    return tree_map_only(Tensor, lambda tensor: torch.empty_like(tensor, device="meta"), value)
+
+
+def count_modules(
+    model: nn.Module, names: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any], attention: bool = True
+) -> Flops:
+    """FLOPs of `model(*args, **kwargs)` and of its modules `names`, attention products counted if `attention`."""
+    weights = {name: to_meta(value) for name, value in [*model.named_parameters(), *model.named_buffers()]}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        functional_call(model, weights, to_meta(tuple(args)), to_meta(kwargs))
+    counts = counter.get_flop_counts()
+
+    def of(key: str) -> int:
+        operators = counts.get(key, {})
+        return sum(n for operator, n in operators.items() if attention or "attention" not in str(operator))
+
+    root = type(model).__name__
+    return Flops(of("Global"), {name: of(f"{root}.{name}") for name in names})
+
+
+def count_flops(model: nn.Module, *args: Any, attention: bool = True, **kwargs: Any) -> int:
+    """FLOPs of `model(*args, **kwargs)`, 2 per multiply-add, without computing it.
+
+    The model and its inputs may lie on any device, the meta device included; all are counted on the meta device. Linear
+    layers, convolutions and matrix products count, and attention products unless `attention` is false; elementwise
+    work does not.
+    """
+    return count_modules(model, (), args, kwargs, attention).total

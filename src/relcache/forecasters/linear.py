@@ -1,0 +1,34 @@
+"""Linear: the last difference of outputs, scaled with the distance and a constant weight."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from relcache.expansion import Expansion, Ladder
+from relcache.forecasters.base import LadderForecaster
+
+
+@dataclass(frozen=True)
+class Linear(LadderForecaster):
+    """`O(t-k) = O(t) + w (k / N) Δ_N O(t)`, with w a constant. Source: FasterCache (arXiv 2410.19355), GOC.
+
+    An error-driven schedule beside it predicts the input with the plain expansion of order 1, without w.
+
+    Raises:
+        ValueError: the weight is not a finite number.
+    """
+
+    weight: float = 1.0
+    name = "linear"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.weight):
+            raise ValueError(f"the weight of Linear is a finite number, got {self.weight!r}")
+
+    @property
+    def expansion(self) -> Expansion:
+        return Expansion(1)
+
+    def coefficients(self, ladder: Ladder, step: int) -> list[float]:
+        return [self.weight * c for c in super().coefficients(ladder, step)]

@@ -1,0 +1,19 @@
+"""Reuse: a skipped module returns what it returned last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relcache.expansion import Expansion
+from relcache.forecasters.base import LadderForecaster
+
+
+@dataclass(frozen=True)
+class Reuse(LadderForecaster):
+    """`O(t-k) = O(t)`. Source: FORA, arXiv 2407.01425."""
+
+    name = "reuse"
+
+    @property
+    def expansion(self) -> Expansion:
+        return Expansion(0)

@@ -1,0 +1,200 @@
+"""A method is a forecaster and a schedule; the pairs of the literature by name.
+
+Knows forecasters and schedules, nothing of sessions or models.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from relcache.expansion import Form, Norm
+from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
+from relcache.schedules import Always, ErrorBudget, Interval, Plan, Schedule
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a skipped module returns (`forecaster`), when a step is full (`schedule`), and what the pair is called."""
+
+    forecaster: Forecaster
+    schedule: Schedule
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        for value, kind, other in ((self.forecaster, Forecaster, "forecaster"), (self.schedule, Schedule, "schedule")):
+            if not isinstance(value, kind):
+                raise TypeError(f"a method's {other} is a relcache {kind.__name__}, got {type(value).__name__}")
+        if not self.name:
+            object.__setattr__(self, "name", f"{self.forecaster} with {self.schedule}")
+
+    @property
+    def order(self) -> int:
+        """Order of the forecaster's expansion."""
+        return self.forecaster.expansion.order
+
+    def with_threshold(self, threshold: float) -> Method:
+        """The same method with another threshold.
+
+        Raises:
+            ValueError: the schedule has no threshold.
+        """
+        if not isinstance(self.schedule, ErrorBudget):
+            raise ValueError(f"{self.name} has no threshold: its schedule is {type(self.schedule).__name__}")
+        return replace(self, schedule=replace(self.schedule, threshold=threshold))
+
+
+def FORA(interval: int, warmup: int = 2, phase: int | None = None) -> Method:
+    """Reuse at a fixed interval (FORA, arXiv 2407.01425)."""
+    return Method(Reuse(), Interval(interval, warmup, phase), "FORA")
+
+
+def TaylorSeer(order: int, interval: int, warmup: int = 2, phase: int | None = None) -> Method:
+    """The published Taylor expansion at a fixed interval (TaylorSeer, arXiv 2503.06923)."""
+    return Method(Taylor(order), Interval(interval, warmup, phase), "TaylorSeer")
+
+
+def RFC(
+    order: int = 2,
+    threshold: float = 0.12,
+    warmup: int = 2,
+    direction: Form = "taylor",
+    norm: Norm = "sample",
+    longest_gap: int | None = None,
+    full_last: int = 0,
+) -> Method:
+    """Relational feature caching: relational estimation with relational scheduling (RFC, arXiv 2602.19506).
+
+    With `norm="sample"` norms run over each sample, and a batch's one decision takes the mean of its samples' errors.
+    With `norm="tensor"` norms and the error ratio run over the whole tensor, the paper's formula to the letter.
+    """
+    schedule = ErrorBudget(threshold, warmup, norm, longest_gap, full_last)
+    return Method(Relational(order, direction, norm), schedule, "RFC")
+
+
+def RFE(
+    order: int,
+    interval: int,
+    warmup: int = 2,
+    direction: Form = "taylor",
+    norm: Norm = "sample",
+    phase: int | None = None,
+) -> Method:
+    """Relational feature estimation alone, at a fixed interval: an ablation of RFC."""
+    return Method(Relational(order, direction, norm), Interval(interval, warmup, phase), "RFE")
+
+
+def RCS(
+    order: int,
+    threshold: float,
+    warmup: int = 2,
+    norm: Norm = "sample",
+    longest_gap: int | None = None,
+    full_last: int = 0,
+) -> Method:
+    """Relational cache scheduling alone, on TaylorSeer's forecast: an ablation of RFC."""
+    return Method(Taylor(order), ErrorBudget(threshold, warmup, norm, longest_gap, full_last), "RCS")
+
+
+def _newton(order: int, interval: int, warmup: int = 2, phase: int | None = None) -> Method:
+    return Method(Newton(order), Interval(interval, warmup, phase), "Newton")
+
+
+def _linear(interval: int, weight: float = 1.0, warmup: int = 2, phase: int | None = None) -> Method:
+    return Method(Linear(weight), Interval(interval, warmup, phase), "Linear")
+
+
+def _full() -> Method:
+    return Method(Reuse(), Always(), "full")
+
+
+def _plan(full_steps: list[int], order: int = 2, direction: Form = "taylor", norm: Norm = "sample") -> Method:
+    return Method(Relational(order, direction, norm), Plan(full_steps), "RFE on a plan")
+
+
+BY_NAME: dict[str, Callable[..., Method]] = {
+    "full": _full,
+    "fora": FORA,
+    "linear": _linear,
+    "taylorseer": TaylorSeer,
+    "newton": _newton,
+    "rfe": RFE,
+    "rcs": RCS,
+    "rfc": RFC,
+    "plan": _plan,
+}
+
+
+def method_from_config(config: Mapping[str, Any]) -> Method:
+    """The method that `config` describes: `{"method": "rfc", "order": 2, "threshold": 0.12}`.
+
+    Raises:
+        ValueError: no "method", an unknown one, an unknown option (the message names the nearest right one), a missing
+            option, or a value that the method refuses.
+    """
+    options = dict(config)
+    if "method" not in options:
+        raise ValueError(f"a method's config has the key 'method', one of {', '.join(BY_NAME)}; got {sorted(options)}")
+    name = str(options.pop("method")).lower()
+    if name not in BY_NAME:
+        raise ValueError(_unknown("method", name, BY_NAME))
+    build = BY_NAME[name]
+    parameters = inspect.signature(build).parameters
+    for option in options:
+        if option not in parameters:
+            raise ValueError(_unknown(f"option of {name}", option, parameters))
+    missing = [key for key, value in parameters.items() if value.default is value.empty and key not in options]
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(missing)}: for example {name}:" + ",".join(f"{m}=…" for m in missing))
+    return build(**options)
+
+
+def method_from_text(text: str) -> Method:
+    """The method that a command line names: `rfc:order=2,threshold=0.12`, `fora:interval=4`, `full`.
+
+    Values are read as JSON where that succeeds and as strings elsewhere.
+
+    Raises:
+        ValueError: as `method_from_config`, or text that is not of this form.
+    """
+    return method_from_config(config_from_text(text))
+
+
+def config_from_text(text: str) -> dict[str, Any]:
+    """`name:key=value,…` as a config for `method_from_config`; a list is written `full_steps=[0,1,5]`.
+
+    Raises:
+        ValueError: a part without "=".
+    """
+    name, _, rest = text.partition(":")
+    config: dict[str, Any] = {"method": name.strip()}
+    for part in _split(rest):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"{part!r} in {text!r} is not of the form option=value")
+        try:
+            config[key.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            config[key.strip()] = value.strip()
+    return config
+
+
+def _split(text: str) -> list[str]:
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part for part in parts if part.strip()]
+
+
+def _unknown(what: str, given: str, known: Any) -> str:
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {what} {given!r}: {hint}there are {', '.join(known)}"

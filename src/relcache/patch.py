@@ -1,0 +1,79 @@
+"""Swap attributes of module instances and put them back exactly.
+
+Knows nothing of caching. Only instances are touched, never classes, so that a second model of the same class is not
+affected. A copy of a patched module is unpatched.
+"""
+
+from __future__ import annotations
+
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+_ABSENT = object()
+
+
+class Replacement:
+    """Stands in for a bound method of one module: calls `call(original, *args, **kwargs)`, or `original` once retired."""
+
+    def __init__(self, module: nn.Module, attribute: str, call: Callable[..., Any]):
+        self.original = getattr(module, attribute)
+        self.call: Callable[..., Any] | None = call
+        self.attribute = attribute
+        self.owner = id(module)
+        self.__name__ = attribute
+        self.__wrapped__ = self.original  # lets inspect.signature see the original's
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.call is None:
+            return self.original(*args, **kwargs)
+        return self.call(self.original, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """The class's own method, bound to the copy of the module that is being made."""
+        copy = memo.get(self.owner)
+        if copy is None:
+            return self.original
+        return types.MethodType(getattr(type(copy), self.attribute), copy)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a model with relcache enabled cannot be pickled: call disable() on its handle first, or save its weights "
+            "with save_pretrained"
+        )
+
+
+class Patch:
+    """Attributes swapped on module instances, and the way back."""
+
+    def __init__(self) -> None:
+        self._swapped: list[tuple[nn.Module, Replacement, Any]] = []
+
+    def swap(self, module: nn.Module, attribute: str, call: Callable[..., Any]) -> None:
+        """Let `module.attribute(...)` become `call(original, ...)`."""
+        before = module.__dict__.get(attribute, _ABSENT)
+        replacement = Replacement(module, attribute, call)
+        module.__dict__[attribute] = replacement
+        self._swapped.append((module, replacement, before))
+
+    def restore(self) -> None:
+        """Put back the very objects that were there. A second call does nothing.
+
+        Where someone else has since wrapped a replacement, theirs stays, and ours passes every call through.
+        """
+        while self._swapped:
+            module, replacement, before = self._swapped.pop()
+            replacement.call = None
+            if module.__dict__.get(replacement.attribute) is not replacement:
+                warnings.warn(
+                    f"{type(module).__name__}.{replacement.attribute} was replaced by other code while relcache was "
+                    "enabled; that replacement is left in place, and relcache no longer acts behind it",
+                    stacklevel=3,
+                )
+            elif before is _ABSENT:
+                del module.__dict__[replacement.attribute]
+            else:
+                module.__dict__[replacement.attribute] = before

@@ -1,0 +1,17 @@
+"""Always: every step is full."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relcache.schedules.base import Schedule
+
+
+@dataclass(frozen=True)
+class Always(Schedule):
+    """Every step is full: the reference that the others are measured against, with the same report."""
+
+    name = "always"
+
+    def wants_full(self, state: None, step: int, error: float | None) -> bool:
+        return True

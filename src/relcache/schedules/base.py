@@ -1,0 +1,63 @@
+"""What every schedule is. Knows nothing of forecasters, models or the session.
+
+A schedule answers: when is a step computed in full? It holds options, never history: `start` makes the state of one
+request, `wants_full` reads it before a step, `advance` returns it after the decision.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+
+class Schedule(ABC):
+    """Decides, step by step, which steps are full."""
+
+    name: ClassVar[str]
+    needs_signal: ClassVar[bool] = False
+    """Whether `wants_full` needs the error of the first module's predicted input at steps past the warm-up."""
+    full_last: int = 0
+    """How many last steps are always full; above 0, the session has to know how many steps a request has."""
+
+    def check(self, total_steps: int) -> None:
+        """Raise ValueError if a request of `total_steps` steps cannot follow this schedule."""
+
+    def start(self) -> Any:
+        """State at the beginning of a request; None where the schedule keeps none."""
+        return None
+
+    def wants_signal(self, step: int) -> bool:
+        """Whether the error signal has a say in step `step`."""
+        return False
+
+    def error(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+        """The one error, a scalar tensor, of the whole batch from the signal's sums, each of shape (batch,).
+
+        `numerator` is ‖I - I_T‖₁ and `denominator` ‖I‖₁ of each sample, summed over all ranks that share it.
+        """
+        raise TypeError(f"{type(self).__name__} asks for no signal")
+
+    @abstractmethod
+    def wants_full(self, state: Any, step: int, error: float | None) -> bool:
+        """Whether step `step` (from 0) is to be full; `error` is the signal at this step if it was asked for."""
+
+    def advance(self, state: Any, step: int, error: float | None, full: bool) -> Any:
+        """State after step `step`, which was computed in full if `full` (also where something else forced it)."""
+        return state
+
+
+def check_count(what: str, value: object, at_least: int) -> None:
+    """Raise ValueError unless `value` is a whole number of at least `at_least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{what} is a whole number of at least {at_least}, got {value!r}")
+
+
+def check_warmup(warmup: int, total_steps: int) -> None:
+    """Raise ValueError if a request is shorter than its warm-up."""
+    if total_steps < warmup:
+        raise ValueError(
+            f"the request has {total_steps} steps, fewer than the warm-up of {warmup} full steps: "
+            "ask for more steps or give a shorter warmup"
+        )

@@ -1,0 +1,38 @@
+"""Interval: a full step every so many steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relcache.schedules.base import Schedule, check_count, check_warmup
+
+
+@dataclass(frozen=True)
+class Interval(Schedule):
+    """The first `warmup` steps are full, then steps `phase`, `phase + interval`, `phase + 2 interval`, …
+
+    Without `phase` the published one holds, `warmup - 1 + interval`: 0, 1, 5, 9, … for warm-up 2 and interval 4 (FORA,
+    arXiv 2407.01425; TaylorSeer, arXiv 2503.06923). The phase matters: diffusers' TaylorSeer hook takes its first full
+    step two steps after the warm-up, 0, 1, 3, 7, 11, … for warm-up 2 and interval 4, which is `phase=3` here.
+
+    Raises:
+        ValueError: an interval or a warm-up below 1, or a phase inside the warm-up.
+    """
+
+    interval: int
+    warmup: int = 2
+    phase: int | None = None
+    name = "interval"
+
+    def __post_init__(self) -> None:
+        check_count("the interval of Interval", self.interval, 1)
+        check_count("the warmup of Interval", self.warmup, 1)
+        if self.phase is not None:
+            check_count(f"the phase of Interval (its first full step after the warm-up of {self.warmup})", self.phase, self.warmup)
+
+    def check(self, total_steps: int) -> None:
+        check_warmup(self.warmup, total_steps)
+
+    def wants_full(self, state: None, step: int, error: float | None) -> bool:
+        first = self.warmup - 1 + self.interval if self.phase is None else self.phase
+        return step < self.warmup or (step >= first and (step - first) % self.interval == 0)

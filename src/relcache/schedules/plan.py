@@ -1,0 +1,41 @@
+"""Plan: an explicit list of full steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from relcache.schedules.base import Schedule, check_count
+
+
+@dataclass(frozen=True)
+class Plan(Schedule):
+    """The steps in `full_steps` are full, all others cached; the step numbers count from 0.
+
+    Raises:
+        ValueError: an empty list, a number that is not a step, or a number twice.
+    """
+
+    full_steps: tuple[int, ...]
+    name = "plan"
+
+    def __init__(self, full_steps: Iterable[int]) -> None:
+        object.__setattr__(self, "full_steps", tuple(sorted(full_steps)))
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        if not self.full_steps:
+            raise ValueError("a Plan names at least one full step, got none")
+        for step in self.full_steps:
+            check_count("each full step of a Plan", step, 0)
+        if len(set(self.full_steps)) < len(self.full_steps):
+            raise ValueError(f"a Plan names each full step once, got {list(self.full_steps)}")
+
+    def check(self, total_steps: int) -> None:
+        if self.full_steps[-1] >= total_steps:
+            raise ValueError(
+                f"the Plan names step {self.full_steps[-1]}, but the request has {total_steps} steps (0 to {total_steps - 1})"
+            )
+
+    def wants_full(self, state: None, step: int, error: float | None) -> bool:
+        return step in self.full_steps

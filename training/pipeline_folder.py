@@ -1,0 +1,88 @@
+"""A trained transformer as a folder that `DiTPipeline.from_pretrained` loads: transformer, scheduler, autoencoder.
+
+The model works on pixels, but DiTPipeline decodes with an `AutoencoderKL`. That class contains a group norm and a
+SiLU, so it cannot be the identity by leaving things out; `identity_autoencoder` chooses its weights so that it is the
+identity to about 1e-4 all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from torch import nn
+
+CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+
+def make_identity(coder: nn.Module) -> None:
+    """Set an encoder's or decoder's weights so that output channel 0 equals input channel 0.
+
+    The four inner channels carry (a x, -a x, 1, -1). Their mean is zero and, for a small, their standard deviation is
+    a constant, so the group norm only scales; and silu(x) - silu(-x) = x undoes the activation.
+    """
+    a = 0.01
+    for module in coder.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)  # residual blocks thereby add nothing
+    centre = (slice(None), 0, 1, 1)
+    with torch.no_grad():
+        coder.conv_in.weight[centre] = torch.tensor([a, -a, 0.0, 0.0])
+        coder.conv_in.bias.copy_(torch.tensor([0.0, 0.0, 1.0, -1.0]))
+        coder.conv_norm_out.weight.copy_(torch.tensor([1.0, 1.0, 0.0, 0.0]) / (a * 2**0.5))
+        coder.conv_norm_out.bias.zero_()
+        coder.conv_out.weight[0, :, 1, 1] = torch.tensor([1.0, -1.0, 0.0, 0.0])
+
+
+def identity_autoencoder() -> AutoencoderKL:
+    """An AutoencoderKL of one channel whose encoder mean and decoder are the identity, with a variance of e^-30."""
+    vae = AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        latent_channels=1,
+        block_out_channels=(4,),
+        norm_num_groups=1,
+        layers_per_block=1,
+        sample_size=28,
+        scaling_factor=1.0,
+        force_upcast=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
+    )
+    make_identity(vae.encoder)
+    make_identity(vae.decoder)
+    with torch.no_grad():
+        vae.encoder.conv_out.bias[1] = -30.0
+    return vae.eval()
+
+
+def write(folder: Path, transformer: DiTTransformer2DModel) -> None:
+    """Write the pipeline to `folder`, transformer in half precision; an existing model card there is kept."""
+    scheduler = DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        clip_sample=False,
+        prediction_type="epsilon",
+    )
+    pipeline = DiTPipeline(transformer.half().eval(), identity_autoencoder(), scheduler)
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    pipeline.save_pretrained(temporary)
+    index = json.loads((temporary / "model_index.json").read_text())
+    index["id2label"] = {str(number): name for number, name in enumerate(CLASSES)}
+    (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in temporary.rglob("*"):
+        if source.is_file():
+            target = folder / source.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, target)
+    shutil.rmtree(temporary)
