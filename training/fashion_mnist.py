@@ -27,7 +27,9 @@ def read_idx(path: Path) -> np.ndarray:
     if raw[:2] == b"\x1f\x8b":
         raw = gzip.decompress(raw)
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{path} is not an IDX file of unsigned bytes: it begins with {raw[:4].hex()}, expected 000008xx")
+        raise ValueError(
+            f"{path} is not an IDX file of unsigned bytes: it begins with {raw[:4].hex()}, expected 000008xx"
+        )
     dimensions = raw[3]
     shape = tuple(int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions))
     body = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * dimensions)

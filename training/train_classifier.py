@@ -66,13 +66,20 @@ def main() -> None:
             loss.backward()
             optimiser.step()
             schedule.step()
-        print(f"epoch {epoch + 1}: loss {loss.item():.3f}, test {accuracy(model, test_images, test_labels):.4f}", flush=True)
+        print(
+            f"epoch {epoch + 1}: loss {loss.item():.3f}, test {accuracy(model, test_images, test_labels):.4f}",
+            flush=True,
+        )
 
     options.export.mkdir(parents=True, exist_ok=True)
     temporary = options.export / "model.safetensors.tmp"
     save_file(model.eval().state_dict(), temporary)
     os.replace(temporary, options.export / "model.safetensors")
-    metrics = {"test_accuracy": accuracy(model, test_images, test_labels), "epochs": options.epochs, "seed": options.seed}
+    metrics = {
+        "test_accuracy": accuracy(model, test_images, test_labels),
+        "epochs": options.epochs,
+        "seed": options.seed,
+    }
     (options.export / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 
 

@@ -125,16 +125,16 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     device = torch.device(options.device)
-    config = dict(
-        num_attention_heads=options.heads,
-        attention_head_dim=options.head_width,
-        in_channels=1,
-        out_channels=1,
-        num_layers=options.layers,
-        sample_size=28,
-        patch_size=4,
-        num_embeds_ada_norm=NULL_CLASS,
-    )
+    config = {
+        "num_attention_heads": options.heads,
+        "attention_head_dim": options.head_width,
+        "in_channels": 1,
+        "out_channels": 1,
+        "num_layers": options.layers,
+        "sample_size": 28,
+        "patch_size": 4,
+        "num_embeds_ada_norm": NULL_CLASS,
+    }
     torch.manual_seed(options.seed)
     model = TrainingDiT(config).to(device).train()
     if options.start_from:

@@ -101,14 +101,12 @@ def enable(
     if getattr(model, "is_cache_enabled", False):
         active = type(getattr(model, "_cache_config", None)).__name__
         raise ValueError(
-            f"{type(model).__name__} already has a cache of diffusers active ({active}): call transformer.disable_cache() "
-            "first, two caches would skip each other's work"
+            f"{type(model).__name__} already has a cache of diffusers active ({active}): call "
+            "transformer.disable_cache() first, two caches would skip each other's work"
         )
     if spec is None:
         spec = spec_for(model, SPECS)
-    session = Session(
-        model, spec, chosen.forecaster, chosen.schedule, chosen.name, pipeline, num_inference_steps
-    )
+    session = Session(model, spec, chosen.forecaster, chosen.schedule, chosen.name, pipeline, num_inference_steps)
     previous = _sessions[model]() if model in _sessions else None
     if previous is not None:
         previous.detach()

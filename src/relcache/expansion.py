@@ -4,11 +4,11 @@ Knows nothing of forecasters, schedules or models. A `Ladder` is a value: functi
 
 Positions are step numbers, which grow as sampling goes on. With `n_0 > n_1 > …` the full steps, newest first, a ladder
 holds `terms[0] = f(n_0)` and, behind it, differences of rising order. The two forms differ in what a difference is and
-in the coefficient that it gets:
+in the coefficient that it gets; the published one is TaylorSeer's (arXiv 2503.06923):
 
 | form | `terms[i]` | coefficient at step n |
 | --- | --- | --- |
-| taylor, as published (TaylorSeer, arXiv 2503.06923, eq. 3) | `terms[i-1] - terms[i-1] one full step ago` | `((n - n_0) / (n_0 - n_1))^i / i!` |
+| taylor, as published | `terms[i-1]` minus `terms[i-1]` one full step ago | `((n - n_0) / (n_0 - n_1))^i / i!` |
 | newton (divided differences) | `f[n_0, …, n_i]` | `(n - n_0) (n - n_1) … (n - n_(i-1))` |
 
 The Taylor form divides every difference by the last gap; the Newton form goes through the last `order + 1` values and
@@ -27,6 +27,8 @@ from torch import Tensor
 
 Form = Literal["taylor", "newton"]
 Norm = Literal["sample", "tensor"]
+
+GRAM_ROUNDING = 1e-7  # relative error that the products of a Gram matrix in float32 may have
 
 
 class Ladder(NamedTuple):
@@ -89,48 +91,45 @@ def last_gap(ladder: Ladder) -> int:
     return ladder.steps[0] - ladder.steps[1]
 
 
-def weighted_sum(terms: Sequence[Tensor], coefficients: Sequence[float] | Sequence[Tensor]) -> Tensor:
+def weighted_sum(terms: Sequence[Tensor], coefficients: Sequence[float | Tensor]) -> Tensor:
     """`terms[0] + Σ coefficients[i] · terms[i + 1]`, each term read once, in the dtype of `terms[0]`.
 
-    Coefficients are numbers, or float tensors of shape (batch,) or (1,) that weigh each sample; with the latter, terms of
-    half precision are accumulated in float32. Without coefficients `terms[0]` itself is
-    returned, not a copy.
+    Coefficients are numbers, or float tensors of shape (batch,) or (1,) that weigh each sample; with the latter, terms
+    of half precision are accumulated in float32. Without coefficients `terms[0]` itself is returned, not a copy.
     """
     base, *differences = terms
     if not coefficients:
         return base
     wide = torch.promote_types(base.dtype, torch.float32)
-    total: Tensor | None = None
-    for difference, coefficient in zip(differences, coefficients, strict=True):
+    total = base
+    for place, (difference, coefficient) in enumerate(zip(differences, coefficients, strict=True)):
+        into = total if place else None  # the first term makes the result, the others are added in place
         if isinstance(coefficient, Tensor):
             factor = coefficient.to(wide).reshape(-1, *[1] * (base.ndim - 1))
-            total = (
-                torch.addcmul(base, difference, factor) if total is None else total.addcmul_(difference, factor)
-            )
+            total = torch.addcmul(total, difference, factor, out=into)
         else:
-            total = (
-                torch.add(base, difference, alpha=coefficient)
-                if total is None
-                else total.add_(difference, alpha=coefficient)
-            )
-    assert total is not None
+            total = torch.add(total, difference, alpha=coefficient, out=into)
     return total.to(base.dtype)
 
 
 def norm_l2(value: Tensor, norm: Norm) -> Tensor:
-    """L2 norm of each sample, shape (batch,), or of the whole tensor, shape (1,); float32 or wider."""
-    return _squares(value, value, norm).sqrt_()
+    """L2 norm of each sample, shape (batch,), or of the whole tensor, shape (1,); float32 or wider.
+
+    Norms of the last dimension first, then of those: a long sum in float32 would lose digits.
+    """
+    parts = torch.linalg.vector_norm(value, dim=-1, dtype=torch.promote_types(value.dtype, torch.float32))
+    return torch.linalg.vector_norm(_rows(parts, norm), dim=1)
 
 
-def sum_absolute(value: Tensor, norm: Norm) -> Tensor:
-    """Sum of absolute values of each sample, shape (batch,), or of the whole tensor, shape (1,); float32 or wider."""
-    return _rows(value, norm).abs().sum(1, dtype=_accumulator(value))
+def sum_absolute(value: Tensor) -> Tensor:
+    """Sum of absolute values of each sample, shape (batch,); float32 or wider."""
+    return _sum(value.abs(), "sample")
 
 
 def gram(terms: Sequence[Tensor], norm: Norm) -> Tensor:
     """Inner products of `terms` with each other: (batch, m, m), or (1, m, m) over the whole tensor."""
     size = len(terms)
-    upper = {(i, j): _squares(terms[i], terms[j], norm) for i in range(size) for j in range(i, size)}
+    upper = {(i, j): _sum(_wide(terms[i]) * _wide(terms[j]), norm) for i in range(size) for j in range(i, size)}
     rows = [torch.stack([upper[min(i, j), max(i, j)] for j in range(size)], -1) for i in range(size)]
     return torch.stack(rows, -2)
 
@@ -148,22 +147,19 @@ def gram_norm(products: Tensor, coefficients: Sequence[float]) -> tuple[Tensor, 
             twice = 1 if i == j else 2
             square = torch.add(square, products[:, i, j], alpha=twice * coefficients[i] * coefficients[j])
         scale = torch.add(scale, products[:, i, i].sqrt(), alpha=abs(coefficients[i]))
-    rounding = 1e-11 if products.dtype == torch.float64 else 1e-6
-    return square.clamp(min=0).sqrt(), square <= rounding * scale.square()
+    return square.clamp(min=0).sqrt(), square <= GRAM_ROUNDING * scale.square()
 
 
 def _rows(value: Tensor, norm: Norm) -> Tensor:
     return value.reshape(1, -1) if norm == "tensor" else value.reshape(value.shape[0], -1)
 
 
-def _squares(left: Tensor, right: Tensor, norm: Norm) -> Tensor:
-    left, right = _rows(left, norm), _rows(right, norm)
-    if left.dtype in (torch.float16, torch.bfloat16):
-        left, right = left.float(), right.float()
-    return (left * right).sum(1, dtype=_accumulator(left))
+def _sum(value: Tensor, norm: Norm) -> Tensor:
+    """Sum of each sample or of all: over the last dimension in float32 or wider, over the rest in float64."""
+    wide = torch.float32 if value.device.type == "mps" else torch.float64
+    parts = value.sum(-1, dtype=torch.promote_types(value.dtype, torch.float32))
+    return _rows(parts, norm).sum(1, dtype=wide)
 
 
-def _accumulator(value: Tensor) -> torch.dtype:
-    """float64 for features of full precision, where the device has it, else float32."""
-    wide = value.dtype in (torch.float32, torch.float64) and value.device.type != "mps"
-    return torch.float64 if wide else torch.float32
+def _wide(value: Tensor) -> Tensor:
+    return value.to(torch.promote_types(value.dtype, torch.float32))

@@ -6,11 +6,14 @@ Knows nothing of caching. No weight is read and nothing is computed, so a model 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,18 +30,28 @@ def to_meta(value: Any) -> Any:
     return tree_map_only(Tensor, lambda tensor: torch.empty_like(tensor, device="meta"), value)
 
 
+class _NoAttention(TorchFunctionMode):
+    """Leaves out attention products: on the meta device they would be counted as plain matrix products."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        query, _, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
+        return query.new_empty(*query.shape[:-1], value.shape[-1])
+
+
 def count_modules(
     model: nn.Module, names: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any], attention: bool = True
 ) -> Flops:
     """FLOPs of `model(*args, **kwargs)` and of its modules `names`, attention products counted if `attention`."""
     weights = {name: to_meta(value) for name, value in [*model.named_parameters(), *model.named_buffers()]}
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, nullcontext() if attention else _NoAttention():
         functional_call(model, weights, to_meta(tuple(args)), to_meta(kwargs))
     counts = counter.get_flop_counts()
 
     def of(key: str) -> int:
-        operators = counts.get(key, {})
-        return sum(n for operator, n in operators.items() if attention or "attention" not in str(operator))
+        return sum(counts.get(key, {}).values())
 
     root = type(model).__name__
     return Flops(of("Global"), {name: of(f"{root}.{name}") for name in names})

@@ -149,7 +149,9 @@ def method_from_config(config: Mapping[str, Any]) -> Method:
             raise ValueError(_unknown(f"option of {name}", option, parameters))
     missing = [key for key, value in parameters.items() if value.default is value.empty and key not in options]
     if missing:
-        raise ValueError(f"{name} needs {', '.join(missing)}: for example {name}:" + ",".join(f"{m}=…" for m in missing))
+        raise ValueError(
+            f"{name} needs {', '.join(missing)}: for example {name}:" + ",".join(f"{m}=…" for m in missing)
+        )
     return build(**options)
 
 

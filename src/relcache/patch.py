@@ -6,7 +6,7 @@ affected. A copy of a patched module is unpatched.
 
 from __future__ import annotations
 
-import types
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +17,12 @@ _ABSENT = object()
 
 
 class Replacement:
-    """Stands in for a bound method of one module: calls `call(original, *args, **kwargs)`, or `original` once retired."""
+    """Stands in for a bound method of one module: `call(original, *args, **kwargs)`, or `original` once retired."""
 
     def __init__(self, module: nn.Module, attribute: str, call: Callable[..., Any]):
         self.original = getattr(module, attribute)
         self.call: Callable[..., Any] | None = call
         self.attribute = attribute
-        self.owner = id(module)
         self.__name__ = attribute
         self.__wrapped__ = self.original  # lets inspect.signature see the original's
 
@@ -33,11 +32,8 @@ class Replacement:
         return self.call(self.original, *args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """The class's own method, bound to the copy of the module that is being made."""
-        copy = memo.get(self.owner)
-        if copy is None:
-            return self.original
-        return types.MethodType(getattr(type(copy), self.attribute), copy)
+        """What was there before, bound to the copy of the module that is being made."""
+        return copy.deepcopy(self.original, memo)
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -176,15 +176,13 @@ class Session:
         timestep = given.get(self.spec.timestep)
         if timestep is None:
             raise ValueError(
-                f"{type(self.model).__name__} was called without its argument {self.spec.timestep!r}, by which relcache "
-                "tells one denoising step from the next"
+                f"{type(self.model).__name__} was called without its argument {self.spec.timestep!r}, by which "
+                "relcache tells one denoising step from the next"
             )
         conditioning = [given.get(name) for name in self.spec.conditioning]
-        branch = self._context if self._context is not None else self._tracker.branch(conditioning)
-
         timesteps = self._scheduler_timesteps()
         known = self._request.total_steps if self._request else None
-        place = self._tracker.place(timestep, branch, timesteps, known)
+        place = self._tracker.place(timestep, conditioning, self._context, timesteps, known)
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         batch = tensors[0].shape[0] if tensors and tensors[0].ndim else 1
         if place.new_request or self._request is None:
@@ -193,16 +191,16 @@ class Session:
         if place.new_step:
             request.signal.append(None)
             self._full = None
-        self._branch = request.branches.setdefault(branch, Branch([Cell() for _ in self.units]))
+        self._branch = request.branches.setdefault(place.branch, Branch([Cell() for _ in self.units]))
         forgotten = self._tracker.forget_oldest_branch()
         if forgotten is not None:
             request.branches.pop(forgotten, None)
             self._note_once(
                 "branches",
-                f"the conditioning changed more than {MOST_BRANCHES} times within a request; each change is computed in "
-                "full, because it looks like a new guidance branch",
+                f"the conditioning changed more than {MOST_BRANCHES} times within a request; each change is computed "
+                "in full, because it looks like a new guidance branch",
             )
-        if self._tracker.backwards_in_a_row >= 3:
+        if self._tracker.runs_backwards:
             self._note_once("backwards", "the timesteps run the wrong way, so every step is computed in full")
         key = tuple((tuple(value.shape), value.dtype) for value in tensors)
         if key not in request.work:
@@ -223,8 +221,8 @@ class Session:
             total = len(timesteps) - _index_in(timesteps, timestep)
         if total is None and self.schedule.full_last:
             raise ValueError(
-                f"full_last={self.schedule.full_last} needs the number of steps: enable the pipeline instead of the bare "
-                "transformer, or pass num_inference_steps to relcache.enable"
+                f"full_last={self.schedule.full_last} needs the number of steps: enable the pipeline instead of the "
+                "bare transformer, or pass num_inference_steps to relcache.enable"
             )
         if total is not None:
             self.schedule.check(total)
@@ -246,7 +244,8 @@ class Session:
             if self._full is None:
                 self._full = self._decide(index, branch, input)
             request, cell = self._request, branch.cells[index]
-            assert request is not None and self._work is not None
+            assert request is not None
+            assert self._work is not None
             shape = (input.shape, input.dtype, input.device)
             if not self._full:
                 if cell.full_steps >= self.forecaster.full_steps_needed and cell.shape == shape:
@@ -306,8 +305,8 @@ class Session:
 
     def _signal_error(self, ladder: Ladder, step: int, input: Tensor) -> float:
         predicted = weighted_sum(ladder.terms, self.forecaster.expansion.coefficients(ladder, step))
-        numerator = sum_absolute(input - predicted, "sample")
-        denominator = sum_absolute(input, "sample")
+        numerator = sum_absolute(input - predicted)
+        denominator = sum_absolute(input)
         return float(self.schedule.error(numerator, denominator))  # the step's one host synchronisation
 
     # The record
@@ -321,7 +320,9 @@ class Session:
         assert self._request is not None
         storages: dict[int, int] = {}
         for branch in self._request.branches.values():
-            tensors = [tensor for cell in branch.cells if cell.full_steps for tensor in self.forecaster.tensors(cell.state)]
+            tensors = [
+                tensor for cell in branch.cells if cell.full_steps for tensor in self.forecaster.tensors(cell.state)
+            ]
             for tensor in [*tensors, *(branch.signal.terms if branch.signal else ())]:
                 storage = tensor.untyped_storage()
                 storages[storage.data_ptr()] = storage.nbytes()
@@ -358,8 +359,8 @@ class Session:
         if request.fallback_codes:
             codes = torch.cat([code.flatten().to("cpu", torch.int64) for code in request.fallback_codes])
             for code, reason in FALLBACKS.items():
-                if count := int((codes == code).sum()):
-                    fallbacks[reason] += count
+                if times := int((codes == code).sum()):
+                    fallbacks[reason] += times
         shared = self.schedule.needs_signal and request.batch > 1
         return Report(
             method=self.method,

@@ -1,7 +1,9 @@
 """Tells requests, denoising steps and guidance branches apart from the calls of a transformer.
 
 Knows nothing of forecasts or schedules. Calls are never counted to find a branch: parity breaks with guidance
-intervals, interrupts and two-stage schedulers. A host synchronisation is made only where nothing else decides.
+intervals, interrupts and two-stage schedulers. The device is waited for only where nothing else decides: tensors are
+compared as objects and by their place in memory first, by content last. In inference mode tensors carry no count of
+their changes in place, and the very object is taken to hold what it held.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 MOST_BRANCHES = 8
+MOST_DOUBTFUL_OPENINGS = 2
 
 
 class Seen(NamedTuple):
@@ -23,22 +26,19 @@ class Seen(NamedTuple):
 
 def see(value: Any) -> Seen:
     """Remember `value`; a tensor is kept by reference, so that its memory cannot be given to another."""
-    counted = isinstance(value, Tensor) and not value.is_inference()
-    return Seen(value, value._version if counted else None)
+    return Seen(value, _version(value))
 
 
 def is_untouched(seen: Seen, value: Any) -> bool:
     """Whether `value` is the very object of `seen`, unchanged since."""
-    return value is seen.value and see(value).version == seen.version and not _uncounted(value)
+    return value is seen.value and _version(value) == seen.version
 
 
 def is_equal(seen: Seen, value: Any) -> bool:
-    """Whether `value` holds what `seen` holds: first the very object, then its content."""
-    if is_untouched(seen, value):
-        return True
+    """Whether `value` holds what `seen` held; comparing the content of tensors waits for their device."""
     past = seen.value
     if isinstance(value, Tensor) and isinstance(past, Tensor):
-        unchanged = see(past).version == seen.version
+        unchanged = _version(past) == seen.version
         alike = value.shape == past.shape and value.dtype == past.dtype and value.device == past.device
         return unchanged and alike and torch.equal(value, past)
     if isinstance(value, Tensor) or isinstance(past, Tensor):
@@ -46,40 +46,45 @@ def is_equal(seen: Seen, value: Any) -> bool:
     return bool(value == past)
 
 
-def movement(seen: Seen, timestep: Any) -> int | None:
-    """How the position of `timestep` lies to the remembered one, if that shows without reading a device's memory.
+def difference(timestep: Any, past: Any) -> float:
+    """How far `timestep` lies from `past`, of a tensor by its largest entry (video models give some tokens a 0).
 
-    Timesteps taken from one tensor are compared by their place in it: 1 is later in the tensor, 0 the same place,
-    -1 earlier. None where they do not share memory.
+    Waits for the device once.
     """
-    past = seen.value
-    if not (isinstance(timestep, Tensor) and isinstance(past, Tensor)) or timestep.device != past.device:
-        return None
-    if _uncounted(timestep) or timestep._version != seen.version or timestep.device.type == "meta":
-        return None
-    if timestep.untyped_storage().data_ptr() != past.untyped_storage().data_ptr():
-        return None
-    return _sign(timestep.storage_offset() - past.storage_offset())
+    now, then = (value.max() if isinstance(value, Tensor) else value for value in (timestep, past))
+    return float(now - then)
 
 
-def value_of(timestep: Any) -> float:
-    """The timestep as a number; of a tensor the largest entry (some video models set conditioned tokens to 0)."""
-    return float(timestep.max()) if isinstance(timestep, Tensor) else float(timestep)
+def _version(value: Any) -> int | None:
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else None
 
 
-def _uncounted(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_inference()
-
-
-def _sign(number: float) -> int:
+def _sign(number: Any) -> int:
     return (number > 0) - (number < 0)
 
 
+def _is_entry(timestep: Any) -> bool:
+    """Whether `timestep` is one entry, perhaps expanded, of a larger tensor: of a table of timesteps."""
+    if not isinstance(timestep, Tensor) or timestep.device.type == "meta":
+        return False
+    distinct = all(size == 1 or stride == 0 for size, stride in zip(timestep.shape, timestep.stride(), strict=True))
+    return distinct and timestep.untyped_storage().nbytes() > timestep.element_size()
+
+
+def _same_memory(left: Any, right: Any) -> bool:
+    if not (isinstance(left, Tensor) and isinstance(right, Tensor)) or left.device != right.device:
+        return False
+    if left.device.type == "meta":
+        return False
+    return left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
+
+
 class Placement(NamedTuple):
-    """Where a call stands: whether it opens a request, and whether it opens a step."""
+    """Where a call stands: whether it opens a request, whether it opens a step, and the name of its branch."""
 
     new_request: bool
     new_step: bool
+    branch: str
 
 
 class Tracker:
@@ -91,71 +96,128 @@ class Tracker:
 
     def __init__(self, time_runs: int):
         self._time_runs = time_runs
-        self._branches: list[tuple[str, list[Seen]]] = []
-        self._timestep: Seen | None = None
-        self._snapshot: Any = None  # the timestep's content, which outlives changes in place
-        self._request: Seen | None = None
-        self._served: set[str] = set()
-        self._step = 0
-        self.backwards_in_a_row = 0
+        self._memory_runs: int | None = None  # whether time goes up (1) or down (-1) the table of timesteps
+        self._doubtful_openings = 0
+        self._backwards_in_a_row = 0
+        self.reset()
 
     def reset(self) -> None:
         """The next call opens a request."""
-        self._timestep = self._request = None
-        self._branches, self._served, self._step = [], set(), 0
+        self._branches: list[tuple[str, list[Seen]]] = []
+        self._timestep: Seen | None = None
+        self._snapshot: Any = None  # the timestep's content, which outlives changes in place
+        self._request: Any = None
+        self._served: set[str] = set()
+        self._step = 0
 
-    def branch(self, conditioning: list[Any]) -> str:
-        """Name of the branch that has this conditioning: the very tensors of an earlier call, else their content."""
-        for match in (is_untouched, is_equal):
-            for name, seen in self._branches:
-                if len(seen) == len(conditioning) and all(map(match, seen, conditioning)):
-                    return name
-        taken = {name for name, _ in self._branches}
-        name = next(str(number) for number in range(len(taken) + 1) if str(number) not in taken)
-        self._branches.append((name, [see(value) for value in conditioning]))
-        return name
+    @property
+    def runs_backwards(self) -> bool:
+        """Whether call after call opens a request because its timestep lies on the wrong side of the last."""
+        return self._backwards_in_a_row >= 3
+
+    def place(
+        self, timestep: Any, conditioning: list[Any], context: str | None, request: Any, total_steps: int | None
+    ) -> Placement:
+        """Place a call.
+
+        Args:
+            timestep: tensor of any shape, or a number.
+            conditioning: the arguments that tell guidance branches apart: the very tensors of an earlier call, else
+                their content.
+            context: the branch's name, where the caller gives one; `conditioning` is then not looked at.
+            request: an object that is replaced whenever a request begins (a pipeline's tensor of timesteps), or None.
+            total_steps: number of steps of the present request, if it is known.
+        """
+        branch = context if context is not None else self._find_branch(conditioning)
+        opens_request, opens_step = self._compare(timestep, branch, request, total_steps)
+        if opens_request:
+            self.reset()
+        elif opens_step:
+            self._step += 1
+            self._served = set()
+        if branch is None or opens_request:
+            branch = context if context is not None else self._add_branch(conditioning)
+        self._served.add(branch)
+        self._timestep, self._request = see(timestep), request
+        self._snapshot = timestep.clone() if isinstance(timestep, Tensor) else timestep
+        return Placement(opens_request, opens_request or opens_step, branch)
 
     def forget_oldest_branch(self) -> str | None:
         """Name of a branch dropped because there are more than `MOST_BRANCHES`, or None."""
         return self._branches.pop(0)[0] if len(self._branches) > MOST_BRANCHES else None
 
-    def place(self, timestep: Any, branch: str, request: Any, total_steps: int | None) -> Placement:
-        """Place a call of `branch` at `timestep`.
+    def _find_branch(self, conditioning: list[Any]) -> str | None:
+        for match in (is_untouched, is_equal):
+            for place, (name, seen) in enumerate(self._branches):
+                if all(map(match, seen, conditioning)):
+                    self._branches[place] = (name, [see(value) for value in conditioning])
+                    return name
+        return None
 
-        Args:
-            timestep: tensor of any shape, or a number.
-            branch: name of the guidance branch.
-            request: an object that is replaced whenever a request begins (a pipeline's tensor of timesteps), or None.
-            total_steps: number of steps of the present request, if it is known.
-        """
-        opens_request, opens_step = self._compare(timestep, branch, request, total_steps)
-        if opens_request:
-            own = [entry for entry in self._branches if entry[0] == branch]
-            self.reset()
-            self._branches = own
-        elif opens_step:
-            self._step += 1
-            self._served = set()
-        self._served.add(branch)
-        self._timestep, self._request = see(timestep), see(request)
-        self._snapshot = timestep.clone() if isinstance(timestep, Tensor) else timestep
-        return Placement(opens_request, opens_request or opens_step)
+    def _add_branch(self, conditioning: list[Any]) -> str:
+        taken = {name for name, _ in self._branches}
+        name = next(str(number) for number in range(len(taken) + 1) if str(number) not in taken)
+        self._branches.append((name, [see(value) for value in conditioning]))
+        return name
 
-    def _compare(self, timestep: Any, branch: str, request: Any, total_steps: int | None) -> tuple[bool, bool]:
-        if self._timestep is None or (self._request is not None and request is not self._request.value):
+    def _compare(self, timestep: Any, branch: str | None, request: Any, total_steps: int | None) -> tuple[bool, bool]:
+        """Whether a call opens a request, and whether it opens a step."""
+        if self._timestep is None or (self._request is not None and request is not self._request):
             return True, True
         served = branch in self._served
         if total_steps is not None and served and self._step + 1 >= total_steps:
             return True, True
-        move = movement(self._timestep, timestep)
-        on_device = isinstance(timestep, Tensor) and timestep.device.type != "cpu"
-        if move is None and served and request is not None and on_device:
-            return False, True  # the pipeline says that the request goes on, and the branch that the step does not
+        if request is None and self._step == 0 and self._is_from_another_table(timestep):
+            return True, True
+        move = self._movement(timestep, served and request is not None)
         if move is None:
-            move = _sign((value_of(timestep) - value_of(self._snapshot)) * self._time_runs)
+            return False, True
         if move < 0:
-            self.backwards_in_a_row = self.backwards_in_a_row + 1 if self._step == 0 else 0
+            self._backwards_in_a_row = self._backwards_in_a_row + 1 if self._step == 0 else 0
             return True, True
         if move == 0 and served and self._step == 0 and request is None:
             return True, True  # a loop that was broken off in its first step has begun again
         return False, served or move > 0
+
+    def _is_from_another_table(self, timestep: Any) -> bool:
+        """Whether a loop over another table of timesteps has begun after only one step of the last.
+
+        A loop that makes its table anew in each step would look the same, so this is believed twice in a row at most.
+        """
+        assert self._timestep is not None
+        past = self._timestep.value
+        if not (_is_entry(timestep) and _is_entry(past)):
+            return False
+        if _same_memory(timestep, past):
+            self._doubtful_openings = 0
+            return False
+        self._doubtful_openings += 1
+        return self._doubtful_openings <= MOST_DOUBTFUL_OPENINGS
+
+    def _movement(self, timestep: Any, same_request: bool) -> int | None:
+        """1 where the timestep has moved on, 0 where it stands, -1 where it has gone back.
+
+        None where that would wait for the device although the caller knows enough: the request goes on (`same_request`)
+        and the branch comes again, so that the step does not.
+        """
+        assert self._timestep is not None
+        past, version = self._timestep
+        memory = None
+        if (
+            _same_memory(timestep, past)
+            and _version(timestep) == version
+            and (version is not None or _is_entry(timestep))
+        ):
+            memory = _sign(timestep.storage_offset() - past.storage_offset())
+            if memory == 0:
+                return 0
+            if self._memory_runs is not None:
+                return memory * self._memory_runs
+        elif same_request and isinstance(timestep, Tensor) and timestep.device.type != "cpu":
+            return None
+        elif not _same_memory(timestep, past):
+            self._memory_runs = None
+        move = _sign(difference(timestep, self._snapshot)) * self._time_runs
+        if memory and move:
+            self._memory_runs = memory * move
+        return move

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Classifier(nn.Module):
-    """Three convolution stages and a linear layer; about 94 thousand parameters.
+    """Three convolution stages and two linear layers; about 240 thousand parameters.
 
     `num_features` is the width of what `features` returns, under the name that torchmetrics looks for.
     """
@@ -29,8 +29,11 @@ class Classifier(nn.Module):
             *stage(32, 64),
             nn.MaxPool2d(2),
             *stage(64, self.num_features),
-            nn.AdaptiveAvgPool2d(1),
+            nn.MaxPool2d(2),
             nn.Flatten(),
+            nn.Linear(self.num_features * 9, self.num_features, bias=False),
+            nn.BatchNorm1d(self.num_features),
+            nn.ReLU(),
         )
         self.head = nn.Linear(self.num_features, 10)
 

@@ -8,7 +8,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from relcache.expansion import Expansion, Form, Ladder, Norm, check_choice, gram, gram_norm, last_gap, norm_l2, weighted_sum
+from relcache.expansion import (
+    Expansion,
+    Form,
+    Ladder,
+    Norm,
+    check_choice,
+    gram,
+    gram_norm,
+    last_gap,
+    norm_l2,
+    weighted_sum,
+)
 from relcache.forecasters.base import Forecast, Forecaster
 
 
@@ -74,7 +85,8 @@ class Relational(Forecaster):
 
     def forecast(self, state: RelationalState, step: int, input: Tensor) -> Forecast:
         ladder, input_change, products = state.ladder, state.input_change, state.products
-        assert input_change is not None and products is not None
+        assert input_change is not None
+        assert products is not None
         plain = self.expansion.coefficients(ladder, step)
         moved = norm_l2(input - state.input, self.norm)
         still = input_change == 0

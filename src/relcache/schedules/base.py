@@ -21,7 +21,7 @@ class Schedule(ABC):
     full_last: int = 0
     """How many last steps are always full; above 0, the session has to know how many steps a request has."""
 
-    def check(self, total_steps: int) -> None:
+    def check(self, total_steps: int) -> None:  # noqa: B027 (most schedules serve any number)
         """Raise ValueError if a request of `total_steps` steps cannot follow this schedule."""
 
     def start(self) -> Any:

@@ -28,7 +28,11 @@ class Interval(Schedule):
         check_count("the interval of Interval", self.interval, 1)
         check_count("the warmup of Interval", self.warmup, 1)
         if self.phase is not None:
-            check_count(f"the phase of Interval (its first full step after the warm-up of {self.warmup})", self.phase, self.warmup)
+            check_count(
+                f"the phase of Interval (its first full step after the warm-up of {self.warmup})",
+                self.phase,
+                self.warmup,
+            )
 
     def check(self, total_steps: int) -> None:
         check_warmup(self.warmup, total_steps)

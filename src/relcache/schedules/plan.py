@@ -34,7 +34,8 @@ class Plan(Schedule):
     def check(self, total_steps: int) -> None:
         if self.full_steps[-1] >= total_steps:
             raise ValueError(
-                f"the Plan names step {self.full_steps[-1]}, but the request has {total_steps} steps (0 to {total_steps - 1})"
+                f"the Plan names step {self.full_steps[-1]}, but the request's last step is "
+                f"{total_steps - 1} (it has {total_steps})"
             )
 
     def wants_full(self, state: None, step: int, error: float | None) -> bool:

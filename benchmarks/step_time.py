@@ -1,0 +1,147 @@
+"""Time of a full step and of a cached step, and the share of the forecast in the latter.
+
+    python benchmarks/step_time.py --out benchmarks/results/step-time.json
+
+Every method runs the same loop with the same full steps in turn, round after round in one process, so that the ratios
+hold where the machine's speed drifts. A step is one call of the transformer on a guidance batch (rows = 2 x samples).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import relcache
+from relcache.bench.pipelines import DEFAULT_MODEL, load_pipeline
+from relcache.expansion import Expansion
+from relcache.forecasters.base import Forecast, Forecaster
+
+FULL_STEPS = (0, 1, 5, 9)
+STEPS = 13
+FORECASTERS = {
+    "reuse": relcache.Reuse(),
+    "taylor, m=1": relcache.Taylor(1),
+    "taylor, m=2": relcache.Taylor(2),
+    "relational, m=1": relcache.Relational(1),
+    "relational, m=2": relcache.Relational(2),
+}
+
+
+class Timed(Forecaster):
+    """A forecaster that adds up the time of its forecasts."""
+
+    def __init__(self, inner: Forecaster):
+        self.inner, self.seconds = inner, 0.0
+        self.name = inner.name
+
+    @property
+    def expansion(self) -> Expansion:
+        return self.inner.expansion
+
+    def update(self, state: Any, step: int, input: Tensor, output: Tensor) -> Any:
+        return self.inner.update(state, step, input, output)
+
+    def forecast(self, state: Any, step: int, input: Tensor) -> Forecast:
+        began = now(input.device)
+        result = self.inner.forecast(state, step, input)
+        self.seconds += now(input.device) - began
+        return result
+
+    def tensors(self, state: Any) -> list[Tensor]:
+        return self.inner.tensors(state)
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@torch.no_grad()
+def measure(model: torch.nn.Module, forecaster: Forecaster | None, rows: int) -> dict[str, list[float]]:
+    """Seconds of full and cached steps, and of the forecasts in each cached step, in one run."""
+    device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
+    size, channels = model.config.sample_size, model.config.in_channels
+    sample = torch.randn(rows, channels, size, size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    labels = torch.tensor([i % 10 for i in range(rows)], device=device)
+    timesteps = torch.linspace(999, 500, STEPS, device=device).long()
+    seconds: dict[str, list[float]] = {"full": [], "cached": [], "forecast": []}
+    timed = Timed(forecaster) if forecaster else None
+    handle = relcache.enable(model, forecaster=timed, schedule=relcache.Plan(FULL_STEPS)) if timed else None
+    for step, timestep in enumerate(timesteps):
+        before = timed.seconds if timed else 0.0
+        began = now(device)
+        output = model(sample, timestep=timestep.expand(rows), class_labels=labels).sample
+        elapsed = now(device) - began
+        if timed is None or step in FULL_STEPS:
+            seconds["full"].append(elapsed)
+        else:
+            seconds["cached"].append(elapsed)
+            seconds["forecast"].append(timed.seconds - before)
+        sample = sample - 0.02 * output[:, :channels]
+    if handle:
+        assert handle.report().full_steps == list(FULL_STEPS)
+        handle.disable()
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--samples", type=int, default=16, help="samples; guidance doubles the rows")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+
+    model = load_pipeline(options.model, options.device, options.dtype).transformer
+    rows = 2 * options.samples
+    gathered = {name: {"full": [], "cached": [], "forecast": []} for name in ["not enabled", *FORECASTERS]}
+    for round_number in range(options.rounds + 1):
+        for name, kinds in gathered.items():
+            seconds = measure(model, FORECASTERS.get(name), rows)
+            if round_number:  # the first round warms up
+                for kind in kinds:
+                    kinds[kind] += seconds[kind]
+
+    reference = statistics.median(gathered["not enabled"]["full"])
+    table = []
+    print("| method | full step, ms | ratio | cached step, ms | of a full step | forecast's share of it |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, kinds in gathered.items():
+        full = statistics.median(kinds["full"])
+        row = {"method": name, "full_ms": full * 1e3, "full_ratio": full / reference}
+        if kinds["cached"]:
+            cached, forecast = statistics.median(kinds["cached"]), statistics.median(kinds["forecast"])
+            row |= {"cached_ms": cached * 1e3, "cached_ratio": cached / reference, "forecast_share": forecast / cached}
+            tail = f"{cached * 1e3:.2f} | {cached / reference:.1%} | {forecast / cached:.1%}"
+        else:
+            tail = "– | – | –"
+        table.append(row)
+        print(f"| {name} | {full * 1e3:.2f} | {full / reference:.3f} | {tail} |")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        about = {
+            "model": options.model,
+            "rows": rows,
+            "rounds": options.rounds,
+            "dtype": options.dtype,
+            "device": torch.cuda.get_device_name() if next(model.parameters()).is_cuda else "cpu",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        options.out.write_text(json.dumps({"about": about, "rows": table}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

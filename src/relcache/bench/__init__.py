@@ -1,0 +1,1 @@
+"""The benchmarks. This layer loads pipelines of diffusers; nothing below it does."""

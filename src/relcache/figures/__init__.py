@@ -1,0 +1,1 @@
+"""Plots and side-by-side sheets, drawn from saved results only."""

@@ -1,0 +1,1 @@
+"""How good is a sample? One file per metric family; all need the extra `cli`."""

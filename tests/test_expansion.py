@@ -1,0 +1,307 @@
+"""The formulas by themselves: exact where theory says so, and equal to numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from relcache import Forecaster, Linear, Newton, Relational, Reuse, Taylor
+from relcache.expansion import Expansion, Ladder, gram, gram_norm, norm_l2, sum_absolute, weighted_sum
+
+settings.register_profile("short", max_examples=60, deadline=None)
+settings.load_profile("short")
+
+
+def ladder_of(expansion: Expansion, points: list[tuple[int, Tensor]]) -> Ladder:
+    """The ladder after full steps at `points`, oldest first."""
+    ladder = None
+    for step, value in points:
+        ladder = expansion.extend(ladder, step, value)
+    assert ladder is not None
+    return ladder
+
+
+def expand(expansion: Expansion, points: list[tuple[int, Tensor]], step: int) -> Tensor:
+    ladder = ladder_of(expansion, points)
+    return weighted_sum(ladder.terms, expansion.coefficients(ladder, step))
+
+
+def forecast(
+    forecaster: Forecaster, points: list[tuple[int, Tensor, Tensor]], step: int, present_input: Tensor
+) -> Tensor:
+    """The forecast at `step` after full steps at `points` (step, input, output), oldest first."""
+    state = None
+    for past, given_input, output in points:
+        state = forecaster.update(state, past, given_input, output)
+    return forecaster.forecast(state, step, present_input).output
+
+
+def scalar(value: float) -> Tensor:
+    return torch.tensor([[value]], dtype=torch.float64)
+
+
+@given(
+    coefficients=st.lists(st.floats(-2, 2), min_size=1, max_size=5),
+    gaps=st.lists(st.integers(1, 7), min_size=8, max_size=8),
+    start=st.integers(0, 40),
+    k=st.integers(1, 8),
+)
+def test_newton_is_exact_on_polynomials(coefficients: list[float], gaps: list[int], start: int, k: int) -> None:
+    """Order m reproduces every polynomial of degree m, whatever the gaps between the full steps."""
+
+    def polynomial(step: int) -> float:
+        return sum(c * (step / 10) ** i for i, c in enumerate(coefficients))
+
+    order = len(coefficients) - 1
+    steps = [start + sum(gaps[:i]) for i in range(order + 3)]
+    got = expand(Expansion(order, "newton"), [(s, scalar(polynomial(s))) for s in steps], steps[-1] + k)
+    largest = max(1.0, *(abs(polynomial(s)) for s in [*steps, steps[-1] + k]))
+    assert float(got) == pytest.approx(polynomial(steps[-1] + k), abs=1e-8 * largest)
+
+
+def test_taylor_is_not_exact_on_a_parabola() -> None:
+    """At gaps of 1, f = n^2: the backward difference at 2 is 3, the slope 1.5 steps ago, not 4."""
+    points = [(n, scalar(n**2)) for n in (0, 1, 2)]
+    assert float(expand(Expansion(2), points, 3)) == 4 + 3 + 2 / 2  # 8, where f(3) = 9
+    assert float(expand(Expansion(2, "newton"), points, 3)) == 9
+
+
+@pytest.mark.parametrize(
+    ("order", "step", "expected"),
+    [
+        # Values 1, 2, 7 at steps 0, 4, 8: differences 5 and 5 - 1 = 4, gap 4.
+        (0, 10, 7),
+        (1, 9, 7 + 1 / 4 * 5),
+        (1, 10, 7 + 2 / 4 * 5),
+        (2, 10, 7 + 2 / 4 * 5 + (2 / 4) ** 2 / 2 * 4),
+        (2, 11, 7 + 3 / 4 * 5 + (3 / 4) ** 2 / 2 * 4),
+    ],
+)
+def test_taylor_by_hand_at_equal_gaps(order: int, step: int, expected: float) -> None:
+    points = [(0, scalar(1)), (4, scalar(2)), (8, scalar(7))]
+    assert float(expand(Expansion(order), points, step)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("order", "step", "expected"),
+    [
+        # Values 1, 2, 7 at steps 0, 1, 5: differences 5 and 4 as before, all divided by the last gap, 4.
+        (1, 6, 8.25),
+        (2, 6, 8.375),  # 7 + 5/4 + 4/(2 * 16)
+        (1, 8, 10.75),
+        (2, 8, 11.875),  # 7 + 15/4 + 9 * 4/(2 * 16)
+    ],
+)
+def test_taylor_by_hand_at_unequal_gaps(order: int, step: int, expected: float) -> None:
+    points = [(0, scalar(1)), (1, scalar(2)), (5, scalar(7))]
+    assert float(expand(Expansion(order), points, step)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_newton_by_hand_at_unequal_gaps() -> None:
+    """Values 1, 2, 7 at 0, 1, 5: f[5,1] = 5/4, f[1,0] = 1, f[5,1,0] = (5/4 - 1)/5 = 0.05; at 8: 7 + 15/4 + 21·0.05."""
+    points = [(0, scalar(1)), (1, scalar(2)), (5, scalar(7))]
+    assert float(expand(Expansion(2, "newton"), points, 8)) == pytest.approx(11.8, abs=1e-12)
+
+
+def test_third_order_taylor_by_hand() -> None:
+    """Values 0, 1, 3, 9 at 0, 2, 4, 6: differences 6, 4, 3; at 7, k/N = 1/2: 9 + 3 + 4/8 + 3/48."""
+    points = [(0, scalar(0)), (2, scalar(1)), (4, scalar(3)), (6, scalar(9))]
+    assert float(expand(Expansion(3), points, 7)) == pytest.approx(12.5625, abs=1e-12)
+
+
+@pytest.mark.parametrize("form", ["taylor", "newton"])
+def test_orders_grow_with_the_history(form: str) -> None:
+    """With fewer full steps than the order needs, the highest order that they allow is used."""
+    expansion = Expansion(3, form)
+    assert float(expand(expansion, [(0, scalar(5))], 2)) == 5
+    assert float(expand(expansion, [(0, scalar(5)), (1, scalar(6))], 3)) == 8
+
+
+def test_a_ladder_keeps_no_more_than_it_needs() -> None:
+    ladder = ladder_of(Expansion(2, "newton"), [(s, scalar(s)) for s in range(6)])
+    assert ladder.steps == (5, 4, 3)
+    assert len(ladder.terms) == 3
+
+
+def test_extending_a_ladder_changes_neither_its_terms_nor_the_value() -> None:
+    expansion = Expansion(2, "newton")
+    ladder = ladder_of(expansion, [(0, scalar(1)), (2, scalar(2))])
+    before = [term.clone() for term in ladder.terms]
+    value = scalar(9)
+    expansion.extend(ladder, 5, value)
+    assert all(torch.equal(old, new) for old, new in zip(before, ladder.terms, strict=True))
+    assert float(value) == 9
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(1.0, 10.0), (0.5, 8.5), (1.2, 10.6)])
+def test_linear_by_hand(weight: float, expected: float) -> None:
+    """Outputs 3, 7 at 1, 5; at 8: 7 + w (3/4) 4."""
+    points = [(1, scalar(0), scalar(3)), (5, scalar(0), scalar(7))]
+    assert float(forecast(Linear(weight), points, 8, scalar(0))) == pytest.approx(expected, abs=1e-12)
+
+
+def relational_case(speeds: list[float], k_position: float) -> tuple[list[tuple[int, Tensor, Tensor]], Tensor, Tensor]:
+    """O = A I + b with I on a straight line, at the positions `speeds` along it; then the present input and output."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    shift = torch.randn(5, generator=generator, dtype=torch.float64)
+    origin = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
+    direction = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
+
+    def features(position: float) -> tuple[Tensor, Tensor]:
+        given = origin + position * direction
+        return given, given @ matrix.T + shift
+
+    points = [(3 * i, *features(position)) for i, position in enumerate(speeds)]
+    return points, *features(k_position)
+
+
+@pytest.mark.parametrize("norm", ["sample", "tensor"])
+@pytest.mark.parametrize("direction", ["taylor", "newton"])
+@pytest.mark.parametrize("order", [1, 2])
+@given(
+    moves=st.lists(st.floats(0.1, 1), min_size=3, max_size=3),
+    fraction=st.floats(0.05, 3),
+)
+@settings(max_examples=20)
+def test_relational_is_exact_on_a_line_at_uneven_speed(
+    order: int, direction: str, norm: str, moves: list[float], fraction: float
+) -> None:
+    """The magnitude comes from the input, so it does not matter how fast the line is walked.
+
+    Exact as long as the direction points forward along the line; at order 2 the expansion may turn around where the
+    speed falls steeply, so speeds rise here.
+    """
+    moves = sorted(moves)
+    positions = [sum(moves[:i]) for i in range(4)]
+    points, present_input, expected = relational_case(positions, positions[-1] + fraction)
+    got = forecast(Relational(order, direction, norm), points, 11, present_input)
+    torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("forecaster", [Reuse(), Linear(), Taylor(1), Taylor(2), Newton(1), Newton(2)], ids=repr)
+def test_extrapolations_are_wrong_at_uneven_speed(forecaster: Forecaster) -> None:
+    """The same line, walked faster and then slower: what ignores the input cannot know."""
+    points, present_input, expected = relational_case([0.0, 0.2, 0.6, 1.5], 1.6)
+    exact = forecast(Relational(1), points, 11, present_input)
+    torch.testing.assert_close(exact, expected, rtol=1e-9, atol=1e-9)
+    got = forecast(forecaster, points, 11, present_input)
+    assert float((got - expected).norm() / (expected - points[-1][2]).norm()) > 0.1
+
+
+def test_relational_by_hand() -> None:
+    """Order 1: O = 4, ΔO = 3, ‖ΔI‖ = 2, the input moved by 5: 4 + 5/2 · 3, wherever the step lies."""
+    points = [(0, scalar(1), scalar(1)), (4, scalar(3), scalar(4))]
+    for direction in ("taylor", "newton"):
+        for step in (5, 7, 30):
+            got = forecast(Relational(1, direction), points, step, scalar(8))
+            assert float(got) == pytest.approx(11.5, abs=1e-12)
+
+
+def test_relational_of_order_two_by_hand() -> None:
+    """Two channels, gaps 2: the direction is that of Taylor's sum, its length s ‖I(t-k) - I(t)‖.
+
+    Outputs (0,0), (1,0), (1,1) at 0, 2, 4: Δ = (0,1), Δ² = (-1,1). At 6, k/N = 1: Δ + Δ²/2 = (-0.5, 1.5).
+    Inputs 0, 1, 3: ‖ΔI‖ = 2, ‖ΔO‖ = 1, s = 1/2. The present input, 7, moved by 4: length 2.
+    """
+    outputs = [torch.tensor([[a, b]], dtype=torch.float64) for a, b in ((0, 0), (1, 0), (1, 1))]
+    points = [(2 * i, scalar(x), o) for i, (x, o) in enumerate(zip((0, 1, 3), outputs, strict=True))]
+    got = forecast(Relational(2), points, 6, scalar(7))
+    length = math.hypot(-0.5, 1.5)
+    expected = torch.tensor([[1 - 0.5 / length * 2, 1 + 1.5 / length * 2]], dtype=torch.float64)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["sample", "tensor"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@given(seed=st.integers(0, 2**20), size=st.integers(1, 4), tenths=st.lists(st.integers(-30, 30), min_size=4))
+@settings(max_examples=15)
+def test_gram_norm_is_the_direct_norm(norm: str, dtype: torch.dtype, seed: int, size: int, tenths: list[int]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    terms = [torch.randn(2, 5, 8, generator=generator).to(dtype) for _ in range(size)]
+    coefficients = [number / 10 for number in tenths[:size]]
+    got, zero = gram_norm(gram(terms, norm), coefficients)
+
+    total = sum(c * term.double() for c, term in zip(coefficients, terms, strict=True))
+    flat = total.reshape(1, -1) if norm == "tensor" else total.flatten(1)
+    expected = flat.norm(dim=1)
+    scale = sum(abs(c) * float(term.double().norm()) for c, term in zip(coefficients, terms, strict=True))
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6 * scale)
+    assert torch.equal(zero, expected == 0), "zero only where all coefficients are"
+
+
+def test_gram_norm_sees_exact_cancellation() -> None:
+    """2 D - D·2 is the zero vector: no direction, although rounding may leave a little."""
+    term = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    _, zero = gram_norm(gram([term, 2 * term], "sample"), [2.0, -1.0])
+    assert zero.tolist() == [True, True, True]
+
+
+def test_norms_of_each_sample_and_of_the_whole_tensor() -> None:
+    value = torch.tensor([[[3.0, 4.0]], [[0.0, 12.0]]])
+    assert norm_l2(value, "sample").tolist() == [5, 12]
+    assert norm_l2(value, "tensor").tolist() == [13]
+    assert sum_absolute(-value).tolist() == [7, 12]
+    assert gram([value, -2 * value], "sample").tolist() == [[[25, -50], [-50, 100]], [[144, -288], [-288, 576]]]
+    assert gram([value], "tensor").tolist() == [[[169]]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norms_of_half_precision_do_not_overflow(dtype: torch.dtype) -> None:
+    """300² is beyond float16, and 409,600 summands beyond the digits of bfloat16."""
+    value = torch.full((2, 100, 4096), 300.0).to(dtype)
+    one = float(value[0, 0, 0])
+    exact = one * 640
+    assert norm_l2(value, "sample").tolist() == pytest.approx([exact, exact], rel=1e-5)
+    assert sum_absolute(value).tolist() == pytest.approx([one * 409_600] * 2, rel=1e-5)
+    assert gram([value], "sample").flatten().tolist() == pytest.approx([exact**2] * 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_weighted_sum_is_accurate(dtype: torch.dtype, per_sample: bool) -> None:
+    """Within a rounding or two of the exact sum, in the dtype of the features."""
+    generator = torch.Generator().manual_seed(0)
+    terms = [torch.randn(3, 4, 50, generator=generator).to(dtype) for _ in range(3)]
+    numbers = torch.tensor([[0.7, -1.3, 2.1], [0.31, 0.25, -0.4]], dtype=torch.float64)
+    given = list(numbers) if per_sample else numbers[:, 0].tolist()
+    weights = numbers.reshape(2, 3, 1, 1) if per_sample else numbers[:, :1].reshape(2, 1, 1, 1)
+
+    got = weighted_sum(terms, given)
+
+    exact = terms[0].double() + weights[0] * terms[1].double() + weights[1] * terms[2].double()
+    size = terms[0].double().abs() + (weights[0] * terms[1]).abs() + (weights[1] * terms[2]).abs()
+    assert got.dtype == dtype
+    assert got.shape == terms[0].shape
+    assert bool(((got.double() - exact).abs() <= torch.finfo(dtype).eps * size).all())
+
+
+def test_weighted_sum_leaves_its_terms_alone() -> None:
+    terms = [torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 3)]
+    for coefficients in ([0.5, 0.5], [torch.tensor([0.5, 1.0]), torch.tensor([0.5, 1.0])]):
+        weighted_sum(terms, coefficients)
+        assert all(torch.equal(term, torch.ones(2, 3)) for term in terms)
+
+
+@pytest.mark.parametrize("direction", ["taylor", "newton"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_sample_does_not_depend_on_its_batch_mates(order: int, direction: str) -> None:
+    """With norms per sample the batch splits; with norms of the whole tensor it does not."""
+    generator = torch.Generator().manual_seed(0)
+    points = [
+        (step, torch.randn(4, 3, 2, generator=generator), torch.randn(4, 3, 5, generator=generator))
+        for step in (0, 1, 4)
+    ]
+    present = torch.randn(4, 3, 2, generator=generator)
+
+    def forecasts(norm: str, rows: slice) -> Tensor:
+        cut = [(step, given[rows], output[rows]) for step, given, output in points]
+        return forecast(Relational(order, direction, norm), cut, 6, present[rows])
+
+    torch.testing.assert_close(forecasts("sample", slice(1, 2)), forecasts("sample", slice(None))[1:2])
+    assert not torch.allclose(forecasts("tensor", slice(1, 2)), forecasts("tensor", slice(None))[1:2])

@@ -1,0 +1,267 @@
+"""A request starts clean by itself, whatever became of the one before, and a step costs no needless waiting."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiTPipeline, DiTTransformer2DModel
+from tiny import (
+    BrokenOff,
+    DiTWithContext,
+    run_guided,
+    run_loop,
+    run_pipeline,
+    timesteps_for,
+    tiny_dit,
+    tiny_pipeline,
+    trajectory,
+)
+
+import relcache
+from relcache import FORA, RFC, Method, Report, TaylorSeer
+
+STEPS = 12
+METHODS = [TaylorSeer(2, 4), RFC(2, 0.6)]
+every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+
+
+def break_inside(model: DiTTransformer2DModel, error: type[BaseException], call: int, run: Callable[[], Any]) -> None:
+    """Run until `error` is raised inside a feed-forward layer at its `call`-th computation."""
+    seen = Counter()
+
+    def hook(module: torch.nn.Module, inputs: Any) -> None:
+        seen["calls"] += 1
+        if seen["calls"] == call:
+            raise error("broken off inside a module")
+
+    handle = model.transformer_blocks[1].ff.net[0].register_forward_pre_hook(hook)
+    try:
+        with pytest.raises(error):
+            run()
+    finally:
+        handle.remove()
+
+
+def broken(error: type[BaseException], run: Callable[[], Any]) -> None:
+    with pytest.raises(error):
+        run()
+
+
+LABELS = torch.tensor([3, 5])
+Accident = Callable[[DiTTransformer2DModel], None]
+ACCIDENTS: dict[str, Accident] = {
+    "normal end": lambda m: run_loop(m, steps=STEPS, seeds=[7, 8]),
+    "normal end, same tensors": lambda m: run_loop(m, LABELS, STEPS),
+    "error inside, first step": lambda m: break_inside(m, BrokenOff, 1, lambda: run_loop(m, steps=STEPS)),
+    "error inside, second step": lambda m: break_inside(m, BrokenOff, 2, lambda: run_loop(m, steps=STEPS)),
+    "error inside, later": lambda m: break_inside(m, BrokenOff, 3, lambda: run_loop(m, steps=STEPS)),
+    "interrupt inside": lambda m: break_inside(m, KeyboardInterrupt, 2, lambda: run_loop(m, steps=STEPS)),
+    "error between calls": lambda m: broken(BrokenOff, lambda: run_loop(m, steps=STEPS, break_at=5)),
+    "error after the first step": lambda m: broken(BrokenOff, lambda: run_loop(m, steps=STEPS, break_at=1)),
+    "error after the first step, same tensors": lambda m: broken(
+        BrokenOff, lambda: run_loop(m, LABELS, steps=STEPS, break_at=1)
+    ),
+    "error before the last step": lambda m: broken(BrokenOff, lambda: run_loop(m, steps=STEPS, break_at=STEPS - 1)),
+    "interrupt between calls": lambda m: broken(
+        KeyboardInterrupt, lambda: run_loop(m, steps=STEPS, break_at=5, error=KeyboardInterrupt)
+    ),
+    "error between branches, first step": lambda m: broken(BrokenOff, lambda: run_guided(m, break_after_cond_at=0)),
+    "error between branches, later": lambda m: broken(BrokenOff, lambda: run_guided(m, break_after_cond_at=4)),
+    "two branches": lambda m: run_guided(m, STEPS),
+    "fewer steps": lambda m: run_loop(m, steps=6),
+    "more steps": lambda m: run_loop(m, steps=20),
+    "more steps, broken off": lambda m: broken(BrokenOff, lambda: run_loop(m, steps=20, break_at=5)),
+    "more steps, broken off after the first step": lambda m: broken(
+        BrokenOff, lambda: run_loop(m, steps=20, break_at=1)
+    ),
+    "fewer steps, broken off after the first step": lambda m: broken(
+        BrokenOff, lambda: run_loop(m, steps=6, break_at=1)
+    ),
+    "other size": lambda m: run_loop(m, steps=STEPS, size=16),
+    "other size, broken off": lambda m: broken(BrokenOff, lambda: run_loop(m, steps=STEPS, size=16, break_at=5)),
+    "other size, broken off after the first step": lambda m: broken(
+        BrokenOff, lambda: run_loop(m, steps=STEPS, size=16, break_at=1)
+    ),
+    "other batch": lambda m: run_loop(m, torch.tensor([1, 2, 4]), STEPS),
+    "other batch, broken off": lambda m: broken(
+        BrokenOff, lambda: run_loop(m, torch.tensor([1, 2, 4]), STEPS, break_at=5)
+    ),
+    "other batch, broken off after the first step": lambda m: broken(
+        BrokenOff, lambda: run_loop(m, torch.tensor([1, 2, 4]), STEPS, break_at=1)
+    ),
+    "three accidents in a row": lambda m: [
+        broken(BrokenOff, partial(run_loop, m, steps=STEPS, break_at=step)) for step in (5, 1, 2)
+    ],
+}
+
+
+@cache
+def fresh_loop(method: Method) -> tuple[torch.Tensor, Report]:
+    """Picture and report of a model that has run nothing before."""
+    model = tiny_dit()
+    handle = relcache.enable(model, method)
+    return run_loop(model, LABELS, STEPS), handle.report()
+
+
+@every_method
+@pytest.mark.parametrize("accident", ACCIDENTS.values(), ids=ACCIDENTS)
+def test_a_loop_starts_clean_after(accident: Accident, method: Method) -> None:
+    """Same picture to the last bit, and same record, as on a model that has run nothing before."""
+    used = tiny_dit()
+    handle = relcache.enable(used, method)
+    accident(used)
+    picture = run_loop(used, LABELS, STEPS)
+
+    expected, expected_report = fresh_loop(method)
+    assert torch.equal(picture, expected)
+    report = handle.report()
+    assert report.full_steps == expected_report.full_steps
+    assert report.signal == expected_report.signal
+    assert report.steps == STEPS
+    assert report.batch == 2
+    assert report.cache_bytes == expected_report.cache_bytes
+    assert report.flops == expected_report.flops
+    assert report.fallbacks == expected_report.fallbacks
+    assert len(report.branches) == 1
+
+
+@every_method
+@pytest.mark.parametrize("context", [False, True], ids=["conditioning", "cache_context"])
+@pytest.mark.parametrize("break_at", [0, 1, 5, 11])
+def test_a_guided_loop_starts_clean(method: Method, context: bool, break_at: int) -> None:
+    fresh, used = tiny_dit(kind=DiTWithContext), tiny_dit(kind=DiTWithContext)
+    relcache.enable(fresh, method)
+    handle = relcache.enable(used, method)
+    broken(BrokenOff, lambda: run_guided(used, STEPS, context=context, break_after_cond_at=break_at))
+    assert torch.equal(run_guided(used, STEPS, context=context), run_guided(fresh, STEPS, context=context))
+    assert handle.report().steps == STEPS
+    assert len(handle.report().branches) == 2
+
+
+def break_scheduler(pipeline: DiTPipeline, error: type[BaseException], step: int, run: Callable[[], Any]) -> None:
+    """Run until `error` is raised in the pipeline, between two calls of the transformer."""
+    original, seen = pipeline.scheduler.step, Counter()
+
+    def stumble(*args: Any, **kwargs: Any) -> Any:
+        seen["calls"] += 1
+        if seen["calls"] == step:
+            raise error("broken off in the scheduler")
+        return original(*args, **kwargs)
+
+    pipeline.scheduler.step = stumble
+    try:
+        with pytest.raises(error):
+            run()
+    finally:
+        del pipeline.scheduler.step
+
+
+PIPELINE_ACCIDENTS: dict[str, Callable[[DiTPipeline], Any]] = {
+    "normal end": lambda p: run_pipeline(p, [3, 5], STEPS),
+    "error inside": lambda p: break_inside(p.transformer, BrokenOff, 2, lambda: run_pipeline(p, [3, 5], STEPS)),
+    "interrupt inside": lambda p: break_inside(
+        p.transformer, KeyboardInterrupt, 2, lambda: run_pipeline(p, [3, 5], STEPS)
+    ),
+    "error between calls": lambda p: break_scheduler(p, BrokenOff, 6, lambda: run_pipeline(p, [3, 5], STEPS)),
+    "error after the first call": lambda p: break_scheduler(p, BrokenOff, 1, lambda: run_pipeline(p, [3, 5], STEPS)),
+    "interrupt between calls": lambda p: break_scheduler(
+        p, KeyboardInterrupt, 3, lambda: run_pipeline(p, [3, 5], STEPS)
+    ),
+    "other number of steps": lambda p: run_pipeline(p, [3, 5], 20),
+    "more steps, broken off early": lambda p: break_scheduler(p, BrokenOff, 1, lambda: run_pipeline(p, [3, 5], 20)),
+    "other batch": lambda p: run_pipeline(p, [3, 5, 7], STEPS),
+    "other batch, broken off": lambda p: break_scheduler(p, BrokenOff, 1, lambda: run_pipeline(p, [3, 5, 7], STEPS)),
+    "without guidance": lambda p: run_pipeline(p, [3, 5], STEPS, guidance=1.0),
+}
+
+
+@cache
+def fresh_pipeline(method: Method) -> tuple[torch.Tensor, Report]:
+    """Latents and report of a pipeline that has run nothing before."""
+    pipeline = tiny_pipeline()
+    handle = relcache.enable(pipeline, method)
+    return run_pipeline(pipeline, [3, 5], STEPS), handle.report()
+
+
+@every_method
+@pytest.mark.parametrize("accident", PIPELINE_ACCIDENTS.values(), ids=PIPELINE_ACCIDENTS)
+def test_a_pipeline_starts_clean_after(accident: Callable[[DiTPipeline], Any], method: Method) -> None:
+    used = tiny_pipeline()
+    handle = relcache.enable(used, method)
+    accident(used)
+    expected, expected_report = fresh_pipeline(method)
+    assert torch.equal(run_pipeline(used, [3, 5], STEPS), expected)
+    assert handle.report() == expected_report
+
+
+def test_one_step_after_another(model: DiTTransformer2DModel) -> None:
+    """Requests of a single step: each is a request of its own."""
+    handle = relcache.enable(model, FORA(4, warmup=1))
+    first, second = run_loop(model, steps=1), run_loop(model, steps=1)
+    assert torch.equal(first, second)
+    assert handle.report().steps == 1
+
+
+def test_reset_begins_a_request(model: DiTTransformer2DModel) -> None:
+    handle = relcache.enable(model, TaylorSeer(1, 4))
+    run_loop(model, steps=STEPS)
+    handle.reset()
+    assert handle.report().steps == 0
+    run_loop(model, steps=STEPS)
+    assert handle.report().steps == STEPS
+
+
+def loop_over(model: DiTTransformer2DModel, timesteps: list[Any]) -> None:
+    with torch.no_grad():
+        for sample, timestep in zip(trajectory(len(timesteps)), timesteps, strict=True):
+            timestep = timestep if timestep.ndim else timestep.expand(2)
+            model(sample, timestep=timestep, class_labels=LABELS)
+
+
+FORMS_OF_TIME: dict[str, Callable[[], list[torch.Tensor]]] = {
+    "views of one tensor": lambda: list(timesteps_for(STEPS)),
+    "a new tensor each step": lambda: [torch.tensor([t, t]) for t in timesteps_for(STEPS).tolist()],
+    "fractions": lambda: list(torch.linspace(1, 0.05, STEPS)),
+    "half precision": lambda: list(timesteps_for(STEPS).half()),
+}
+
+
+@pytest.mark.parametrize("timesteps", FORMS_OF_TIME.values(), ids=FORMS_OF_TIME)
+def test_forms_of_timesteps(timesteps: Callable[[], list[torch.Tensor]], model: DiTTransformer2DModel) -> None:
+    handle = relcache.enable(model, TaylorSeer(1, 4))
+    for _ in range(2):
+        loop_over(model, timesteps())
+        assert handle.report().steps == STEPS
+        assert handle.report().full_steps == [0, 1, 5, 9]
+
+
+def test_one_ascending_tensor_walked_from_its_end(model: DiTTransformer2DModel) -> None:
+    """`for i in reversed(range(n)): t = timesteps[i]`: time falls as it should, only memory runs the other way."""
+    handle = relcache.enable(model, TaylorSeer(1, 4))
+    rising = timesteps_for(STEPS).flip(0).contiguous()
+    loop_over(model, [rising[i] for i in reversed(range(STEPS))])
+    assert handle.report().steps == STEPS
+    assert handle.report().full_steps == [0, 1, 5, 9]
+
+
+def test_a_timestep_tensor_that_is_overwritten(model: DiTTransformer2DModel) -> None:
+    handle = relcache.enable(model, TaylorSeer(1, 4))
+    timestep = torch.zeros(2)
+    with torch.no_grad():
+        for _ in range(2):
+            for value, sample in zip(timesteps_for(STEPS).tolist(), trajectory(STEPS), strict=True):
+                model(sample, timestep=timestep.fill_(value), class_labels=LABELS)
+            assert handle.report().steps == STEPS
+            assert handle.report().full_steps == [0, 1, 5, 9]
+
+
+def test_known_number_of_steps_ends_a_request(model: DiTTransformer2DModel) -> None:
+    """Two requests at one timestep each, told apart because the first is known to be over."""
+    handle = relcache.enable(model, FORA(2, warmup=1), num_inference_steps=3)
+    loop_over(model, list(torch.tensor([500, 500, 500, 500])))
+    assert handle.report().steps == 1
