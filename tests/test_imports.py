@@ -19,6 +19,7 @@ RANKS = {
     "patch": 2,
     "flops": 2,
     "report": 2,
+    "request": 2,
     "tracker": 2,
     "session": 3,
     "methods": 4,

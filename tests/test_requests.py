@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from tiny import (
 )
 
 import relcache
-from relcache import FORA, RFC, Method, Report, TaylorSeer
+from relcache import FORA, RFC, ErrorBudget, Method, Report, Taylor, TaylorSeer
 
 STEPS = 12
 METHODS = [TaylorSeer(2, 4), RFC(2, 0.6)]
@@ -226,6 +227,7 @@ def loop_over(model: DiTTransformer2DModel, timesteps: list[Any]) -> None:
 FORMS_OF_TIME: dict[str, Callable[[], list[torch.Tensor]]] = {
     "views of one tensor": lambda: list(timesteps_for(STEPS)),
     "a new tensor each step": lambda: [torch.tensor([t, t]) for t in timesteps_for(STEPS).tolist()],
+    "entries of a table made anew in each step": lambda: [timesteps_for(STEPS)[i] for i in range(STEPS)],
     "fractions": lambda: list(torch.linspace(1, 0.05, STEPS)),
     "half precision": lambda: list(timesteps_for(STEPS).half()),
 }
@@ -265,3 +267,24 @@ def test_known_number_of_steps_ends_a_request(model: DiTTransformer2DModel) -> N
     handle = relcache.enable(model, FORA(2, warmup=1), num_inference_steps=3)
     loop_over(model, list(torch.tensor([500, 500, 500, 500])))
     assert handle.report().steps == 1
+
+
+class OwnPipeline:
+    """What relcache looks at in a pipeline: a transformer, and a scheduler that has timesteps."""
+
+    def __init__(self, transformer: DiTTransformer2DModel, timesteps: torch.Tensor) -> None:
+        self.transformer = transformer
+        self.scheduler = SimpleNamespace(timesteps=timesteps)
+
+
+@pytest.mark.parametrize("scale", [1, 1000], ids=["as they are", "divided by 1000"])
+@pytest.mark.parametrize("start", [0, 4])
+def test_a_request_that_begins_midway(start: int, scale: int, model: DiTTransformer2DModel) -> None:
+    """Where a picture is only reworked, the first timesteps are left out, and the last steps are still the last."""
+    pipeline = OwnPipeline(model, timesteps_for(STEPS).float())
+    handle = relcache.enable(pipeline, Method(Taylor(1), ErrorBudget(1e6, full_last=2)))
+    for _ in range(2):
+        pipeline.scheduler.timesteps = timesteps_for(STEPS).float()
+        loop_over(model, list(pipeline.scheduler.timesteps[start:] / scale))
+        assert handle.report().steps == STEPS - start
+        assert handle.report().full_steps == [0, 1, STEPS - start - 2, STEPS - start - 1]

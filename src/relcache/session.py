@@ -9,10 +9,8 @@ import inspect
 import math
 import warnings
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,60 +18,13 @@ from torch import Tensor, nn
 
 from relcache.expansion import Ladder, sum_absolute, weighted_sum
 from relcache.flops import Flops, count_modules, to_meta
-from relcache.forecasters.base import FALLBACKS, Forecaster
+from relcache.forecasters.base import Forecaster
 from relcache.models.base import ModelSpec
 from relcache.patch import Patch
 from relcache.report import Report
+from relcache.request import Branch, Cell, Request, Work
 from relcache.schedules.base import Schedule
-from relcache.tracker import MOST_BRANCHES, Tracker
-
-Shape = tuple[torch.Size, torch.dtype, torch.device]
-
-
-@dataclass
-class Cell:
-    """State of one module in one branch: what the forecaster keeps, and from how many full steps."""
-
-    state: Any = None
-    full_steps: int = 0
-    shape: Shape | None = None
-
-
-@dataclass
-class Branch:
-    """State of one guidance branch: a cell per module, and the ladder of the first module's input."""
-
-    cells: list[Cell]
-    signal: Ladder | None = None
-
-
-@dataclass
-class Work:
-    """Calls of one input shape: how many, an example of the arguments on the meta device, and the skipped modules."""
-
-    example: tuple[tuple[Any, ...], dict[str, Any]]
-    calls: int = 0
-    skipped: Counter[int] = field(default_factory=Counter)
-
-
-@dataclass
-class Request:
-    """State and record of one sampling run."""
-
-    schedule_state: Any
-    total_steps: int | None
-    batch: int
-    branches: dict[str, Branch] = field(default_factory=dict)
-    full_steps: list[int] = field(default_factory=list)
-    signal: list[float | None] = field(default_factory=list)
-    fallbacks: Counter[str] = field(default_factory=Counter)
-    fallback_codes: list[Tensor] = field(default_factory=list)
-    work: dict[Any, Work] = field(default_factory=dict)
-    cache_bytes: int = 0
-
-    @property
-    def step(self) -> int:
-        return len(self.signal) - 1
+from relcache.tracker import MOST_BRANCHES, Tracker, index_in
 
 
 class Session:
@@ -182,11 +133,11 @@ class Session:
         conditioning = [given.get(name) for name in self.spec.conditioning]
         timesteps = self._scheduler_timesteps()
         known = self._request.total_steps if self._request else None
-        place = self._tracker.place(timestep, conditioning, self._context, timesteps, known)
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        batch = tensors[0].shape[0] if tensors and tensors[0].ndim else 1
+        rows = tensors[0].shape[0] if tensors and tensors[0].ndim else 1
+        place = self._tracker.place(timestep, conditioning, self._context, rows, timesteps, known)
         if place.new_request or self._request is None:
-            self._request = self._open_request(timestep, timesteps, batch)
+            self._request = self._open_request(timestep, timesteps, rows)
         request = self._request
         if place.new_step:
             request.signal.append(None)
@@ -212,13 +163,13 @@ class Session:
         request = self._request
         assert request is not None
         if self._updated:
-            request.cache_bytes = max(request.cache_bytes, self._held_bytes())
+            request.cache_bytes = max(request.cache_bytes, request.held_bytes(self.forecaster))
         self._branch, self._updated = None, False
 
     def _open_request(self, timestep: Any, timesteps: Tensor | None, batch: int) -> Request:
         total = self._num_inference_steps
         if timesteps is not None:
-            total = len(timesteps) - _index_in(timesteps, timestep)
+            total = len(timesteps) - index_in(timesteps, timestep)
         if total is None and self.schedule.full_last:
             raise ValueError(
                 f"full_last={self.schedule.full_last} needs the number of steps: enable the pipeline instead of the "
@@ -316,18 +267,6 @@ class Session:
             self._notes[key] = text
             warnings.warn(f"relcache: {text}", stacklevel=2)
 
-    def _held_bytes(self) -> int:
-        assert self._request is not None
-        storages: dict[int, int] = {}
-        for branch in self._request.branches.values():
-            tensors = [
-                tensor for cell in branch.cells if cell.full_steps for tensor in self.forecaster.tensors(cell.state)
-            ]
-            for tensor in [*tensors, *(branch.signal.terms if branch.signal else ())]:
-                storage = tensor.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
-        return sum(storages.values())
-
     def _count(self, key: Any, work: Work) -> Flops | str:
         if key not in self._flops:
             self._paused = True
@@ -355,12 +294,6 @@ class Session:
             full_flops += work.calls * count.total
             flops += work.calls * count.total
             flops -= sum(times * count.modules[self.units[index].name] for index, times in work.skipped.items())
-        fallbacks = Counter(request.fallbacks)
-        if request.fallback_codes:
-            codes = torch.cat([code.flatten().to("cpu", torch.int64) for code in request.fallback_codes])
-            for code, reason in FALLBACKS.items():
-                if times := int((codes == code).sum()):
-                    fallbacks[reason] += times
         shared = self.schedule.needs_signal and request.batch > 1
         return Report(
             method=self.method,
@@ -376,23 +309,6 @@ class Session:
             flops=flops if countable and request.work else None,
             full_flops=full_flops if countable and request.work else None,
             cache_bytes=request.cache_bytes,
-            fallbacks=dict(fallbacks),
+            fallbacks=request.fallback_counts(),
             notes=notes,
         )
-
-
-def _index_in(timesteps: Tensor, timestep: Any) -> int:
-    """Place of a request's first timestep among the scheduler's, which is not 0 where a picture is only reworked.
-
-    Pipelines hand the scheduler's timesteps to the transformer as they are or divided by 1000; anything else counts as
-    the first.
-    """
-    first = float(timestep.max() if isinstance(timestep, Tensor) else timestep)
-    table = timesteps.detach().to("cpu", torch.float64)
-    near = []
-    for scaled in (first, first * 1000):
-        distance = (table - scaled).abs()
-        nearest = int(distance.argmin())
-        if distance[nearest] <= 5e-3 * max(1.0, abs(scaled)):
-            near.append(nearest)
-    return min(near, default=0)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 MOST_BRANCHES = 8
-MOST_DOUBTFUL_OPENINGS = 2
 
 
 class Seen(NamedTuple):
@@ -79,6 +78,16 @@ def _same_memory(left: Any, right: Any) -> bool:
     return left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
 
 
+def _stands_where(timestep: Any, past: Any) -> bool:
+    """Whether both are entries of tables of timesteps, of different ones, but at the same place."""
+    return (
+        _is_entry(timestep)
+        and _is_entry(past)
+        and not _same_memory(timestep, past)
+        and timestep.storage_offset() == past.storage_offset()
+    )
+
+
 class Placement(NamedTuple):
     """Where a call stands: whether it opens a request, whether it opens a step, and the name of its branch."""
 
@@ -97,7 +106,6 @@ class Tracker:
     def __init__(self, time_runs: int):
         self._time_runs = time_runs
         self._memory_runs: int | None = None  # whether time goes up (1) or down (-1) the table of timesteps
-        self._doubtful_openings = 0
         self._backwards_in_a_row = 0
         self.reset()
 
@@ -107,6 +115,7 @@ class Tracker:
         self._timestep: Seen | None = None
         self._snapshot: Any = None  # the timestep's content, which outlives changes in place
         self._request: Any = None
+        self._rows = 0
         self._served: set[str] = set()
         self._step = 0
 
@@ -116,7 +125,13 @@ class Tracker:
         return self._backwards_in_a_row >= 3
 
     def place(
-        self, timestep: Any, conditioning: list[Any], context: str | None, request: Any, total_steps: int | None
+        self,
+        timestep: Any,
+        conditioning: list[Any],
+        context: str | None,
+        rows: int,
+        request: Any,
+        total_steps: int | None,
     ) -> Placement:
         """Place a call.
 
@@ -125,11 +140,12 @@ class Tracker:
             conditioning: the arguments that tell guidance branches apart: the very tensors of an earlier call, else
                 their content.
             context: the branch's name, where the caller gives one; `conditioning` is then not looked at.
+            rows: size of the batch.
             request: an object that is replaced whenever a request begins (a pipeline's tensor of timesteps), or None.
             total_steps: number of steps of the present request, if it is known.
         """
         branch = context if context is not None else self._find_branch(conditioning)
-        opens_request, opens_step = self._compare(timestep, branch, request, total_steps)
+        opens_request, opens_step = self._compare(timestep, branch, rows, request, total_steps)
         if opens_request:
             self.reset()
         elif opens_step:
@@ -138,7 +154,7 @@ class Tracker:
         if branch is None or opens_request:
             branch = context if context is not None else self._add_branch(conditioning)
         self._served.add(branch)
-        self._timestep, self._request = see(timestep), request
+        self._timestep, self._request, self._rows = see(timestep), request, rows
         self._snapshot = timestep.clone() if isinstance(timestep, Tensor) else timestep
         return Placement(opens_request, opens_request or opens_step, branch)
 
@@ -160,15 +176,18 @@ class Tracker:
         self._branches.append((name, [see(value) for value in conditioning]))
         return name
 
-    def _compare(self, timestep: Any, branch: str | None, request: Any, total_steps: int | None) -> tuple[bool, bool]:
+    def _compare(
+        self, timestep: Any, branch: str | None, rows: int, request: Any, total_steps: int | None
+    ) -> tuple[bool, bool]:
         """Whether a call opens a request, and whether it opens a step."""
         if self._timestep is None or (self._request is not None and request is not self._request):
             return True, True
         served = branch in self._served
         if total_steps is not None and served and self._step + 1 >= total_steps:
             return True, True
-        if request is None and self._step == 0 and self._is_from_another_table(timestep):
-            return True, True
+        first_entry = request is None and self._step == 0 and _stands_where(timestep, self._timestep.value)
+        if first_entry and (served or rows != self._rows or difference(timestep, self._snapshot)):
+            return True, True  # of another table: a second loop, not a second branch of a loop that copies its table
         move = self._movement(timestep, served and request is not None)
         if move is None:
             return False, True
@@ -178,21 +197,6 @@ class Tracker:
         if move == 0 and served and self._step == 0 and request is None:
             return True, True  # a loop that was broken off in its first step has begun again
         return False, served or move > 0
-
-    def _is_from_another_table(self, timestep: Any) -> bool:
-        """Whether a loop over another table of timesteps has begun after only one step of the last.
-
-        A loop that makes its table anew in each step would look the same, so this is believed twice in a row at most.
-        """
-        assert self._timestep is not None
-        past = self._timestep.value
-        if not (_is_entry(timestep) and _is_entry(past)):
-            return False
-        if _same_memory(timestep, past):
-            self._doubtful_openings = 0
-            return False
-        self._doubtful_openings += 1
-        return self._doubtful_openings <= MOST_DOUBTFUL_OPENINGS
 
     def _movement(self, timestep: Any, same_request: bool) -> int | None:
         """1 where the timestep has moved on, 0 where it stands, -1 where it has gone back.
@@ -221,3 +225,20 @@ class Tracker:
         if memory and move:
             self._memory_runs = memory * move
         return move
+
+
+def index_in(timesteps: Tensor, timestep: Any) -> int:
+    """Place of a request's first timestep among the scheduler's, which is not 0 where a picture is only reworked.
+
+    Pipelines hand the scheduler's timesteps to the transformer as they are or divided by 1000; anything else counts as
+    the first.
+    """
+    first = float(timestep.max() if isinstance(timestep, Tensor) else timestep)
+    table = timesteps.detach().to("cpu", torch.float64)
+    near = []
+    for scaled in (first, first * 1000):
+        distance = (table - scaled).abs()
+        nearest = int(distance.argmin())
+        if distance[nearest] <= 5e-3 * max(1.0, abs(scaled)):
+            near.append(nearest)
+    return min(near, default=0)

@@ -1,0 +1,177 @@
+"""The commands as a user types them, on the shipped model with few samples and steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from relcache.bench.demo import choose, interval_for, targets_for
+from relcache.cli import app
+
+RUNNER = CliRunner()
+KEYS = {
+    "method", "order", "nfc_target", "nfc", "threshold", "tflops", "seconds", "psnr", "ssim", "accuracy", "frechet",
+}  # fmt: skip
+
+
+def run(*arguments: str) -> str:
+    """Output of a command that ends well."""
+    result = RUNNER.invoke(app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def demo(out: Path, *more: str) -> list[dict]:
+    run("demo", "--samples", "4", "--steps", "12", "--nfc", "5", "--calibration-samples", "2", "--out", str(out), *more)
+    return json.loads((out / "table.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo")
+    demo(out)
+    return out
+
+
+def test_demo_table(demo_folder: Path) -> None:
+    rows = json.loads((demo_folder / "table.json").read_text())
+    assert all(set(row) >= KEYS for row in rows)
+    assert [row["method"] for row in rows].count("full") == 1
+    full, *others = rows
+    assert full["method"] == "full"
+    assert full["nfc"] == 12
+    assert full["psnr"] is None
+    names = {(row["method"], row["order"]) for row in others}
+    assert names >= {("fora", 0), *((m, order) for m in ("taylorseer", "rfe", "rcs", "rfc") for order in (1, 2))}
+    for row in others:
+        assert row["nfc_target"] == 5
+        assert (row["threshold"] is not None) == (row["method"] in ("rcs", "rfc"))
+        assert row["threshold"] is not None or row["nfc"] == 5
+        assert 5 < row["psnr"] < 100
+        assert -1 < row["ssim"] < 1
+        assert 0 <= row["accuracy"] <= 1
+        assert row["frechet"] > 0
+        assert full["tflops"] * 5 / 12 < row["tflops"] < full["tflops"]
+
+
+def test_demo_files(demo_folder: Path) -> None:
+    table = (demo_folder / "table.md").read_text()
+    assert "| full |" in table
+    assert "| rfc | 2 |" in table
+    with Image.open(demo_folder / "sheet-nfc5.png") as sheet:
+        assert min(sheet.size) > 400
+        assert np.asarray(sheet.convert("L")).std() > 20  # pictures, not a blank page
+    assert not list(demo_folder.rglob("*.tmp"))
+
+
+def test_demo_goes_on_from_what_is_there(demo_folder: Path) -> None:
+    """A second run reads every picture; with one file gone it makes that one again, and the same."""
+    before = json.loads((demo_folder / "table.json").read_text())
+    files = {path: path.stat().st_mtime_ns for path in demo_folder.rglob("*.npz")}
+    removed = next(path for path in files if path.stem == "taylorseer-2-nfc5")
+    pictures = np.load(removed)["images"]
+    removed.unlink()
+    after = demo(demo_folder)
+    assert np.array_equal(np.load(removed)["images"], pictures)
+    assert all(path.stat().st_mtime_ns == time for path, time in files.items() if path != removed)
+    for row, other in zip(before, after, strict=True):
+        assert {k: v for k, v in row.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+
+
+def test_demo_of_chosen_methods(tmp_path: Path) -> None:
+    rows = demo(tmp_path, "--methods", "fora,rfe-2")
+    assert [(row["method"], row["order"]) for row in rows] == [("full", None), ("fora", 0), ("rfe", 2)]
+
+
+def test_damaged_results_are_named(tmp_path: Path) -> None:
+    demo(tmp_path, "--methods", "fora")
+    damaged = next(tmp_path.rglob("fora-nfc5.npz"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    arguments = ["demo", "--samples", "4", "--steps", "12", "--nfc", "5", "--calibration-samples", "2"]
+    result = RUNNER.invoke(app, [*arguments, "--methods", "fora", "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert f"{damaged.name} is damaged" in result.output.replace("\n", "")
+
+
+def test_sample_writes_pictures_and_report(tmp_path: Path) -> None:
+    output = run(
+        "sample", "--classes", "sneaker,8", "--method", "rfc:order=2,threshold=0.3", "--steps", "10", "--seed", "7",
+        "--out", str(tmp_path),
+    )  # fmt: skip
+    assert "full of 10" in output
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "000-sneaker-seed7.png", "001-bag-seed8.png", "sheet.png",
+    }  # fmt: skip
+    (report,) = json.loads((tmp_path / "report.json").read_text())
+    assert report["steps"] == 10
+    assert report["nfc"] == len(report["full_steps"]) < 10
+    with Image.open(tmp_path / "000-sneaker-seed7.png") as picture:
+        assert picture.size == (28, 28)
+
+
+def test_sample_finds_its_own_threshold(tmp_path: Path) -> None:
+    run("sample", "--classes", "1,2", "--nfc", "5", "--steps", "10", "--out", str(tmp_path))
+    (report,) = json.loads((tmp_path / "report.json").read_text())
+    assert 4 <= report["nfc"] <= 6
+
+
+def test_calibrate_prints_the_threshold(tmp_path: Path) -> None:
+    threshold = float(run("calibrate", "--nfc", "5", "--steps", "10", "--samples", "2").split()[-1])
+    run(
+        "sample", "--method", f"rfc:order=2,threshold={threshold}", "--steps", "10", "--classes", "0,1",
+        "--seed", "1000000", "--out", str(tmp_path),
+    )  # fmt: skip
+    (report,) = json.loads((tmp_path / "report.json").read_text())
+    assert report["nfc"] == 5  # the calibration's own seeds and classes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--methods", "rcf"], "unknown method 'rcf': did you mean 'r"),
+        (["demo", "--steps", "2"], "no more than the warm-up"),
+        (["demo", "--samples", "1"], "at least 2 samples"),
+        (["demo", "--nfc", "many"], "whole numbers with commas"),
+        (["sample", "--method", "rfc:treshold=1"], "did you mean 'threshold'"),
+        (["sample", "--method", "fora"], "fora needs interval"),
+        (["sample", "--method", "fora:interval=0"], "at least 1, got 0"),
+        (["sample", "--classes", "sneeker"], "unknown class 'sneeker'"),
+        (["sample", "--classes", "11"], "classes are 0 to 9"),
+        (["sample", "--steps", "1"], "fewer than the warm-up"),
+        (["sample", "--dtype", "float3"], "float32, bfloat16 or float16"),
+        (["sample", "--nfc", "60"], "between the warm-up, 2, and 50"),
+        (["calibrate", "--nfc", "5", "--method", "fora:interval=4"], "no threshold"),
+        (["calibrate", "--nfc", "1"], "between the warm-up"),
+    ],
+)
+def test_bad_options_are_one_clear_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    extra = ["--out", str(tmp_path)] if arguments[0] != "calibrate" else []
+    result = RUNNER.invoke(app, [*arguments, *extra])
+    assert result.exit_code == 1
+    assert message in result.output.replace("\n", " ")
+    assert "Traceback" not in result.output
+
+
+def test_folder_without_a_pipeline(tmp_path: Path) -> None:
+    result = RUNNER.invoke(app, ["sample", "--model", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "no model_index.json" in result.output.replace("\n", " ")
+
+
+def test_published_numbers_of_full_steps() -> None:
+    assert [interval_for(nfc, 50) for nfc in (14, 11, 10, 8, 7)] == [4, 5, 6, 7, 9]
+    assert interval_for(14, 50, phase=3) == 4
+    assert interval_for(8, 50, phase=3) == 8
+    assert interval_for(40, 50) is None
+    assert targets_for(50) == [14, 8, 7]
+    assert targets_for(12) == [3]
+
+
+def test_names_choose_one_order_or_all() -> None:
+    assert [entry.name for entry in choose("rfc,fora")] == ["rfc-1", "rfc-2", "fora"]
+    assert {entry.name for entry in choose("all")} > {entry.name for entry in choose(None)}

@@ -1,0 +1,93 @@
+"""The training scripts on a data set of a few made-up pictures: they run, resume, and export what they trained."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiTPipeline
+
+SCRIPTS = Path(__file__).parent.parent / "training"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder with four IDX files, two of them gzipped."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for stem, count in (("train", 40), ("t10k", 20)):
+        pictures = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        head = b"\x00\x00\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (count, 28, 28))
+        (folder / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + pictures.tobytes()))
+        head = b"\x00\x00\x08\x01" + count.to_bytes(4, "big")
+        (folder / f"{stem}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
+    return folder
+
+
+def train(data: Path, run: Path, export: Path, updates: int) -> str:
+    command = [
+        sys.executable, str(SCRIPTS / "train_dit.py"), "--data", str(data), "--run", str(run), "--export", str(export),
+        "--updates", str(updates), "--batch", "4", "--layers", "2", "--heads", "2", "--head-width", "8", "--no-compile",
+        "--checkpoint-every", "3",
+    ]  # fmt: skip
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_training_resumes_and_exports(data: Path, tmp_path: Path) -> None:
+    assert "stopped at update 4 of 4" in train(data, tmp_path / "run", tmp_path / "export", 4)
+    assert "resumed at update 4" in train(data, tmp_path / "run", tmp_path / "export", 6)
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert saved["update"] == 6
+
+    pipeline = DiTPipeline.from_pretrained(tmp_path / "export")
+    state = pipeline.transformer.state_dict()
+    average = saved["average"]
+    for block in range(2):  # the shared embedding stands in each block
+        for name, value in average.items():
+            if name.startswith("embedding."):
+                copy = state[f"transformer_blocks.{block}.norm1.emb.{name[len('embedding.') :]}"]
+                assert torch.equal(copy, value.half().float())
+    assert torch.equal(state["proj_out_2.weight"], average["transformer.proj_out_2.weight"].half().float())
+    assert state["proj_out_2.weight"].abs().sum() > 0  # it starts at zero
+    assert pipeline.labels["bag"] == 8
+    assert pipeline.scheduler.config.prediction_type == "epsilon"
+
+
+def test_idx_files(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import fashion_mnist
+
+    images, labels = fashion_mnist.load("train", data)
+    assert images.shape == (40, 1, 28, 28)
+    assert labels[:11].tolist() == [*range(10), 0]
+    with pytest.raises(FileNotFoundError, match="dataset-fashion-mnist, or give the folder"):
+        fashion_mnist.load("train", tmp_path)
+    broken = data / "train-labels-idx1-ubyte"
+    broken.write_bytes(broken.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"holds 35 bytes of data, its header announces \(40,\)"):
+        fashion_mnist.load("train", data)
+    broken.write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match="not an IDX file"):
+        fashion_mnist.load("train", data)
+
+
+def test_classifier_training(data: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, str(SCRIPTS / "train_classifier.py"), "--data", str(data), "--export", str(tmp_path / "out"),
+        "--epochs", "2", "--batch", "8",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    from relcache_models.classifier import Classifier
+
+    classifier = Classifier.from_pretrained(tmp_path / "out")
+    assert not classifier.training
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert 0 <= metrics["test_accuracy"] <= 1
