@@ -174,6 +174,24 @@ def test_a_shape_that_changes_is_computed_in_full(method: Method, model: DiTTran
     assert "too few full steps yet: full step" in handle.report().fallbacks
 
 
+def test_a_second_branch_whose_shape_changes_is_computed_in_full(model: DiTTransformer2DModel) -> None:
+    """The first branch has decided on a cached step; the second one's larger picture cannot be forecast."""
+    handle, plain = relcache.enable(model, FORA(6)), tiny_dit()
+    timesteps = timesteps_for(6)
+    with torch.no_grad():
+        for step, sample in enumerate(trajectory(6)):
+            time = timesteps[step].expand(2)
+            model(sample, timestep=time, class_labels=torch.tensor([3, 5]))
+            second = torch.randn(2, 4, 16, 16) if step >= 4 else sample
+            given = {"timestep": time, "class_labels": torch.tensor([1000, 1000])}
+            output = model(second, **given).sample
+            assert output.shape == second.shape
+            if step == 4:
+                assert torch.equal(output, plain(second, **given).sample)
+    assert handle.report().full_steps == [0, 1]
+    assert handle.report().fallbacks == {"module without history or of another shape: computed in full": 4}
+
+
 def test_a_dtype_that_changes_is_computed_in_full(model: DiTTransformer2DModel) -> None:
     handle = relcache.enable(model, FORA(6))
     timesteps = timesteps_for(6)

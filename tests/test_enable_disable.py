@@ -347,3 +347,17 @@ def test_the_handle_shows_what_it_is(pipeline: DiTPipeline) -> None:
     ]
     handle.disable()
     assert repr(handle).endswith("disabled>")
+
+
+def test_a_handle_kept_for_its_report_does_not_keep_the_model() -> None:
+    model = tiny_dit()
+    handle = relcache.enable(model, METHOD)
+    run_loop(model, steps=STEPS)
+    flops = handle.report().flops
+    handle.disable()
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
+    assert handle.report().nfc > 0
+    assert handle.report().flops == flops  # counted while the model was there

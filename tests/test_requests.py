@@ -208,6 +208,25 @@ def test_one_step_after_another(model: DiTTransformer2DModel) -> None:
     assert handle.report().steps == 1
 
 
+@every_method
+def test_going_on_after_an_error_begins_anew(method: Method) -> None:
+    """A caller that tries a broken call again finds nothing of the half step in the cache."""
+
+    def run(model: DiTTransformer2DModel, steps: range) -> list[torch.Tensor]:
+        samples, timesteps = trajectory(STEPS), timesteps_for(STEPS)
+        with torch.no_grad():
+            return [model(samples[i], timestep=timesteps[i].expand(2), class_labels=LABELS).sample for i in steps]
+
+    fresh, used = tiny_dit(), tiny_dit()
+    relcache.enable(fresh, method)
+    handle = relcache.enable(used, method)
+    run(used, range(1))
+    break_inside(used, BrokenOff, 1, lambda: run(used, range(1, 2)))
+    again, expected = run(used, range(1, STEPS)), run(fresh, range(1, STEPS))
+    assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
+    assert handle.report().steps == STEPS - 1
+
+
 def test_reset_begins_a_request(model: DiTTransformer2DModel) -> None:
     handle = relcache.enable(model, TaylorSeer(1, 4))
     run_loop(model, steps=STEPS)

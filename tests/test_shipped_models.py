@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel
 
+import relcache
 import relcache_models
 from relcache_models.classifier import Classifier
 
@@ -27,6 +28,7 @@ def test_names_and_folders() -> None:
 def test_sizes() -> None:
     assert size(MODEL) <= 24e6
     assert size(relcache_models.folder("classifier-fashion-mnist")) <= 2e6
+    assert size(Path(relcache.__file__).parent) < 1e6  # what the library's own wheel holds
     for name in relcache_models.names():
         assert (relcache_models.folder(name) / "README.md").stat().st_size > 500
 

@@ -39,7 +39,7 @@ class Handle:
     @property
     def units(self) -> list[str]:
         """Names of the cached modules, in the order in which they are computed."""
-        return [unit.name for unit in self._session.units]
+        return list(self._session.unit_names)
 
     def report(self) -> Report:
         """What the last request did; also after `disable`."""
@@ -67,7 +67,7 @@ class Handle:
 
     def __repr__(self) -> str:
         state = "enabled" if self.enabled else "disabled"
-        return f"<relcache {self.method} on {type(self._session.model).__name__}, {len(self.units)} modules, {state}>"
+        return f"<relcache {self.method} on {self._session.model_name}, {len(self.units)} modules, {state}>"
 
 
 def enable(
@@ -82,6 +82,10 @@ def enable(
     """Let a diffusers pipeline, or a bare transformer, skip work by `method`.
 
     Where relcache is enabled on the transformer already, the old handle is disabled first and the new one takes over.
+
+    Guidance branches that are called one by one are told apart by the pipeline's `cache_context`, else by the tensors of
+    their conditioning. One caveat: under `torch.inference_mode` a tensor does not show that it was overwritten, so give
+    each branch a tensor of its own there, or use `cache_context`.
 
     Args:
         model_or_pipe: a pipeline with a `transformer`, or the transformer itself.

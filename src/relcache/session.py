@@ -50,9 +50,14 @@ class Session:
         pipeline: Any = None,
         num_inference_steps: int | None = None,
     ):
-        self.model, self.spec, self.method = model, spec, method
+        # The model holds the session by its patched forwards; the session holds the model weakly, so that a handle kept
+        # for its report does not keep the weights.
+        self._model = weakref.ref(model)
+        self.model_name = type(model).__name__
+        self.spec, self.method = spec, method
         self.forecaster, self.schedule = forecaster, schedule
-        self.units = spec.units(model)
+        self._units = spec.units(model)
+        self.unit_names = [unit.name for unit in self._units]
         self._num_inference_steps = num_inference_steps
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
         self._signature = inspect.signature(type(model).forward)
@@ -73,12 +78,15 @@ class Session:
 
     def attach(self) -> None:
         """Swap the forwards of the model and of its modules."""
+        model = self._model()
+        assert model is not None
         self.attached = True
-        self._patch.swap(self.model, "forward", self._run_model)
-        for index, unit in enumerate(self.units):
+        self._patch.swap(model, "forward", self._run_model)
+        for index, unit in enumerate(self._units):
             self._patch.swap(unit.module, "forward", self._module_runner(index))
-        if hasattr(self.model, "cache_context"):
-            self._patch.swap(self.model, "cache_context", self._enter_context)
+        self._units = []
+        if hasattr(model, "cache_context"):
+            self._patch.swap(model, "cache_context", self._enter_context)
 
     def detach(self) -> None:
         """Put every forward back and drop the cache; the record of the last request stays. Twice is once."""
@@ -107,27 +115,29 @@ class Session:
     def _run_model(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._paused:
             return original(*args, **kwargs)
-        if self.model.training and torch.is_grad_enabled():
+        model = self._model()
+        assert model is not None
+        if model.training and torch.is_grad_enabled():
             raise RuntimeError(
                 "relcache is enabled on a model in training mode: cached steps have no gradients. "
                 "Call model.eval() to sample, or disable() on the handle to train"
             )
         try:
-            self._begin_call(args, kwargs)
+            self._begin_call(model, args, kwargs)
             output = original(*args, **kwargs)
         except BaseException:
             self._tracker.reset()  # half a step is in the cache: whatever comes next begins anew
-            self._branch = None
+            self._branch, self._updated = None, False
             raise
         self._end_call()
         return output
 
-    def _begin_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = self._signature.bind_partial(self.model, *args, **kwargs).arguments
+    def _begin_call(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = self._signature.bind_partial(model, *args, **kwargs).arguments
         timestep = given.get(self.spec.timestep)
         if timestep is None:
             raise ValueError(
-                f"{type(self.model).__name__} was called without its argument {self.spec.timestep!r}, by which "
+                f"{self.model_name} was called without its argument {self.spec.timestep!r}, by which "
                 "relcache tells one denoising step from the next"
             )
         conditioning = [given.get(name) for name in self.spec.conditioning]
@@ -142,7 +152,7 @@ class Session:
         if place.new_step:
             request.signal.append(None)
             self._full = None
-        self._branch = request.branches.setdefault(place.branch, Branch([Cell() for _ in self.units]))
+        self._branch = request.branches.setdefault(place.branch, Branch([Cell() for _ in self.unit_names]))
         forgotten = self._tracker.forget_oldest_branch()
         if forgotten is not None:
             request.branches.pop(forgotten, None)
@@ -209,7 +219,7 @@ class Session:
             output = original(*args, **kwargs)
             if not isinstance(output, Tensor):
                 raise TypeError(
-                    f"the spec of {self.spec.class_name} caches {self.units[index].name}, which returned "
+                    f"the spec of {self.spec.class_name} caches {self.unit_names[index]}, which returned "
                     f"{type(output).__name__}; a cached module returns one tensor"
                 )
             if cell.shape != shape:
@@ -269,10 +279,13 @@ class Session:
 
     def _count(self, key: Any, work: Work) -> Flops | str:
         if key not in self._flops:
+            model = self._model()
+            if model is None:
+                return "the model is gone"
             self._paused = True
             try:
                 args, kwargs = work.example
-                self._flops[key] = count_modules(self.model, [unit.name for unit in self.units], args, kwargs)
+                self._flops[key] = count_modules(model, self.unit_names, args, kwargs)
             except Exception as error:  # a forward that cannot run on the meta device: the report says so
                 self._flops[key] = f"{type(error).__name__}: {error}"
             finally:
@@ -293,12 +306,12 @@ class Session:
                 continue
             full_flops += work.calls * count.total
             flops += work.calls * count.total
-            flops -= sum(times * count.modules[self.units[index].name] for index, times in work.skipped.items())
+            flops -= sum(times * count.modules[self.unit_names[index]] for index, times in work.skipped.items())
         shared = self.schedule.needs_signal and request.batch > 1
         return Report(
             method=self.method,
-            model=type(self.model).__name__,
-            modules=len(self.units),
+            model=self.model_name,
+            modules=len(self.unit_names),
             steps=len(request.signal),
             nfc=len(request.full_steps),
             full_steps=list(request.full_steps),
