@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from relcache.bench.demo import choose, interval_for, targets_for
-from relcache.cli import app
+from relcache.cli import app, rich_table
 
 RUNNER = CliRunner()
 KEYS = {
@@ -73,12 +75,14 @@ def test_demo_goes_on_from_what_is_there(demo_folder: Path) -> None:
     """A second run reads every picture; with one file gone it makes that one again, and the same."""
     before = json.loads((demo_folder / "table.json").read_text())
     files = {path: path.stat().st_mtime_ns for path in demo_folder.rglob("*.npz")}
-    removed = next(path for path in files if path.stem == "taylorseer-2-nfc5")
-    pictures = np.load(removed)["images"]
-    removed.unlink()
+    removed = [path for path in files if path.stem in ("taylorseer-2-nfc5", "rfc-2-nfc5")]
+    pictures = [np.load(path)["images"] for path in removed]
+    for path in removed:
+        path.unlink()
     after = demo(demo_folder)
-    assert np.array_equal(np.load(removed)["images"], pictures)
-    assert all(path.stat().st_mtime_ns == time for path, time in files.items() if path != removed)
+    for path, images in zip(removed, pictures, strict=True):
+        assert np.array_equal(np.load(path)["images"], images)
+    assert all(path.stat().st_mtime_ns == time for path, time in files.items() if path not in removed)
     for row, other in zip(before, after, strict=True):
         assert {k: v for k, v in row.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
 
@@ -137,6 +141,13 @@ def test_calibrate_prints_the_threshold(tmp_path: Path) -> None:
         (["demo", "--steps", "2"], "no more than the warm-up"),
         (["demo", "--samples", "1"], "at least 2 samples"),
         (["demo", "--nfc", "many"], "whole numbers with commas"),
+        (["demo", "--nfc", "14,60"], "at most at 50, the steps; got 60"),
+        (["demo", "--nfc", "[/x]"], "got '[/x]'"),
+        (["sample", "--device", "abacus"], "the device 'abacus' cannot be used here"),
+        (["sample", "--method", "plan:full_steps=3"], "a list of step numbers, got 3"),
+        (["sample", "--method", 'plan:full_steps=[0,"a"]'], "at least 0, got 'a'"),
+        (["sample", "--method", "linear:interval=4,weight=abc"], "a finite number, got 'abc'"),
+        (["sample", "--method", "rfc:method=full"], "names two methods"),
         (["sample", "--method", "rfc:treshold=1"], "did you mean 'threshold'"),
         (["sample", "--method", "fora"], "fora needs interval"),
         (["sample", "--method", "fora:interval=0"], "at least 1, got 0"),
@@ -167,7 +178,7 @@ def test_published_numbers_of_full_steps() -> None:
     assert [interval_for(nfc, 50) for nfc in (14, 11, 10, 8, 7)] == [4, 5, 6, 7, 9]
     assert interval_for(14, 50, phase=3) == 4
     assert interval_for(8, 50, phase=3) == 8
-    assert interval_for(40, 50) is None
+    assert interval_for(40, 50) == 1  # every other step is full at 2: 26 of 50, and 40 lies nearer to all
     assert targets_for(50) == [14, 8, 7]
     assert targets_for(12) == [3]
 
@@ -175,3 +186,15 @@ def test_published_numbers_of_full_steps() -> None:
 def test_names_choose_one_order_or_all() -> None:
     assert [entry.name for entry in choose("rfc,fora")] == ["rfc-1", "rfc-2", "fora"]
     assert {entry.name for entry in choose("all")} > {entry.name for entry in choose(None)}
+
+
+def test_table_fits_a_narrow_terminal(demo_folder: Path) -> None:
+    """Nothing is cut off at 80 columns."""
+    rows = json.loads((demo_folder / "table.json").read_text())
+    rows[1] |= {"seconds": 123.4, "frechet": 12.345, "threshold": 0.2345, "nfc": 13.75, "tflops": 0.0352}
+    console = Console(width=80, file=io.StringIO())
+    console.print(rich_table(rows, "title"))
+    printed = console.file.getvalue()
+    assert "…" not in printed
+    assert "taylorseer-p3-1" in printed
+    assert "12.345" in printed

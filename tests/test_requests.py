@@ -14,6 +14,8 @@ from diffusers import DiTPipeline, DiTTransformer2DModel
 from tiny import (
     BrokenOff,
     DiTWithContext,
+    ddim,
+    noise_for,
     run_guided,
     run_loop,
     run_pipeline,
@@ -307,3 +309,48 @@ def test_a_request_that_begins_midway(start: int, scale: int, model: DiTTransfor
         loop_over(model, list(pipeline.scheduler.timesteps[start:] / scale))
         assert handle.report().steps == STEPS - start
         assert handle.report().full_steps == [0, 1, STEPS - start - 2, STEPS - start - 1]
+
+
+def test_offloaded_pipeline_caches_in_every_request() -> None:
+    """Offloading puts its own forward on the transformer after each request; caching goes on beneath it."""
+    pipeline = tiny_pipeline()
+    pipeline.enable_model_cpu_offload(device="cpu")
+    handle = relcache.enable(pipeline, FORA(4))
+    pictures = []
+    for steps in (12, 9):
+        pictures.append(run_pipeline(pipeline, [3, 5], steps))
+        assert handle.report().steps == steps
+        assert handle.report().full_steps == [step for step in (0, 1, 5, 9) if step < steps]
+    handle.disable()
+    assert not torch.equal(run_pipeline(pipeline, [3, 5], 12), pictures[0])
+
+
+def test_counting_flops_is_not_a_step(model: DiTTransformer2DModel) -> None:
+    """Before, in the middle of and after a request, on the enabled model itself."""
+    expected, expected_report = fresh_loop(METHODS[0])
+    handle = relcache.enable(model, METHODS[0])
+    inputs = {"timestep": torch.zeros(2), "class_labels": LABELS}
+    flops = [relcache.count_flops(model, torch.zeros(2, 4, 8, 8), **inputs)]
+
+    def denoise(step: int, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        if step == 5:
+            flops.append(relcache.count_flops(model, sample, **inputs))
+        return model(sample, timestep=timestep.expand(2), class_labels=LABELS).sample
+
+    picture = ddim(denoise, noise_for([0, 1]), STEPS)
+    flops.append(relcache.count_flops(model, torch.zeros(2, 4, 8, 8), **inputs))
+    assert torch.equal(picture, expected)
+    assert handle.report().full_steps == expected_report.full_steps
+    assert handle.report().full_flops == STEPS * flops[0]
+    assert len(set(flops)) == 1
+
+
+@pytest.mark.parametrize("steps", [5, 10, 20])
+@pytest.mark.parametrize("break_at", [1, 2, 3, 4])
+def test_a_shorter_loop_after_one_broken_off_early(steps: int, break_at: int) -> None:
+    """The second loop's first timestep may lie below the last one of the first."""
+    used, fresh = tiny_dit(), tiny_dit()
+    relcache.enable(used, TaylorSeer(2, 4))
+    relcache.enable(fresh, TaylorSeer(2, 4))
+    broken(BrokenOff, lambda: run_loop(used, LABELS, 50, break_at=break_at))
+    assert torch.equal(run_loop(used, LABELS, steps), run_loop(fresh, LABELS, steps))

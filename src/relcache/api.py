@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -83,9 +82,9 @@ def enable(
 
     Where relcache is enabled on the transformer already, the old handle is disabled first and the new one takes over.
 
-    Guidance branches that are called one by one are told apart by the pipeline's `cache_context`, else by the tensors of
-    their conditioning. One caveat: under `torch.inference_mode` a tensor does not show that it was overwritten, so give
-    each branch a tensor of its own there, or use `cache_context`.
+    Guidance branches that are called one by one are told apart by the pipeline's `cache_context`, else by the tensors
+    of their conditioning. One caveat: under `torch.inference_mode` a tensor does not show that it was overwritten, so
+    give each branch a tensor of its own there, or use `cache_context`.
 
     Args:
         model_or_pipe: a pipeline with a `transformer`, or the transformer itself.
@@ -117,11 +116,6 @@ def enable(
     session.attach()
     _sessions[model] = weakref.ref(session)
     return Handle(session)
-
-
-def known_models() -> Iterable[ModelSpec]:
-    """The transformer families that relcache knows."""
-    return SPECS
 
 
 def _method(method: Method | None, forecaster: Forecaster | None, schedule: Schedule | None) -> Method:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,16 +13,16 @@ import numpy as np
 import torch
 import typer
 from PIL import Image
-from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from relcache import __version__
 from relcache.bench import files
 from relcache.bench.calibration import calibrate as find_threshold
-from relcache.bench.demo import Demo, Settings, choose, targets_for
-from relcache.bench.pipelines import DEFAULT_MODEL, class_numbers, load_pipeline
+from relcache.bench.demo import WARMUP, Demo, Settings, choose, targets_for
+from relcache.bench.pipelines import DEFAULT_MODEL, class_numbers, load_pipeline, number_of_classes
 from relcache.bench.sampling import Sampler
 from relcache.figures.sheet import Row, draw_sheet
 from relcache.methods import Method, config_from_text, method_from_config, method_from_text
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True)
 
 Model = Annotated[str, typer.Option(help="A shipped model, a folder in diffusers' format, or a hub id.")]
@@ -45,18 +46,19 @@ DType = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
+def plain_errors(resumes: bool = False) -> Iterator[None]:
     """Errors that a user can mend, as a line instead of a traceback; exit status 1, and 130 for an interrupt."""
     try:
         yield
     except (ValueError, FileNotFoundError, OSError) as error:
-        errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     except torch.OutOfMemoryError as error:
         errors.print("[bold red]error:[/] out of memory; a smaller --batch or --dtype bfloat16 needs less")
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        errors.print("interrupted; what was finished is kept, and the same command goes on from there")
+        more = "; methods that were finished are kept, and the same command goes on from there" if resumes else ""
+        errors.print(f"interrupted{more}")
         raise typer.Exit(130) from error
 
 
@@ -91,9 +93,10 @@ def demo(
     Prints the table and writes table.json, table.md and one sheet per number of full steps. Run again with the same
     options, it goes on from the pictures that are there.
     """
-    with plain_errors():
+    with plain_errors(resumes=True):
         entries = choose(methods)
-        targets = _numbers(nfc) if nfc else targets_for(steps)
+        targets = _numbers(nfc, steps) if nfc else targets_for(steps)
+        out.mkdir(parents=True, exist_ok=True)
         settings = Settings(DEFAULT_MODEL, samples, steps, guidance, seed, batch, calibration_samples)
         sampler = Sampler(load_pipeline(DEFAULT_MODEL, device), steps, guidance, batch)
         with progress_bar() as bar:
@@ -137,7 +140,8 @@ def sample(
         labels = class_numbers(pipeline, classes.split(","))
         sampler = Sampler(pipeline, steps, guidance, batch)
         if nfc is not None:
-            chosen = chosen.with_threshold(find_threshold(sampler, chosen, nfc))
+            threshold = find_threshold(sampler, chosen, nfc, classes=number_of_classes(pipeline))
+            chosen = chosen.with_threshold(threshold)
         with progress_bar() as bar:
             task = bar.add_task(chosen.name, total=len(labels))
             result = sampler.run(
@@ -154,7 +158,7 @@ def sample(
         files.write_whole(out / "sheet.png", sheet)
         files.write_json(out / "report.json", [report.to_dict() for report in result.reports])
         for report in result.reports:
-            console.print(str(report), highlight=False, soft_wrap=True)
+            console.print(str(report), highlight=False, soft_wrap=True, markup=False)
         console.print(f"{len(labels)} pictures in {result.seconds:.1f} s, written to {out}")
 
 
@@ -175,14 +179,13 @@ def calibrate(
         chosen = _with_any_threshold(method)
         pipeline = load_pipeline(model, device, dtype)
         sampler = Sampler(pipeline, steps, guidance, batch)
-        classes = len(pipeline.labels) or pipeline.transformer.config.num_embeds_ada_norm
         found: list[tuple[float, float]] = []
 
         def tell(threshold: float, count: float) -> None:
             found.append((threshold, count))
             errors.print(f"threshold {threshold:<8g} {count:g} full steps")
 
-        threshold = find_threshold(sampler, chosen, nfc, samples, classes, tell=tell)
+        threshold = find_threshold(sampler, chosen, nfc, samples, number_of_classes(pipeline), tell=tell)
         reached = dict(found).get(threshold)
         if reached is not None and reached != nfc:
             errors.print(f"no threshold gave {nfc:g} full steps; the nearest gives {reached:g}")
@@ -199,9 +202,9 @@ def version() -> None:
 
 def rich_table(rows: list[dict[str, Any]], title: str) -> Table:
     """The demonstration's rows as a table for the terminal."""
-    table = Table(title=title, header_style="bold", box=box.SIMPLE, padding=(0, 1))
+    table = Table(title=title, header_style="bold", box=None, padding=(0, 1), pad_edge=False)
     columns = {
-        "full": ("nfc", ".2f"),
+        "full": ("nfc", ".4g"),
         "τ": ("threshold", ".3g"),
         "GFLOPs": ("gflops", ".1f"),
         "s": ("seconds", ".1f"),
@@ -226,14 +229,17 @@ def rich_table(rows: list[dict[str, Any]], title: str) -> Table:
     return table
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(text: str, steps: int) -> list[int]:
     try:
         numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < 1:
         raise ValueError(f"--nfc takes whole numbers with commas between them, such as 14,8,7; got {text!r}")
-    return numbers
+    for number in numbers:
+        if not WARMUP < number <= steps:
+            raise ValueError(f"--nfc lies above the warm-up, {WARMUP}, and at most at {steps}, the steps; got {number}")
+    return list(dict.fromkeys(numbers))
 
 
 def _with_any_threshold(text: str) -> Method:

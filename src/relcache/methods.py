@@ -178,6 +178,8 @@ def config_from_text(text: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"{part!r} in {text!r} is not of the form option=value")
+        if key.strip() == "method":
+            raise ValueError(f"{text!r} names two methods")
         try:
             config[key.strip()] = json.loads(value)
         except json.JSONDecodeError:

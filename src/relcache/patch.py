@@ -12,8 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 _ABSENT = object()
+UNPICKLABLE = (
+    "a model with relcache enabled cannot be pickled: call disable() on its handle first, or save its weights with "
+    "save_pretrained"
+)
 
 
 class Replacement:
@@ -36,17 +41,43 @@ class Replacement:
         return copy.deepcopy(self.original, memo)
 
     def __reduce__(self) -> Any:
-        raise TypeError(
-            "a model with relcache enabled cannot be pickled: call disable() on its handle first, or save its weights "
-            "with save_pretrained"
-        )
+        raise TypeError(UNPICKLABLE)
+
+
+class Hook:
+    """A forward hook that a copy of its module does not inherit."""
+
+    def __init__(self, call: Callable[..., None]):
+        self.call: Callable[..., None] | None = call
+
+    def __call__(self, *args: Any) -> None:
+        if self.call is not None:
+            self.call(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+        inert = Hook(lambda *args: None)
+        inert.call = None
+        return inert
+
+    def __reduce__(self) -> Any:
+        raise TypeError(UNPICKLABLE)
 
 
 class Patch:
-    """Attributes swapped on module instances, and the way back."""
+    """Attributes swapped and hooks registered on module instances, and the way back."""
 
     def __init__(self) -> None:
         self._swapped: list[tuple[nn.Module, Replacement, Any]] = []
+        self._hooks: list[RemovableHandle] = []
+
+    def watch(self, module: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
+        """Call `before(module, args, kwargs)` and `after(module, args, kwargs, output)` around `module`'s forward.
+
+        Where forward raises an Exception, `after` is called with the output None. These are torch's own hooks: they
+        hold whatever others put in the place of `module.forward`, as offloading does after each request.
+        """
+        self._hooks.append(module.register_forward_pre_hook(Hook(before), with_kwargs=True))
+        self._hooks.append(module.register_forward_hook(Hook(after), with_kwargs=True, always_call=True))
 
     def swap(self, module: nn.Module, attribute: str, call: Callable[..., Any]) -> None:
         """Let `module.attribute(...)` become `call(original, ...)`."""
@@ -60,6 +91,8 @@ class Patch:
 
         Where someone else has since wrapped a replacement, theirs stays, and ours passes every call through.
         """
+        while self._hooks:
+            self._hooks.pop().remove()
         while self._swapped:
             module, replacement, before = self._swapped.pop()
             replacement.call = None

@@ -11,7 +11,9 @@ class Report:
     """The last request of one handle.
 
     Attributes:
-        method: name of the method, with its options.
+        method: name of the method.
+        forecaster: the forecaster with its options.
+        schedule: the schedule with its options.
         model: class of the transformer.
         modules: number of cached modules.
         steps: denoising steps so far, however many branches each had.
@@ -29,6 +31,8 @@ class Report:
     """
 
     method: str
+    forecaster: str
+    schedule: str
     model: str
     modules: int
     steps: int
@@ -53,6 +57,8 @@ class Report:
             return f"{self.method} on {self.model}: no request yet"
         rows = [
             ("method", self.method),
+            ("forecaster", self.forecaster),
+            ("schedule", self.schedule),
             ("model", f"{self.model}, {self.modules} modules cached"),
             ("steps", f"{self.nfc} full of {self.steps}"),
             ("full steps", " ".join(map(str, self.full_steps))),

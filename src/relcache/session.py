@@ -77,11 +77,11 @@ class Session:
     # Attaching and detaching
 
     def attach(self) -> None:
-        """Swap the forwards of the model and of its modules."""
+        """Swap the modules' forwards and watch the model's."""
         model = self._model()
         assert model is not None
         self.attached = True
-        self._patch.swap(model, "forward", self._run_model)
+        self._patch.watch(model, self._before, self._after)
         for index, unit in enumerate(self._units):
             self._patch.swap(unit.module, "forward", self._module_runner(index))
         self._units = []
@@ -112,27 +112,43 @@ class Session:
 
     # One call of the transformer
 
-    def _run_model(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._paused:
-            return original(*args, **kwargs)
-        model = self._model()
-        assert model is not None
+    def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if self._paused or any(tensor.device.type == "meta" for tensor in tensors):
+            return  # a count of FLOPs, not a denoising step
         if model.training and torch.is_grad_enabled():
             raise RuntimeError(
                 "relcache is enabled on a model in training mode: cached steps have no gradients. "
                 "Call model.eval() to sample, or disable() on the handle to train"
             )
+        if self._branch is not None:  # the last call was interrupted, and its end never seen
+            self._abandon_call()
         try:
-            self._begin_call(model, args, kwargs)
-            output = original(*args, **kwargs)
+            self._begin_call(model, args, kwargs, tensors)
         except BaseException:
-            self._tracker.reset()  # half a step is in the cache: whatever comes next begins anew
-            self._branch, self._updated = None, False
+            self._abandon_call()
             raise
-        self._end_call()
-        return output
 
-    def _begin_call(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _after(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if self._branch is None:
+            return
+        if output is None:
+            self._abandon_call()
+            return
+        request = self._request
+        assert request is not None
+        if self._updated:
+            request.cache_bytes = max(request.cache_bytes, request.held_bytes(self.forecaster))
+        self._branch, self._updated = None, False
+
+    def _abandon_call(self) -> None:
+        """Half a step is in the cache: whatever comes next begins a request."""
+        self._tracker.reset()
+        self._branch, self._updated = None, False
+
+    def _begin_call(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+    ) -> None:
         given = self._signature.bind_partial(model, *args, **kwargs).arguments
         timestep = given.get(self.spec.timestep)
         if timestep is None:
@@ -143,7 +159,6 @@ class Session:
         conditioning = [given.get(name) for name in self.spec.conditioning]
         timesteps = self._scheduler_timesteps()
         known = self._request.total_steps if self._request else None
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         rows = tensors[0].shape[0] if tensors and tensors[0].ndim else 1
         place = self._tracker.place(timestep, conditioning, self._context, rows, timesteps, known)
         if place.new_request or self._request is None:
@@ -168,13 +183,6 @@ class Session:
             request.work[key] = Work(to_meta((tuple(args), dict(kwargs))))
         self._work = request.work[key]
         self._work.calls += 1
-
-    def _end_call(self) -> None:
-        request = self._request
-        assert request is not None
-        if self._updated:
-            request.cache_bytes = max(request.cache_bytes, request.held_bytes(self.forecaster))
-        self._branch, self._updated = None, False
 
     def _open_request(self, timestep: Any, timesteps: Tensor | None, batch: int) -> Request:
         total = self._num_inference_steps
@@ -310,6 +318,8 @@ class Session:
         shared = self.schedule.needs_signal and request.batch > 1
         return Report(
             method=self.method,
+            forecaster=str(self.forecaster),
+            schedule=str(self.schedule),
             model=self.model_name,
             modules=len(self.unit_names),
             steps=len(request.signal),

@@ -78,16 +78,6 @@ def _same_memory(left: Any, right: Any) -> bool:
     return left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
 
 
-def _stands_where(timestep: Any, past: Any) -> bool:
-    """Whether both are entries of tables of timesteps, of different ones, but at the same place."""
-    return (
-        _is_entry(timestep)
-        and _is_entry(past)
-        and not _same_memory(timestep, past)
-        and timestep.storage_offset() == past.storage_offset()
-    )
-
-
 class Placement(NamedTuple):
     """Where a call stands: whether it opens a request, whether it opens a step, and the name of its branch."""
 
@@ -185,9 +175,9 @@ class Tracker:
         served = branch in self._served
         if total_steps is not None and served and self._step + 1 >= total_steps:
             return True, True
-        first_entry = request is None and self._step == 0 and _stands_where(timestep, self._timestep.value)
-        if first_entry and (served or rows != self._rows or difference(timestep, self._snapshot)):
-            return True, True  # of another table: a second loop, not a second branch of a loop that copies its table
+        if request is None and self._is_another_loop(timestep, served, rows):
+            self._backwards_in_a_row = self._backwards_in_a_row + 1 if self._step == 0 else 0
+            return True, True
         move = self._movement(timestep, served and request is not None)
         if move is None:
             return False, True
@@ -197,6 +187,22 @@ class Tracker:
         if move == 0 and served and self._step == 0 and request is None:
             return True, True  # a loop that was broken off in its first step has begun again
         return False, served or move > 0
+
+    def _is_another_loop(self, timestep: Any, served: bool, rows: int) -> bool:
+        """Whether another table of timesteps shows that a loop was broken off and a second one has begun.
+
+        A loop that copies its table for each call goes on in the copy; a second loop begins before that place, or at
+        the same place with another timestep. Both stand at the first entry if the first loop made one step only: then
+        the same branch again, or another size of batch, tells.
+        """
+        assert self._timestep is not None
+        past = self._timestep.value
+        if not (_is_entry(timestep) and _is_entry(past)) or _same_memory(timestep, past):
+            return False
+        if timestep.storage_offset() != past.storage_offset():
+            return bool(timestep.storage_offset() < past.storage_offset())
+        first = self._step == 0 and (served or rows != self._rows)
+        return first or difference(timestep, self._snapshot) != 0
 
     def _movement(self, timestep: Any, same_request: bool) -> int | None:
         """1 where the timestep has moved on, 0 where it stands, -1 where it has gone back.

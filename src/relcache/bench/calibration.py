@@ -30,14 +30,13 @@ def calibrate(
     samples: int = 8,
     classes: int = 10,
     known: Calibration | None = None,
-    tolerance: float = 0.0,
     most: int = 12,
     tell: Callable[[float, float], None] = lambda threshold, nfc: None,
 ) -> float:
     """The threshold at which `method` has `nfc` full steps on average, by bisection on calibration seeds.
 
     The number of full steps falls in leaps as the threshold grows, so the nearest threshold found within `most` runs
-    is returned where none hits the number to within `tolerance`.
+    is returned where none hits the number.
 
     Args:
         sampler: how to sample.
@@ -46,7 +45,6 @@ def calibrate(
         samples: calibration samples, of all classes in turn.
         classes: number of classes.
         known: runs of the same method to start from; this search's runs are added to it.
-        tolerance: how far from `nfc` is near enough.
         most: runs at the most.
         tell: called after each run with its threshold and its mean number of full steps.
 
@@ -65,7 +63,7 @@ def calibrate(
     if not calibration.tried:
         calibration.tried[0.0] = float(sampler.steps)
     for _ in range(most):
-        if abs(calibration.tried[calibration.nearest(nfc)] - nfc) <= tolerance:
+        if calibration.tried[calibration.nearest(nfc)] == nfc:
             break
         threshold = _next(calibration.tried, nfc, threshold, warmup)
         if threshold in calibration.tried:

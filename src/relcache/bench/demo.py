@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import relcache
 import relcache_models
 from relcache.bench import files
 from relcache.bench.calibration import Calibration, calibrate
@@ -31,6 +32,7 @@ from relcache_models.classifier import Classifier
 WARMUP = 2
 STEPS = 50
 TARGETS = (14, 8, 7)  # full steps of 50, as in the paper's table for DiT-XL/2
+FIRST_THRESHOLD = 0.2
 CLASSIFIER = "classifier-fashion-mnist"
 
 
@@ -62,7 +64,7 @@ ENTRIES = [
     Entry("fora", 0, "interval", lambda interval: FORA(interval, WARMUP)),
     Entry("taylorseer", 1, "interval", lambda interval: TaylorSeer(1, interval, WARMUP)),
     Entry("taylorseer", 2, "interval", lambda interval: TaylorSeer(2, interval, WARMUP)),
-    Entry("taylorseer-phase3", 1, "interval", lambda interval: TaylorSeer(1, interval, WARMUP, phase=3), phase=3),
+    Entry("taylorseer-p3", 1, "interval", lambda interval: TaylorSeer(1, interval, WARMUP, phase=3), phase=3),
     Entry("rfe", 1, "interval", lambda interval: RFE(1, interval, WARMUP)),
     Entry("rfe", 2, "interval", lambda interval: RFE(2, interval, WARMUP)),
     Entry("rcs", 1, "threshold", lambda threshold: RCS(1, threshold, WARMUP)),
@@ -98,17 +100,18 @@ def choose(names: str | None) -> list[Entry]:
     return chosen
 
 
-def interval_for(nfc: int, steps: int, phase: int | None = None) -> int | None:
-    """The interval at which exactly `nfc` of `steps` steps are full, or None where no interval does that."""
-    for interval in range(1, steps + 1):
+def interval_for(nfc: int, steps: int, phase: int | None = None) -> int:
+    """The interval at which the number of full steps of `steps` is nearest to `nfc`; it cannot be any number."""
+
+    def full(interval: int) -> int:
         first = WARMUP - 1 + interval if phase is None else phase
-        if WARMUP + len(range(first, steps, interval)) == nfc:
-            return interval
-    return None
+        return WARMUP + len(range(first, steps, interval))
+
+    return min(range(1, steps + 1), key=lambda interval: abs(full(interval) - nfc))
 
 
 def targets_for(steps: int) -> list[int]:
-    """The default numbers of full steps: 14, 8 and 7 of 50, the same shares of other runs, above the warm-up."""
+    """The default numbers of full steps: 14, 8 and 7 of 50, about the same shares of other runs, above the warm-up."""
     return sorted({max(WARMUP + 1, round(nfc * steps / STEPS)) for nfc in TARGETS}, reverse=True)
 
 
@@ -162,6 +165,8 @@ class Demo:
         self.classifier = Classifier.from_pretrained(relcache_models.folder(CLASSIFIER))
         weights = self.sampler.pipeline.transformer.state_dict()
         digest = hashlib.sha256(json.dumps(asdict(self.settings), sort_keys=True).encode())
+        device = str(self.sampler.pipeline.device)
+        digest.update(f"{relcache.__version__} {torch.__version__} {device}".encode())
         digest.update(b"".join(np.float64(w.double().sum().item()).tobytes() for w in weights.values()))
         self.store = self.out / "runs" / digest.hexdigest()[:12]
 
@@ -169,14 +174,10 @@ class Demo:
         """Make every picture that is not there yet, and return the table's rows; writes table and sheets as well."""
         full = self._pictures("full", lambda: method_from_text("full"))
         rows = [self._row(full, full, "full", None, self.settings.steps)]
-        calibrations: dict[str, Calibration] = {}
         for nfc in targets:
             sheet = [Row("full compute", full["images"])]
             for entry in entries:
-                make = self._maker(entry, nfc, calibrations)
-                if make is None:
-                    continue
-                result = self._pictures(f"{entry.name}-nfc{nfc}", make)
+                result = self._pictures(f"{entry.name}-nfc{nfc}", self._maker(entry, nfc))
                 rows.append(self._row(result, full, entry.method, entry.order, nfc))
                 caption = f"{entry.name}\n{rows[-1]['psnr']:.1f} dB, {rows[-1]['nfc']:.4g} full"
                 sheet.append(Row(caption, result["images"]))
@@ -185,20 +186,24 @@ class Demo:
         self._write(rows)
         return rows
 
-    def _maker(self, entry: Entry, nfc: int, calibrations: dict[str, Calibration]) -> Callable[[], Method] | None:
-        """What builds the entry's method at `nfc` full steps; None where no interval gives that number."""
+    def _maker(self, entry: Entry, nfc: int) -> Callable[[], Method]:
+        """What builds the entry's method at `nfc` full steps."""
         if entry.scheduled == "interval":
-            interval = interval_for(nfc, self.settings.steps, entry.phase)
-            return None if interval is None else lambda: entry.make(interval)
+            return lambda: entry.make(interval_for(nfc, self.settings.steps, entry.phase))
 
         def make() -> Method:
-            known = calibrations.setdefault(entry.name, Calibration())
-            start = next((c.nearest(nfc) for c in reversed(calibrations.values()) if len(c.tried) > 1), 0.1)
+            path = self.store / f"{entry.name}-thresholds.json"
+            known = Calibration({row[0]: row[1] for row in json.loads(path.read_text())} if path.exists() else {})
+
+            def tell(threshold: float, found: float) -> None:
+                files.write_json(path, sorted(known.tried.items()))
+                self.announce(f"{entry.name}: τ = {threshold:g} gives {found:g} full steps", 0)
+
             self.announce(f"threshold of {entry.name} for {nfc} full steps", 0)
-            threshold = calibrate(
-                self.sampler, entry.make(start), nfc, self.settings.calibration_samples, known=known, most=7
+            samples = self.settings.calibration_samples
+            return entry.make(
+                calibrate(self.sampler, entry.make(FIRST_THRESHOLD), nfc, samples, known=known, most=7, tell=tell)
             )
-            return entry.make(threshold)
 
         return make
 
@@ -253,7 +258,8 @@ class Demo:
         head = (
             f"{self.settings.samples} samples of {self.settings.model}, {self.settings.steps} DDIM steps, guidance "
             f"{self.settings.guidance}, seeds from {self.settings.seed}, batches of {self.settings.batch}. Thresholds "
-            f"found on {self.settings.calibration_samples} other seeds.\n\n"
+            f"found on {self.settings.calibration_samples} other seeds. TFLOPs are per picture, seconds for all "
+            f"pictures on {self.sampler.pipeline.device} with {torch.get_num_threads()} threads.\n\n"
         )
         files.write_whole(self.out / "table.md", (head + files.markdown_table(rows, COLUMNS)).encode())
 

@@ -31,7 +31,13 @@ def load_pipeline(model: str = DEFAULT_MODEL, device: str = "auto", dtype: str =
     source: str | Path = relcache_models.folder(model) if model in relcache_models.names() else model
     if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
         raise ValueError(f"{source} holds no model_index.json, so it is not a pipeline folder of diffusers")
-    verbosity = logging.get_verbosity()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -43,12 +49,17 @@ def load_pipeline(model: str = DEFAULT_MODEL, device: str = "auto", dtype: str =
         ) from error
     finally:
         logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
     if not isinstance(pipeline, DiTPipeline):
         raise ValueError(f"{model} is a {type(pipeline).__name__}; this command samples class-conditional DiTPipelines")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def number_of_classes(pipeline: DiTPipeline) -> int:
+    """How many classes the pipeline has pictures of: those it has names for, else all of its transformer's."""
+    return max(pipeline.labels.values(), default=pipeline.transformer.config.num_embeds_ada_norm - 1) + 1
 
 
 def class_numbers(pipeline: DiTPipeline, names: list[str]) -> list[int]:
@@ -66,9 +77,7 @@ def class_numbers(pipeline: DiTPipeline, names: list[str]) -> list[int]:
             numbers.append(known[name.strip().lower()])
         else:
             raise ValueError(f"unknown class {name!r}; the model knows {', '.join(pipeline.labels) or 'numbers only'}")
-    most = pipeline.transformer.config.num_embeds_ada_norm
-    shown = max(known.values()) + 1 if known else most
     for number in numbers:
-        if number >= shown:
-            raise ValueError(f"unknown class {number}; the model's classes are 0 to {shown - 1}")
+        if number >= number_of_classes(pipeline):
+            raise ValueError(f"unknown class {number}; the model's classes are 0 to {number_of_classes(pipeline) - 1}")
     return numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,8 +37,8 @@ class Samples:
 
     @property
     def flops(self) -> float:
-        """Floating point operations per sample."""
-        return sum(report.flops or 0 for report in self.reports) / len(self.images)
+        """Floating point operations per sample; NaN if they could not be counted."""
+        return sum(math.nan if report.flops is None else report.flops for report in self.reports) / len(self.images)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Linear(LadderForecaster):
     name = "linear"
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.weight):
+        if not isinstance(self.weight, (int, float)) or not math.isfinite(self.weight):
             raise ValueError(f"the weight of Linear is a finite number, got {self.weight!r}")
 
     @property

@@ -61,7 +61,7 @@ class Relational(Forecaster):
     name = "relational"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.order, int) or self.order < 1:
+        if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order < 1:
             raise ValueError(
                 f"the order of Relational is a whole number of at least 1, got {self.order!r}: "
                 "without a difference there is no direction (Reuse is the forecaster of order 0)"

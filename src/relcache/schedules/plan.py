@@ -20,14 +20,17 @@ class Plan(Schedule):
     name = "plan"
 
     def __init__(self, full_steps: Iterable[int]) -> None:
-        object.__setattr__(self, "full_steps", tuple(sorted(full_steps)))
+        if not isinstance(full_steps, Iterable):
+            raise ValueError(f"a Plan takes a list of step numbers, got {full_steps!r}")
+        steps = list(full_steps)
+        for step in steps:
+            check_count("each full step of a Plan", step, 0)
+        object.__setattr__(self, "full_steps", tuple(sorted(steps)))
         self.__post_init__()
 
     def __post_init__(self) -> None:
         if not self.full_steps:
             raise ValueError("a Plan names at least one full step, got none")
-        for step in self.full_steps:
-            check_count("each full step of a Plan", step, 0)
         if len(set(self.full_steps)) < len(self.full_steps):
             raise ValueError(f"a Plan names each full step once, got {list(self.full_steps)}")
 
