@@ -40,7 +40,6 @@ class Timed(Forecaster):
 
     def __init__(self, inner: Forecaster):
         self.inner, self.seconds = inner, 0.0
-        self.name = inner.name
 
     @property
     def expansion(self) -> Expansion:

@@ -20,7 +20,7 @@ RANKS = {
     "flops": 2,
     "report": 2,
     "request": 2,
-    "tracker": 2,
+    "tracker": 1,
     "session": 3,
     "methods": 4,
     "api": 5,

@@ -14,17 +14,25 @@ from torch import Tensor
 
 from relcache.expansion import Ladder
 from relcache.forecasters.base import FALLBACKS, Forecaster
+from relcache.tracker import Seen, is_untouched
 
 Shape = tuple[torch.Size, torch.dtype, torch.device]
 
 
 @dataclass
 class Cell:
-    """State of one module in one branch: what the forecaster keeps, and from how many full steps."""
+    """State of one module in one branch: what the forecaster keeps, from how many full steps, and the last of them."""
 
     state: Any = None
     full_steps: int = 0
     shape: Shape | None = None
+    step: int = -1
+    output: Seen | None = None
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether nobody has changed the last output in place; then the cache would no longer hold what it cached."""
+        return self.output is None or is_untouched(self.output, self.output.value)
 
 
 @dataclass

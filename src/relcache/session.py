@@ -24,7 +24,7 @@ from relcache.patch import Patch
 from relcache.report import Report
 from relcache.request import Branch, Cell, Request, Work
 from relcache.schedules.base import Schedule
-from relcache.tracker import MOST_BRANCHES, Tracker, index_in
+from relcache.tracker import MOST_BRANCHES, Tracker, index_in, see
 
 
 class Session:
@@ -67,6 +67,7 @@ class Session:
         self._branch: Branch | None = None  # of the call in progress; None between calls
         self._work: Work | None = None
         self._full: bool | None = None  # decision of the present step; None until its first module asks
+        self._changed_in_place: set[int] = set()  # modules whose outputs others write into: these are copied
         self._updated = False  # whether the call in progress changed a cell
         self._paused = False
         self._flops: dict[Any, Flops | str] = {}
@@ -216,13 +217,16 @@ class Session:
             assert request is not None
             assert self._work is not None
             shape = (input.shape, input.dtype, input.device)
+            if not cell.is_intact:
+                self._changed_in_place.add(index)
+                branch.cells[index] = cell = Cell()
             if not self._full:
                 if cell.full_steps >= self.forecaster.full_steps_needed and cell.shape == shape:
                     forecast = self.forecaster.forecast(cell.state, request.step, input)
                     if forecast.fallback is not None:
                         request.fallback_codes.append(forecast.fallback)
                     self._work.skipped[index] += 1
-                    return forecast.output
+                    return forecast.output.clone() if index in self._changed_in_place else forecast.output
                 request.fallbacks["module without history or of another shape: computed in full"] += 1
             output = original(*args, **kwargs)
             if not isinstance(output, Tensor):
@@ -230,11 +234,19 @@ class Session:
                     f"the spec of {self.spec.class_name} caches {self.unit_names[index]}, which returned "
                     f"{type(output).__name__}; a cached module returns one tensor"
                 )
+            if cell.step == request.step:
+                raise TypeError(
+                    f"{self.unit_names[index]} was called twice in one forward; relcache caches modules that a forward "
+                    "calls once"
+                )
             if cell.shape != shape:
                 branch.cells[index] = cell = Cell(shape=shape)
                 branch.signal = None if index == 0 else branch.signal
-            cell.state = self.forecaster.update(cell.state, request.step, input, output.detach())
-            cell.full_steps += 1
+            kept = output.detach()
+            if index in self._changed_in_place:
+                kept = kept.clone()
+            cell.state = self.forecaster.update(cell.state, request.step, input, kept)
+            cell.full_steps, cell.step, cell.output = cell.full_steps + 1, request.step, see(kept)
             self._updated = True
             if index == 0 and self.schedule.needs_signal:
                 branch.signal = self.forecaster.expansion.extend(branch.signal, request.step, input)

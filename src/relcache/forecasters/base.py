@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -31,8 +31,6 @@ FALLBACKS = {1: "input unchanged: plain expansion", 2: "output unchanged: reuse"
 
 class Forecaster(ABC):
     """Estimates the output of a module from its last full steps and, if it wants to, from its present input."""
-
-    name: ClassVar[str]
 
     @property
     @abstractmethod

@@ -20,7 +20,6 @@ class Linear(LadderForecaster):
     """
 
     weight: float = 1.0
-    name = "linear"
 
     def __post_init__(self) -> None:
         if not isinstance(self.weight, (int, float)) or not math.isfinite(self.weight):

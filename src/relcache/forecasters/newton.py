@@ -19,7 +19,6 @@ class Newton(LadderForecaster):
     """
 
     order: int = 1
-    name = "newton"
 
     def __post_init__(self) -> None:
         Expansion(self.order)

@@ -58,7 +58,6 @@ class Relational(Forecaster):
     order: int = 1
     direction: Form = "taylor"
     norm: Norm = "sample"
-    name = "relational"
 
     def __post_init__(self) -> None:
         if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order < 1:

@@ -12,8 +12,6 @@ from relcache.forecasters.base import LadderForecaster
 class Reuse(LadderForecaster):
     """`O(t-k) = O(t)`. Source: FORA, arXiv 2407.01425."""
 
-    name = "reuse"
-
     @property
     def expansion(self) -> Expansion:
         return Expansion(0)

@@ -20,7 +20,6 @@ class Taylor(LadderForecaster):
     """
 
     order: int = 1
-    name = "taylor"
 
     def __post_init__(self) -> None:
         Expansion(self.order)

@@ -11,7 +11,5 @@ from relcache.schedules.base import Schedule
 class Always(Schedule):
     """Every step is full: the reference that the others are measured against, with the same report."""
 
-    name = "always"
-
     def wants_full(self, state: None, step: int, error: float | None) -> bool:
         return True

@@ -15,7 +15,6 @@ from torch import Tensor
 class Schedule(ABC):
     """Decides, step by step, which steps are full."""
 
-    name: ClassVar[str]
     needs_signal: ClassVar[bool] = False
     """Whether `wants_full` needs the error of the first module's predicted input at steps past the warm-up."""
     full_last: int = 0

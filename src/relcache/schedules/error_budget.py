@@ -44,7 +44,6 @@ class ErrorBudget(Schedule):
     norm: Norm = "sample"
     longest_gap: int | None = None
     full_last: int = 0
-    name = "error budget"
     needs_signal = True
 
     def __post_init__(self) -> None:

@@ -22,7 +22,6 @@ class Interval(Schedule):
     interval: int
     warmup: int = 2
     phase: int | None = None
-    name = "interval"
 
     def __post_init__(self) -> None:
         check_count("the interval of Interval", self.interval, 1)

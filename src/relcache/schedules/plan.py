@@ -17,7 +17,6 @@ class Plan(Schedule):
     """
 
     full_steps: tuple[int, ...]
-    name = "plan"
 
     def __init__(self, full_steps: Iterable[int]) -> None:
         if not isinstance(full_steps, Iterable):
