@@ -111,7 +111,7 @@ def test_a_poisoned_branch_leaves_the_other_alone(method: Method, poisoned: str)
             for cell in states:
                 for tensor in session.forecaster.tensors(cell.state):
                     if tensor.is_floating_point():
-                        tensor.fill_(1e3)
+                        tensor.data.fill_(1e3)  # unseen by the check for changes in place
 
         outputs.append(call_along(model, trajectory(STEPS), dict.fromkeys(order, range(STEPS)), after=spoil))
     clean, spoilt = outputs
