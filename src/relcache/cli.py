@@ -75,7 +75,7 @@ def progress_bar() -> Progress:
 
 @app.command()
 def demo(
-    samples: Annotated[int, typer.Option(help="Pictures per method.")] = 32,
+    samples: Annotated[int, typer.Option(help="Pictures per method.")] = 16,
     steps: Steps = 50,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for table, sheets and pictures.")] = Path("relcache-demo"),
@@ -85,7 +85,7 @@ def demo(
     nfc: Annotated[str | None, typer.Option(help="Comma-separated numbers of full steps; of 50 steps 14,8,7.")] = None,
     guidance: Guidance = 1.5,
     batch: Batch = 32,
-    calibration_samples: Annotated[int, typer.Option(min=1, help="Samples that thresholds are found on.")] = 8,
+    calibration_samples: Annotated[int, typer.Option(min=1, help="Samples that thresholds are found on.")] = 6,
     device: Device = "auto",
 ) -> None:
     """Sample the shipped model with every method at equal cost and compare with full compute.

@@ -120,12 +120,12 @@ class Settings:
     """What decides the pictures and thresholds of a demonstration; a folder of results belongs to one of these."""
 
     model: str
-    samples: int = 32
+    samples: int = 16
     steps: int = STEPS
     guidance: float = 1.5
     seed: int = 0
     batch: int = 32
-    calibration_samples: int = 8
+    calibration_samples: int = 6
 
     def __post_init__(self) -> None:
         if self.samples < 2:
