@@ -47,17 +47,15 @@ class Replacement:
 class Hook:
     """A forward hook that a copy of its module does not inherit."""
 
-    def __init__(self, call: Callable[..., None]):
-        self.call: Callable[..., None] | None = call
+    def __init__(self, call: Callable[..., None] | None):
+        self.call = call
 
     def __call__(self, *args: Any) -> None:
         if self.call is not None:
             self.call(*args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
-        inert = Hook(lambda *args: None)
-        inert.call = None
-        return inert
+        return Hook(None)
 
     def __reduce__(self) -> Any:
         raise TypeError(UNPICKLABLE)
