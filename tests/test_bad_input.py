@@ -121,7 +121,7 @@ def test_a_method_of_something_else() -> None:
 
 
 def test_a_model_without_a_spec() -> None:
-    with pytest.raises(ValueError, match=r"no spec for Linear; it knows .*DiTTransformer2DModel.*spec="):
+    with pytest.raises(ValueError, match=r"no spec for Linear; it knows \d+ transformers.*spec=.*relcache\.inspect"):
         relcache.enable(nn.Linear(2, 2), FORA(4))
 
 
@@ -157,7 +157,7 @@ def test_specs_that_make_no_sense() -> None:
 def test_a_module_that_returns_no_tensor(model: DiTTransformer2DModel) -> None:
     """A spec that names a module with several outputs cannot be served."""
     relcache.enable(model, FORA(4), spec=ModelSpec("DiTTransformer2DModel", ("transformer_blocks.*.norm1",)))
-    with pytest.raises(TypeError, match=r"transformer_blocks\.0\.norm1, which returned tuple"):
+    with pytest.raises(TypeError, match=r"transformer_blocks\.0\.norm1 returned tuple of Tensor.*joint"):
         run_loop(model)
 
 

@@ -107,11 +107,10 @@ def test_a_poisoned_branch_leaves_the_other_alone(method: Method, poisoned: str)
             if not poison or step != 5 or branch != "uncond":
                 return
             session = handle._session
-            states = list(session._request.branches.values())[order.index(poisoned)].cells
-            for cell in states:
-                for tensor in session.forecaster.tensors(cell.state):
-                    if tensor.is_floating_point():
-                        tensor.data.fill_(1e3)  # unseen by the check for changes in place
+            branch = list(session._request.branches.values())[order.index(poisoned)]
+            for tensor in branch.tensors(session.forecaster):
+                if tensor.is_floating_point():
+                    tensor.data.fill_(1e3)  # unseen by the check for changes in place
 
         outputs.append(call_along(model, trajectory(STEPS), dict.fromkeys(order, range(STEPS)), after=spoil))
     clean, spoilt = outputs

@@ -295,8 +295,7 @@ def test_disable_frees_the_cache(model: DiTTransformer2DModel) -> None:
     held = [
         weakref.ref(tensor)
         for branch in session._request.branches.values()
-        for cell in branch.cells
-        for tensor in session.forecaster.tensors(cell.state)
+        for tensor in branch.tensors(session.forecaster)
     ]
     assert held
     handle.disable()

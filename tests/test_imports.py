@@ -21,15 +21,16 @@ RANKS = {
     "report": 2,
     "request": 2,
     "tracker": 1,
-    "session": 3,
-    "methods": 4,
-    "api": 5,
-    "": 6,  # the package's own __init__: the public face
-    "figures": 7,
-    "metrics": 7,
-    "bench": 8,
-    "cli": 9,
-    "__main__": 10,
+    "runner": 3,
+    "session": 4,
+    "methods": 5,
+    "api": 6,
+    "": 7,  # the package's own __init__: the public face
+    "figures": 8,
+    "metrics": 8,
+    "bench": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 PIPELINES_ALLOWED = {"bench", "cli", "__main__"}
 

@@ -43,7 +43,7 @@ def test_dit_xl_has_56_modules(dit_xl: DiTTransformer2DModel) -> None:
         "transformer_blocks.1.attn1",
     ]
     assert units[-1].name == "transformer_blocks.27.ff"
-    assert all(unit.module is dit_xl.get_submodule(unit.name) for unit in units)
+    assert all(unit.modules == {unit.name: dit_xl.get_submodule(unit.name)} for unit in units)
 
 
 def test_published_flops_of_dit_xl(dit_xl: DiTTransformer2DModel) -> None:

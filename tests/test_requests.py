@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel
 from tiny import (
+    NULL_CLASS,
     BrokenOff,
     DiTWithContext,
     ddim,
@@ -354,3 +355,16 @@ def test_a_shorter_loop_after_one_broken_off_early(steps: int, break_at: int) ->
     relcache.enable(fresh, TaylorSeer(2, 4))
     broken(BrokenOff, lambda: run_loop(used, LABELS, 50, break_at=break_at))
     assert torch.equal(run_loop(used, LABELS, steps), run_loop(fresh, LABELS, steps))
+
+
+def test_a_piece_of_a_batch_of_timesteps_is_no_entry_of_a_table(model: DiTTransformer2DModel) -> None:
+    """A loop that makes one tensor of timesteps for both branches in each step, and gives each branch its piece."""
+    handle = relcache.enable(model, FORA(4))
+    labels = {0: torch.tensor([3, 5]), 1: torch.tensor([NULL_CLASS, NULL_CLASS])}
+    with torch.no_grad():
+        for step, sample in enumerate(trajectory(STEPS)):
+            timesteps = torch.full((4,), 900 - step)
+            for branch, label in labels.items():
+                model(sample, timestep=timesteps[2 * branch : 2 * branch + 2], class_labels=label)
+    assert handle.report().steps == STEPS
+    assert handle.report().full_steps == [0, 1, 5, 9]

@@ -4,7 +4,7 @@ from relcache.api import Handle, enable
 from relcache.flops import count_flops
 from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
 from relcache.methods import FORA, RCS, RFC, RFE, Method, TaylorSeer, method_from_config, method_from_text
-from relcache.models import ModelSpec
+from relcache.models import ModelSpec, Part, Size, joint, parallel
 from relcache.report import Report
 from relcache.schedules import Always, ErrorBudget, Interval, Plan, Schedule
 
@@ -24,15 +24,19 @@ __all__ = [
     "Method",
     "ModelSpec",
     "Newton",
+    "Part",
     "Plan",
     "Relational",
     "Report",
     "Reuse",
     "Schedule",
+    "Size",
     "Taylor",
     "TaylorSeer",
     "count_flops",
     "enable",
+    "joint",
     "method_from_config",
     "method_from_text",
+    "parallel",
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import weakref
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from relcache.forecasters import Forecaster
 from relcache.methods import Method
-from relcache.models import SPECS, ModelSpec, spec_for
+from relcache.models import SPECS, ModelSpec, Size, spec_for
 from relcache.report import Report
 from relcache.schedules import Schedule
 from relcache.session import Session
@@ -20,10 +21,10 @@ _sessions: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.
 
 
 class Handle:
-    """Caching that is enabled on one transformer. Also a context manager that disables it at its end."""
+    """Caching that is enabled on a pipeline or transformer. Also a context manager that disables it at its end."""
 
-    def __init__(self, session: Session):
-        self._session = session
+    def __init__(self, session: Session, pixels: Pixels | None = None):
+        self._session, self._pixels = session, pixels
 
     @property
     def enabled(self) -> bool:
@@ -37,7 +38,10 @@ class Handle:
 
     @property
     def units(self) -> list[str]:
-        """Names of the cached modules, in the order in which they are computed."""
+        """Names of the cached modules, in the order in which they are computed.
+
+        Modules that are skipped together are one: `single_transformer_blocks.0.proj_mlp+attn+proj_out`.
+        """
         return list(self._session.unit_names)
 
     def report(self) -> Report:
@@ -51,6 +55,43 @@ class Handle:
         as one that breaks off and starts again at a later timestep with the same conditioning tensors.
         """
         self._session.reset()
+
+    def estimate(
+        self,
+        height: int,
+        width: int,
+        frames: int = 1,
+        *,
+        batch: int = 1,
+        branches: int = 1,
+        text: int | None = None,
+    ) -> int:
+        """Bytes that the cache will hold in a request of this size. Nothing is computed and no memory taken.
+
+        Args:
+            height, width, frames: of the pictures, in pixels; of the latents, where a bare transformer was enabled.
+            batch: samples in one call of the transformer: twice the pictures where guidance doubles the batch.
+            branches: guidance branches that are called one by one.
+            text: tokens of text; by default as many as the family's pipeline gives.
+
+        Raises:
+            ValueError: the model's spec does not say how to call it.
+        """
+        latents = self._pixels.latents(height, width, frames) if self._pixels else (height, width, frames)
+        most = 0
+        for host in self._session.hosts:
+            model = host.model()
+            if host.spec.inputs is None:
+                raise ValueError(
+                    f"the spec of {host.model_name} does not say how to call it: give it inputs=, a function of the "
+                    "model's config and a relcache.Size"
+                )
+            size = Size(batch, *latents, host.spec.text if text is None else text)
+            with torch.device("meta"):
+                inputs = host.spec.inputs(getattr(model, "config", None), size)
+            request = self._session.dry_run(host, (), inputs, branches)
+            most = max(most, request.held_bytes(self._session.forecaster))
+        return most
 
     def disable(self) -> None:
         """Put the model's own forwards back and free the cache. A second call does nothing."""
@@ -100,22 +141,46 @@ def enable(
     chosen = _method(method, forecaster, schedule)
     if num_inference_steps is not None and (not isinstance(num_inference_steps, int) or num_inference_steps < 1):
         raise ValueError(f"num_inference_steps is a whole number of at least 1, got {num_inference_steps!r}")
-    model, pipeline = _transformer(model_or_pipe)
-    if getattr(model, "is_cache_enabled", False):
-        active = type(getattr(model, "_cache_config", None)).__name__
-        raise ValueError(
-            f"{type(model).__name__} already has a cache of diffusers active ({active}): call "
-            "transformer.disable_cache() first, two caches would skip each other's work"
-        )
-    if spec is None:
-        spec = spec_for(model, SPECS)
-    session = Session(model, spec, chosen.forecaster, chosen.schedule, chosen.name, pipeline, num_inference_steps)
-    previous = _sessions[model]() if model in _sessions else None
-    if previous is not None:
-        previous.detach()
+    models, pipeline = _transformers(model_or_pipe)
+    for model in models.values():
+        if getattr(model, "is_cache_enabled", False):
+            active = type(getattr(model, "_cache_config", None)).__name__
+            raise ValueError(
+                f"{type(model).__name__} already has a cache of diffusers active ({active}): call "
+                "transformer.disable_cache() first, two caches would skip each other's work"
+            )
+    hosts = [(name, model, spec or spec_for(model, SPECS)) for name, model in models.items()]
+    session = Session(hosts, chosen.forecaster, chosen.schedule, chosen.name, pipeline, num_inference_steps)
+    for model in models.values():
+        previous = _sessions[model]() if model in _sessions else None
+        if previous is not None:
+            previous.detach()
     session.attach()
-    _sessions[model] = weakref.ref(session)
-    return Handle(session)
+    for model in models.values():
+        _sessions[model] = weakref.ref(session)
+    return Handle(session, Pixels.of(pipeline) if pipeline is not None else None)
+
+
+class Pixels(NamedTuple):
+    """How many pixels a latent stands for: along height and width, and frames along time."""
+
+    spatial: int
+    temporal: int
+
+    @classmethod
+    def of(cls, pipeline: Any) -> Pixels:
+        """Read from the attributes that diffusers' pipelines have."""
+        spatial = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
+        temporal = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
+
+        def first(names: tuple[str, ...], default: int) -> int:
+            return next((int(value) for name in names if (value := getattr(pipeline, name, None))), default)
+
+        return cls(first(spatial, 8), first(temporal, 4))
+
+    def latents(self, height: int, width: int, frames: int) -> tuple[int, int, int]:
+        """Size of the latents; video autoencoders give the first frame a latent of its own."""
+        return height // self.spatial, width // self.spatial, (frames - 1) // self.temporal + 1
 
 
 def _method(method: Method | None, forecaster: Forecaster | None, schedule: Schedule | None) -> Method:
@@ -130,12 +195,16 @@ def _method(method: Method | None, forecaster: Forecaster | None, schedule: Sche
     return method
 
 
-def _transformer(model_or_pipe: Any) -> tuple[nn.Module, Any]:
+def _transformers(model_or_pipe: Any) -> tuple[dict[str, nn.Module], Any]:
+    """The transformers by their names in the pipeline, and the pipeline, None for a bare transformer."""
     if isinstance(model_or_pipe, nn.Module):
-        return model_or_pipe, None
-    transformer = getattr(model_or_pipe, "transformer", None)
-    if isinstance(transformer, nn.Module):
-        return transformer, model_or_pipe
+        return {"transformer": model_or_pipe}, None
+    components = getattr(model_or_pipe, "components", None)
+    components = components if isinstance(components, dict) else {}
+    named = {"transformer": getattr(model_or_pipe, "transformer", None), **components}
+    models = {name: value for name, value in named.items() if "transformer" in name and isinstance(value, nn.Module)}
+    if models:
+        return models, model_or_pipe
     reason = "it has a UNet, not a transformer" if getattr(model_or_pipe, "unet", None) is not None else (
         "it has no transformer"
     )  # fmt: skip

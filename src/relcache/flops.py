@@ -30,6 +30,11 @@ def to_meta(value: Any) -> Any:
     return tree_map_only(Tensor, lambda tensor: torch.empty_like(tensor, device="meta"), value)
 
 
+def meta_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of `model` on the meta device, by name."""
+    return {name: to_meta(value) for name, value in [*model.named_parameters(), *model.named_buffers()]}
+
+
 class _NoAttention(TorchFunctionMode):
     """Leaves out attention products: on the meta device they would be counted as plain matrix products."""
 
@@ -45,7 +50,7 @@ def count_modules(
     model: nn.Module, names: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any], attention: bool = True
 ) -> Flops:
     """FLOPs of `model(*args, **kwargs)` and of its modules `names`, attention products counted if `attention`."""
-    weights = {name: to_meta(value) for name, value in [*model.named_parameters(), *model.named_buffers()]}
+    weights = meta_weights(model)
     with torch.no_grad(), FlopCounterMode(display=False) as counter, nullcontext() if attention else _NoAttention():
         functional_call(model, weights, to_meta(tuple(args)), to_meta(kwargs))
     counts = counter.get_flop_counts()

@@ -6,6 +6,7 @@ Knows forecasters by their base class only; decides nothing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,37 +17,72 @@ from relcache.expansion import Ladder
 from relcache.forecasters.base import FALLBACKS, Forecaster
 from relcache.tracker import Seen, is_untouched
 
-Shape = tuple[torch.Size, torch.dtype, torch.device]
+Shape = tuple[tuple[torch.Size, torch.dtype, torch.device] | None, ...]
+
+
+def shape_of(inputs: list[Tensor | None]) -> Shape:
+    """What must stay the same for a forecast to fit: shape, dtype and device of each stream's input."""
+    return tuple(None if input is None else (input.shape, input.dtype, input.device) for input in inputs)
+
+
+@dataclass
+class Stream:
+    """One output of a unit: the place of its input among the unit's, the forecaster's state, the last full output."""
+
+    source: int
+    state: Any = None
+    output: Seen | None = None
 
 
 @dataclass
 class Cell:
-    """State of one module in one branch: what the forecaster keeps, from how many full steps, and the last of them."""
+    """State of one unit in one branch.
 
-    state: Any = None
-    full_steps: int = 0
+    Attributes:
+        shape: of the inputs that the cell was filled from.
+        full_steps: how many full steps it has seen.
+        step: the last of them.
+        streams: one for each output that is a tensor.
+        form: how the outputs are returned: None for one tensor by itself, else for each entry of the tuple the place
+            of its stream, or None for an entry that is None.
+        empties: of a parallel unit, what each entry returns on a cached step: its features with no tokens.
+    """
+
     shape: Shape | None = None
+    full_steps: int = 0
     step: int = -1
-    output: Seen | None = None
+    streams: list[Stream] = field(default_factory=list)
+    form: list[int | None] | None = None
+    empties: dict[int, Any] = field(default_factory=dict)
 
     @property
     def is_intact(self) -> bool:
-        """Whether nobody has changed the last output in place; then the cache would no longer hold what it cached."""
-        return self.output is None or is_untouched(self.output, self.output.value)
+        """Whether nobody has changed the last outputs in place; then the cache would not hold what it cached."""
+        return all(stream.output is None or is_untouched(stream.output, stream.output.value) for stream in self.streams)
 
 
 @dataclass
 class Branch:
-    """State of one guidance branch: a cell per module, and the ladder of the first module's input."""
+    """State of one guidance branch: a cell per unit, the ladder of the first unit's input, the model last called."""
 
     cells: list[Cell]
     signal: Ladder | None = None
+    host: int | None = None
+
+    def tensors(self, forecaster: Forecaster) -> Iterator[Tensor]:
+        """The tensors that the branch keeps alive."""
+        for cell in self.cells:
+            for stream in cell.streams:
+                yield from forecaster.tensors(stream.state)
+        yield from self.signal.terms if self.signal else ()
 
 
 @dataclass
 class Work:
-    """Calls of one input shape: how many, an example of the arguments on the meta device, and the skipped modules."""
+    """Calls of one model with inputs of one shape: how many, an example of the arguments on the meta device, and how
+    often each unit was skipped."""
 
+    host: int
     example: tuple[tuple[Any, ...], dict[str, Any]]
     calls: int = 0
     skipped: Counter[int] = field(default_factory=Counter)
@@ -75,10 +111,9 @@ class Request:
         """Bytes that the cache holds now; memory that several tensors share counts once."""
         storages: dict[int, int] = {}
         for branch in self.branches.values():
-            tensors = [tensor for cell in branch.cells if cell.full_steps for tensor in forecaster.tensors(cell.state)]
-            for tensor in [*tensors, *(branch.signal.terms if branch.signal else ())]:
+            for tensor in branch.tensors(forecaster):
                 storage = tensor.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
+                storages[storage._cdata] = storage.nbytes()
         return sum(storages.values())
 
     def fallback_counts(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Joins what, when and where: counts steps, keeps branches apart, asks the schedule, calls the forecaster, records.
 
-One session belongs to one enabled transformer. It knows forecasters, schedules and specs by their base classes only.
+One session belongs to one enabled pipeline, and to each transformer in it. It knows forecasters, schedules and specs by
+their base classes only.
 """
 
 from __future__ import annotations
@@ -9,90 +10,142 @@ import inspect
 import math
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
 
 from relcache.expansion import Ladder, sum_absolute, weighted_sum
-from relcache.flops import Flops, count_modules, to_meta
+from relcache.flops import Flops, count_modules, meta_weights, to_meta
 from relcache.forecasters.base import Forecaster
-from relcache.models.base import ModelSpec
+from relcache.models.base import ModelSpec, from_rows, to_rows
 from relcache.patch import Patch
 from relcache.report import Report
-from relcache.request import Branch, Cell, Request, Work
+from relcache.request import Branch, Cell, Request, Stream, Work, shape_of
+from relcache.runner import Runner, Visit
 from relcache.schedules.base import Schedule
 from relcache.tracker import MOST_BRANCHES, Tracker, index_in, see
 
 
+class Host:
+    """One transformer of a session: its spec, its units, and the patches on it.
+
+    The model holds the session by its patched forwards; the session holds the model weakly, so that a handle kept for
+    its report does not keep the weights.
+    """
+
+    def __init__(self, name: str, model: nn.Module, spec: ModelSpec, place: int, first_unit: int):
+        self.model = weakref.ref(model)
+        self.name, self.spec, self.place, self.first_unit = name, spec, place, first_unit
+        self.model_name = type(model).__name__
+        units = spec.units(model)
+        self.unit_names = [unit.name for unit in units]
+        self.parts = [unit.part for unit in units]
+        self.unit_modules = [list(unit.modules) for unit in units]
+        self.signature = inspect.signature(type(model).forward)
+        self.sample = spec.sample or list(self.signature.parameters)[1]
+        self.watch, self.swaps = Patch(), Patch()
+        self._patched: list[tuple[list[str], int]] = []
+
+    @property
+    def units(self) -> range:
+        """Places of the host's units among the session's."""
+        return range(self.first_unit, self.first_unit + len(self.unit_names))
+
+    def swap_units(self, session: Session, model: nn.Module) -> None:
+        """Stand in for the forwards of the modules of all units."""
+        units = self.spec.units(model)
+        for index, unit in zip(self.units, units, strict=True):
+            Runner(session, index, unit).attach(self.swaps, unit)
+        self._patched = [(name.split("."), id(module)) for unit in units for name, module in unit.modules.items()]
+
+    def is_replaced(self, model: nn.Module) -> bool:
+        """Whether a patched module is no longer the one that the model calls, as after loading or unloading a LoRA."""
+        for path, identity in self._patched:
+            module: Any = model
+            for name in path:
+                module = module._modules.get(name)
+                if module is None:
+                    return True
+            if id(module) != identity:
+                return True
+        return False
+
+
 class Session:
-    """Caching on one transformer.
+    """Caching on the transformers of one pipeline.
 
     Args:
-        model: the transformer.
-        spec: where its modules are.
-        forecaster: what a skipped module returns.
+        models: the transformers by their names in the pipeline, each with its spec. They share one clock: an expert
+            that takes over in the middle goes on with the steps of the other.
+        forecaster: what a skipped unit returns.
         schedule: when a step is computed in full.
         method: the name that the report shows.
-        pipeline: the diffusers pipeline that the transformer belongs to, if it is known; kept weakly.
+        pipeline: the diffusers pipeline that the transformers belong to, if it is known; kept weakly.
         num_inference_steps: steps of each request, where no pipeline tells.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        spec: ModelSpec,
+        models: Sequence[tuple[str, nn.Module, ModelSpec]],
         forecaster: Forecaster,
         schedule: Schedule,
         method: str,
         pipeline: Any = None,
         num_inference_steps: int | None = None,
     ):
-        # The model holds the session by its patched forwards; the session holds the model weakly, so that a handle kept
-        # for its report does not keep the weights.
-        self._model = weakref.ref(model)
-        self.model_name = type(model).__name__
-        self.spec, self.method = spec, method
+        self.hosts: list[Host] = []
+        self.unit_names: list[str] = []
+        for place, (name, model, spec) in enumerate(models):
+            host = Host(name, model, spec, place, len(self.unit_names))
+            prefix = f"{name}." if len(models) > 1 else ""
+            self.unit_names += [prefix + unit for unit in host.unit_names]
+            self.hosts.append(host)
+        self.model_name = " and ".join(dict.fromkeys(host.model_name for host in self.hosts))
+        self.method = method
         self.forecaster, self.schedule = forecaster, schedule
-        self._units = spec.units(model)
-        self.unit_names = [unit.name for unit in self._units]
+        self._parts = [part for host in self.hosts for part in host.parts]
+        self._first_units = {host.first_unit for host in self.hosts}
         self._num_inference_steps = num_inference_steps
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
-        self._signature = inspect.signature(type(model).forward)
-        self._tracker = Tracker(spec.time_runs)
+        self._tracker = Tracker(self.hosts[0].spec.time_runs)
         self._context: str | None = None
         self._request: Request | None = None
         self._branch: Branch | None = None  # of the call in progress; None between calls
+        self._rows = 1  # samples in it
         self._work: Work | None = None
-        self._full: bool | None = None  # decision of the present step; None until its first module asks
-        self._changed_in_place: set[int] = set()  # modules whose outputs others write into: these are copied
+        self._full: bool | None = None  # decision of the present step; None until its first unit asks
+        self._changed_in_place: set[int] = set()  # units whose outputs others write into: these are copied
         self._updated = False  # whether the call in progress changed a cell
         self._paused = False
         self._flops: dict[Any, Flops | str] = {}
         self._notes: dict[str, str] = {}
-        self._patch = Patch()
         self.attached = False
 
     # Attaching and detaching
 
     def attach(self) -> None:
-        """Swap the modules' forwards and watch the model's."""
-        model = self._model()
-        assert model is not None
+        """Swap the units' forwards and watch the models'."""
         self.attached = True
-        self._patch.watch(model, self._before, self._after)
-        for index, unit in enumerate(self._units):
-            self._patch.swap(unit.module, "forward", self._module_runner(index))
-        self._units = []
-        if hasattr(model, "cache_context"):
-            self._patch.swap(model, "cache_context", self._enter_context)
+        for host in self.hosts:
+            model = host.model()
+            assert model is not None
+            host.watch.watch(model, partial(self._before, host), self._after)
+            if hasattr(model, "cache_context"):
+                host.watch.swap(model, "cache_context", self._enter_context)
+            host.swap_units(self, model)
 
     def detach(self) -> None:
         """Put every forward back and drop the cache; the record of the last request stays. Twice is once."""
         self.attached = False
-        self._patch.restore()
+        for host in self.hosts:
+            host.swaps.restore()
+            host.watch.restore()
         self._tracker.reset()
         if self._request is not None:
             self._request.branches = {name: Branch([]) for name in self._request.branches}
@@ -111,10 +164,10 @@ class Session:
         finally:
             self._context = outer
 
-    # One call of the transformer
+    # One call of a transformer
 
-    def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    def _before(self, host: Host, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         if self._paused or any(tensor.device.type == "meta" for tensor in tensors):
             return  # a count of FLOPs, not a denoising step
         if model.training and torch.is_grad_enabled():
@@ -124,8 +177,13 @@ class Session:
             )
         if self._branch is not None:  # the last call was interrupted, and its end never seen
             self._abandon_call()
+        if host.is_replaced(model):
+            host.swaps.restore()
+            host.swap_units(self, model)
+            self._flops.clear()
+            self._abandon_call()
         try:
-            self._begin_call(model, args, kwargs, tensors)
+            self._begin_call(host, model, args, kwargs, tensors)
         except BaseException:
             self._abandon_call()
             raise
@@ -148,19 +206,19 @@ class Session:
         self._branch, self._updated = None, False
 
     def _begin_call(
-        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+        self, host: Host, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
     ) -> None:
-        given = self._signature.bind_partial(model, *args, **kwargs).arguments
-        timestep = given.get(self.spec.timestep)
+        given = host.signature.bind_partial(model, *args, **kwargs).arguments
+        timestep = given.get(host.spec.timestep)
         if timestep is None:
             raise ValueError(
-                f"{self.model_name} was called without its argument {self.spec.timestep!r}, by which "
+                f"{host.model_name} was called without its argument {host.spec.timestep!r}, by which "
                 "relcache tells one denoising step from the next"
             )
-        conditioning = [given.get(name) for name in self.spec.conditioning]
+        conditioning = tree_leaves([given.get(name) for name in host.spec.conditioning])
         timesteps = self._scheduler_timesteps()
         known = self._request.total_steps if self._request else None
-        rows = tensors[0].shape[0] if tensors and tensors[0].ndim else 1
+        rows = _rows(given.get(host.sample))
         place = self._tracker.place(timestep, conditioning, self._context, rows, timesteps, known)
         if place.new_request or self._request is None:
             self._request = self._open_request(timestep, timesteps, rows)
@@ -168,7 +226,7 @@ class Session:
         if place.new_step:
             request.signal.append(None)
             self._full = None
-        self._branch = request.branches.setdefault(place.branch, Branch([Cell() for _ in self.unit_names]))
+        self._open_branch(host, place.branch, rows)
         forgotten = self._tracker.forget_oldest_branch()
         if forgotten is not None:
             request.branches.pop(forgotten, None)
@@ -179,11 +237,22 @@ class Session:
             )
         if self._tracker.runs_backwards:
             self._note_once("backwards", "the timesteps run the wrong way, so every step is computed in full")
-        key = tuple((tuple(value.shape), value.dtype) for value in tensors)
+        key = (host.place, *((tuple(value.shape), value.dtype) for value in tensors))
         if key not in request.work:
-            request.work[key] = Work(to_meta((tuple(args), dict(kwargs))))
+            request.work[key] = Work(host.place, to_meta((tuple(args), dict(kwargs))))
         self._work = request.work[key]
         self._work.calls += 1
+
+    def _open_branch(self, host: Host, name: str, rows: int) -> None:
+        """Let the units act on the branch `name`; what it holds of another model, which has taken over, is dropped."""
+        request = self._request
+        assert request is not None
+        branch = request.branches.setdefault(name, Branch([Cell() for _ in self.unit_names]))
+        if branch.host != host.place:
+            if branch.host is not None:
+                branch.cells, branch.signal = [Cell() for _ in self.unit_names], None
+            branch.host = host.place
+        self._branch, self._rows = branch, rows
 
     def _open_request(self, timestep: Any, timesteps: Tensor | None, batch: int) -> Request:
         total = self._num_inference_steps
@@ -203,69 +272,102 @@ class Session:
         timesteps = getattr(getattr(pipeline, "scheduler", None), "timesteps", None)
         return timesteps if isinstance(timesteps, Tensor) else None
 
-    # One module of the transformer
+    # One unit of a transformer: what its runner asks
 
-    def _module_runner(self, index: int) -> Callable[..., Any]:
-        def run(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            branch = self._branch
-            if branch is None or self._paused:
-                return original(*args, **kwargs)
-            input = (args[0] if args else kwargs["hidden_states"]).detach()
-            if self._full is None:
-                self._full = self._decide(index, branch, input)
-            request, cell = self._request, branch.cells[index]
-            assert request is not None
-            assert self._work is not None
-            shape = (input.shape, input.dtype, input.device)
-            if not cell.is_intact:
-                self._changed_in_place.add(index)
-                branch.cells[index] = cell = Cell()
-            if not self._full:
-                if cell.full_steps >= self.forecaster.full_steps_needed and cell.shape == shape:
-                    forecast = self.forecaster.forecast(cell.state, request.step, input)
-                    if forecast.fallback is not None:
-                        request.fallback_codes.append(forecast.fallback)
-                    self._work.skipped[index] += 1
-                    return forecast.output.clone() if index in self._changed_in_place else forecast.output
-                request.fallbacks["module without history or of another shape: computed in full"] += 1
-            output = original(*args, **kwargs)
-            if not isinstance(output, Tensor):
-                raise TypeError(
-                    f"the spec of {self.spec.class_name} caches {self.unit_names[index]}, which returned "
-                    f"{type(output).__name__}; a cached module returns one tensor"
-                )
-            if cell.step == request.step:
-                raise TypeError(
-                    f"{self.unit_names[index]} was called twice in one forward; relcache caches modules that a forward "
-                    "calls once"
-                )
-            if cell.shape != shape:
-                branch.cells[index] = cell = Cell(shape=shape)
-                branch.signal = None if index == 0 else branch.signal
-            kept = output.detach()
-            if index in self._changed_in_place:
-                kept = kept.clone()
-            cell.state = self.forecaster.update(cell.state, request.step, input, kept)
-            cell.full_steps, cell.step, cell.output = cell.full_steps + 1, request.step, see(kept)
-            self._updated = True
-            if index == 0 and self.schedule.needs_signal:
-                branch.signal = self.forecaster.expansion.extend(branch.signal, request.step, input)
-            return output
+    @property
+    def is_active(self) -> bool:
+        """Whether a call is in progress that is to be cached."""
+        return self._branch is not None and not self._paused
 
-        return run
+    def visit(self, index: int, inputs: list[Tensor | None]) -> Visit:
+        """Whether the unit `index`, given `inputs`, is skipped; the first unit of a step decides for it."""
+        branch, request = self._branch, self._request
+        assert branch is not None
+        assert request is not None
+        assert self._work is not None
+        layout = self._parts[index].layout
+        inputs = [None if input is None else to_rows(input, layout, self._rows) for input in inputs]
+        shape = shape_of(inputs)
+        cell = branch.cells[index]
+        if not cell.is_intact:
+            self._changed_in_place.add(index)
+            branch.cells[index] = cell = Cell()
+        has_history = cell.full_steps >= self.forecaster.full_steps_needed and cell.shape == shape
+        if self._full is None:
+            self._full = self._decide(index, branch, _stream(inputs, 0), has_history)
+        if not self._full:
+            if has_history:
+                self._work.skipped[index] += 1
+                return Visit(inputs, cell, True)
+            request.fallbacks["module without history or of another shape: computed in full"] += 1
+        if cell.step == request.step:
+            raise TypeError(
+                f"{self.unit_names[index]} was called twice in one forward; relcache caches modules that a forward "
+                "calls once"
+            )
+        if cell.shape != shape:
+            branch.cells[index] = cell = Cell(shape)
+            branch.signal = None if index in self._first_units else branch.signal
+        return Visit(inputs, cell, False)
 
-    def _decide(self, index: int, branch: Branch, input: Tensor) -> bool:
-        """Whether the present step is full; asked by the first module of its first call."""
+    def forecast(self, index: int, visit: Visit) -> Any:
+        """The output of a skipped unit, in the form in which it was returned last."""
+        request, cell, layout = self._request, visit.cell, self._parts[index].layout
+        assert request is not None
+        outputs = []
+        for stream in cell.streams:
+            forecast = self.forecaster.forecast(stream.state, request.step, _stream(visit.inputs, stream.source))
+            if forecast.fallback is not None:
+                request.fallback_codes.append(forecast.fallback)
+            output = forecast.output.clone() if index in self._changed_in_place else forecast.output
+            outputs.append(from_rows(output, layout))
+        if cell.form is None:
+            return outputs[0]
+        return tuple(None if place is None else outputs[place] for place in cell.form)
+
+    def keep(self, index: int, visit: Visit, output: Any) -> None:
+        """Hand a full output to the forecaster."""
+        request, branch, cell, inputs = self._request, self._branch, visit.cell, visit.inputs
+        assert request is not None
+        assert branch is not None
+        layout, copy = self._parts[index].layout, index in self._changed_in_place
+        tensors, form = self._outputs(index, output)
+        if not cell.streams:
+            cell.form = form
+            cell.streams = [Stream(_source(place, inputs)) for place, _ in tensors]
+        for stream, (_, tensor) in zip(cell.streams, tensors, strict=True):
+            kept = tensor.detach().clone() if copy else tensor.detach()
+            rows = to_rows(kept, layout, self._rows)
+            stream.state = self.forecaster.update(stream.state, request.step, _stream(inputs, stream.source), rows)
+            stream.output = see(kept)
+        cell.full_steps, cell.step = cell.full_steps + 1, request.step
+        self._updated = True
+        if index in self._first_units and self.schedule.needs_signal:
+            branch.signal = self.forecaster.expansion.extend(branch.signal, request.step, _stream(inputs, 0))
+
+    def _outputs(self, index: int, output: Any) -> tuple[list[tuple[int, Tensor]], list[int | None] | None]:
+        """The tensors of an output, each with its place in it, and the form that `Cell.form` describes."""
+        if isinstance(output, Tensor):
+            return [(0, output)], None
+        several = isinstance(output, (tuple, list)) and all(isinstance(entry, (Tensor, type(None))) for entry in output)
+        if not several or not len(self._parts[index].streams):
+            kinds = ", ".join(type(entry).__name__ for entry in output) if isinstance(output, (tuple, list)) else ""
+            raise TypeError(
+                f"{self.unit_names[index]} returned {type(output).__name__}{f' of {kinds}' if kinds else ''}; a cached "
+                "module returns one tensor, joint attention (relcache.joint in the spec) a tuple of tensors"
+            )
+        tensors = [(place, entry) for place, entry in enumerate(output) if entry is not None]
+        places = iter(range(len(tensors)))
+        return tensors, [None if entry is None else next(places) for entry in output]
+
+    def _decide(self, index: int, branch: Branch, input: Tensor, has_history: bool) -> bool:
+        """Whether the present step is full; asked by the first unit of its first call."""
         request, schedule = self._request, self.schedule
         assert request is not None
-        step, cell = request.step, branch.cells[index]
-        has_history = (
-            cell.full_steps >= self.forecaster.full_steps_needed
-            and cell.shape == (input.shape, input.dtype, input.device)
-        )  # fmt: skip
+        step = request.step
         error, forced = None, not has_history
         if has_history and schedule.wants_signal(step):
-            if index != 0 or branch.signal is None:
+            if index not in self._first_units or branch.signal is None:
                 request.fallbacks["first module did not run: full step"] += 1
                 forced = True
             elif not math.isfinite(error := self._signal_error(branch.signal, step, input)):
@@ -299,18 +401,49 @@ class Session:
 
     def _count(self, key: Any, work: Work) -> Flops | str:
         if key not in self._flops:
-            model = self._model()
+            host = self.hosts[work.host]
+            model = host.model()
             if model is None:
                 return "the model is gone"
             self._paused = True
             try:
                 args, kwargs = work.example
-                self._flops[key] = count_modules(model, self.unit_names, args, kwargs)
+                names = [name for modules in host.unit_modules for name in modules]
+                self._flops[key] = count_modules(model, names, args, kwargs)
             except Exception as error:  # a forward that cannot run on the meta device: the report says so
                 self._flops[key] = f"{type(error).__name__}: {error}"
             finally:
                 self._paused = False
         return self._flops[key]
+
+    def _unit_flops(self, count: Flops, host: int, index: int) -> int:
+        modules = self.hosts[host].unit_modules[index - self.hosts[host].first_unit]
+        return sum(count.modules[name] for name in modules)
+
+    def dry_run(self, host: Host, args: tuple[Any, ...], kwargs: dict[str, Any], branches: int) -> Request:
+        """A request of full steps on the meta device, as many as fill the cache; nothing is computed.
+
+        The session's own request is left as it is.
+        """
+        model = host.model()
+        if model is None:
+            raise RuntimeError("the model is gone")
+        mine = self._request, self._branch, self._full, self._work
+        args, kwargs = to_meta((args, kwargs))
+        rows = _rows(host.signature.bind_partial(model, *args, **kwargs).arguments.get(host.sample))
+        self._request, self._work = Request(None, None, rows), Work(host.place, (args, kwargs))
+        try:
+            weights = meta_weights(model)
+            for _ in range(self.forecaster.expansion.order + 1):
+                self._request.signal.append(None)
+                for branch in range(branches):
+                    self._full = True
+                    self._open_branch(host, str(branch), rows)
+                    with torch.no_grad():
+                        functional_call(model, weights, args, kwargs)
+            return self._request
+        finally:
+            self._request, self._branch, self._full, self._work = mine
 
     def report(self) -> Report:
         """The record of the present or last request. Counting FLOPs is done here, on the meta device."""
@@ -326,7 +459,7 @@ class Session:
                 continue
             full_flops += work.calls * count.total
             flops += work.calls * count.total
-            flops -= sum(times * count.modules[self.unit_names[index]] for index, times in work.skipped.items())
+            flops -= sum(times * self._unit_flops(count, work.host, index) for index, times in work.skipped.items())
         shared = self.schedule.needs_signal and request.batch > 1
         return Report(
             method=self.method,
@@ -347,3 +480,22 @@ class Session:
             fallbacks=request.fallback_counts(),
             notes=notes,
         )
+
+
+def _rows(sample: Any) -> int:
+    """Samples in the argument that holds the noisy sample: a tensor with the batch first, or a list of samples."""
+    if isinstance(sample, (list, tuple)):
+        return len(sample)
+    return sample.shape[0] if isinstance(sample, Tensor) and sample.ndim else 1
+
+
+def _stream(inputs: list[Tensor | None], place: int) -> Tensor:
+    features = inputs[place]
+    if features is None:
+        raise TypeError("a cached module was called without a tensor of features as its first input")
+    return features
+
+
+def _source(place: int, inputs: list[Tensor | None]) -> int:
+    """Which input an output goes with: the one of its own place; an output beyond them goes with the first."""
+    return place if place < len(inputs) and inputs[place] is not None else 0

@@ -70,6 +70,13 @@ def _is_entry(timestep: Any) -> bool:
     return distinct and timestep.untyped_storage().nbytes() > timestep.element_size()
 
 
+def _varies(timestep: Tensor) -> bool:
+    """Whether the tensor that `timestep` is an entry of holds more than one value; waits for the device."""
+    size = timestep.untyped_storage().nbytes() // timestep.element_size()
+    whole = torch.as_strided(timestep, (size,), (1,), 0)
+    return bool(whole.min() != whole.max())
+
+
 def _same_memory(left: Any, right: Any) -> bool:
     if not (isinstance(left, Tensor) and isinstance(right, Tensor)) or left.device != right.device:
         return False
@@ -201,6 +208,8 @@ class Tracker:
             return False
         if timestep.storage_offset() != past.storage_offset():
             return bool(timestep.storage_offset() < past.storage_offset())
+        if not _varies(timestep):
+            return False  # a piece of a batch's timesteps, made anew for each call
         first = self._step == 0 and (served or rows != self._rows)
         return first or difference(timestep, self._snapshot) != 0
 

@@ -1,25 +1,98 @@
 """Where in a model the modules are. Knows nothing of forecasters, schedules or the session.
 
-A family of transformers is data: patterns for module names. The class is matched by its name, so no model class is
-imported, and a subclass is matched by the name of its nearest known ancestor.
+A family of transformers is data: patterns for module names, and how a forward of it is called. The class is matched by
+its name, so no model class is imported, and a subclass is matched by the name of its nearest known ancestor.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+Layout = Literal["rows", "folded", "tokens first", "packed"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of unit: what is computed, or forecast, in one piece.
+
+    A plain unit is one module with one stream of features: write its pattern alone, as a string. `Joint` is one module
+    with several streams, `Parallel` several modules that are skipped together.
+
+    Attributes:
+        pattern: pattern of the module's name. `*` stands for a block's number; a `?` at the end says that some
+            configurations of the class have no such module.
+        streams: names of the arguments that hold the input of each output, in the order of the outputs; () for the
+            first argument alone.
+        entries: of a parallel unit, the names below `pattern` of the modules that read its input, the first called
+            first.
+        exit: of a parallel unit, the name below `pattern` of the module that returns its output.
+        layout: how samples lie in the features: "rows", the first dimension is the batch; "folded", the first
+            dimension is the batch times something, the samples outermost; "tokens first", the second dimension is the
+            batch; "packed", there is no batch, and the tensor counts as one sample.
+
+    Raises:
+        ValueError: entries without an exit or the other way round, an unknown layout.
+    """
+
+    pattern: str
+    streams: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
+    exit: str = ""
+    layout: Layout = "rows"
+
+    def __post_init__(self) -> None:
+        if bool(self.entries) != bool(self.exit):
+            raise ValueError(
+                f"a parallel unit has both entries and an exit; {self.pattern} has entries={self.entries!r} and "
+                f"exit={self.exit!r}"
+            )
+        if self.layout not in get_args(Layout):
+            raise ValueError(f"the layout of {self.pattern} is one of {', '.join(get_args(Layout))}, "
+                             f"got {self.layout!r}")  # fmt: skip
+
+
+def joint(pattern: str, *streams: str, layout: Layout = "rows") -> Part:
+    """Joint attention: one computation, an input and an output for each of `streams` (names of its arguments)."""
+    return Part(pattern, streams or ("hidden_states", "encoder_hidden_states"), layout=layout)
+
+
+def parallel(pattern: str, entries: tuple[str, ...], exit: str, layout: Layout = "rows") -> Part:
+    """A parallel block, or a feed-forward written out: `entries` read one input, `exit` returns the output.
+
+    On a cached step each entry returns its features with no tokens, which costs nothing and passes through whatever
+    elementwise work and concatenation of channels lies between, and the exit returns the forecast.
+    """
+    return Part(pattern, entries=entries, exit=exit, layout=layout)
 
 
 class Unit(NamedTuple):
-    """One module whose output is cached: its name in the model, and the module."""
+    """One piece whose output is cached: its name, what kind it is, and its modules by their names in the model.
+
+    The last of `modules` returns the output; those before it are the entries of a parallel unit.
+    """
 
     name: str
-    module: nn.Module
+    part: Part
+    modules: dict[str, nn.Module]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of a call of a transformer: samples, height, width and frames of the latents, tokens of text."""
+
+    batch: int = 1
+    height: int = 8
+    width: int = 8
+    frames: int = 1
+    text: int = 16
 
 
 @dataclass(frozen=True)
@@ -28,22 +101,29 @@ class ModelSpec:
 
     Attributes:
         class_name: name of the transformer class.
-        modules: patterns of the names of the modules to cache, in the order in which a block computes them. `*` stands
-            for a block's number. Each module takes its features as its first argument, batch first, and returns one
-            tensor of features, before gate and residual.
+        modules: what to cache, in the order in which a block computes it: patterns of plain modules as strings, the
+            rest as `Part`. A plain module takes its features as its first argument and returns one tensor of
+            features, before gate and residual.
         conditioning: names of the arguments of `forward` that tell guidance branches apart.
         timestep: name of the argument of `forward` that holds the timestep.
         time_runs: -1 where the timestep falls as sampling goes on, 1 where it rises.
+        sample: name of the argument of `forward` that holds the noisy sample; "" for its first argument.
+        inputs: makes the arguments of one forward from the model's config and a `Size`, on the default device; what
+            `Handle.estimate` and `relcache.inspect` call the model with.
+        text: tokens of text that the family's pipeline gives by default.
 
     Raises:
         ValueError: no patterns, or a direction of time other than -1 and 1.
     """
 
     class_name: str
-    modules: tuple[str, ...]
+    modules: tuple[str | Part, ...]
     conditioning: tuple[str, ...] = ()
     timestep: str = "timestep"
     time_runs: int = -1
+    sample: str = ""
+    inputs: Callable[[Any, Size], dict[str, Any]] | None = field(default=None, compare=False)
+    text: int = 0
 
     def __post_init__(self) -> None:
         if not self.modules:
@@ -51,44 +131,127 @@ class ModelSpec:
         if self.time_runs not in (-1, 1):
             raise ValueError(f"time_runs is -1 (the timestep falls) or 1 (it rises), got {self.time_runs!r}")
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """`modules`, each as a `Part`."""
+        return tuple(Part(module) if isinstance(module, str) else module for module in self.modules)
+
     def units(self, model: nn.Module) -> list[Unit]:
-        """The modules of `model` to cache, in the order in which they are computed.
+        """The units of `model` to cache: stack by stack, block by block, in the order in which they are computed.
 
         Raises:
             ValueError: a pattern matches no module; the message names it and the nearest modules there are.
         """
-        found: list[tuple[tuple[int, ...], int, Unit]] = []
         names = dict(model.named_modules())
-        for place, pattern in enumerate(self.modules):
-            expression = re.compile(r"(\d+)".join(re.escape(part) for part in pattern.split("*")))
-            matches = [(expression.fullmatch(name), name, module) for name, module in names.items()]
-            hits = [
-                (tuple(int(number) for number in match.groups()), place, Unit(name, module))
-                for match, name, module in matches
-                if match
-            ]
-            if not hits:
-                shown = sorted({re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names if name})
-                near = difflib.get_close_matches(pattern, shown, n=5, cutoff=0.3) or shown[:5]
-                raise ValueError(
-                    f"the spec of {self.class_name} looks for modules named {pattern!r} and {type(model).__name__} has "
-                    f"none; it has {', '.join(near) if near else 'no modules at all'}"
-                )
-            found += hits
-        return [unit for *_, unit in sorted(found, key=lambda entry: entry[:2])]
+        stacks = list(dict.fromkeys(_stack(part) for part in self.parts))
+        found: list[tuple[int, tuple[int, ...], int, Unit]] = []
+        for place, part in enumerate(self.parts):
+            hits = [(numbers, name) for name in names if (numbers := _match(part, name)) is not None]
+            if not hits and not part.pattern.endswith("?"):
+                raise ValueError(_missing(self.class_name, part.pattern, model))
+            for numbers, name in hits:
+                unit = _unit(self.class_name, part, name, names)
+                found.append((stacks.index(_stack(part)), numbers, place, unit))
+        if not found:
+            raise ValueError(_missing(self.class_name, self.parts[0].pattern, model))
+        return [unit for *_, unit in sorted(found, key=lambda entry: entry[:3])]
 
 
 def spec_for(model: nn.Module, specs: Iterable[ModelSpec]) -> ModelSpec:
     """The spec of `model`'s class, or of its nearest ancestor that has one.
 
     Raises:
-        ValueError: no spec; the message names the class and those that there are.
+        ValueError: no spec; the message names the class and those that are nearest.
     """
     by_name = {spec.class_name: spec for spec in specs}
     for ancestor in type(model).__mro__:
         if ancestor.__name__ in by_name:
             return by_name[ancestor.__name__]
+    name = type(model).__name__
+    near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.3)
     raise ValueError(
-        f"relcache has no spec for {type(model).__name__}; it knows {', '.join(sorted(by_name))}. "
-        "Describe the model with relcache.ModelSpec(...) and pass it as spec="
+        f"relcache has no spec for {name}; it knows {len(by_name)} transformers, of which "
+        f"{', '.join(near) if near else 'none'} come nearest (`relcache models` lists them). "
+        "Describe the model with relcache.ModelSpec(...) and pass it as spec=; relcache.inspect(model) shows what it has"
+    )
+
+
+def grid_ids(*sizes: int) -> Tensor:
+    """Coordinates of each cell of a grid, the last axis moving fastest: (cells, len(sizes)), float32."""
+    return torch.cartesian_prod(*(torch.arange(size) for size in sizes)).float()
+
+
+def first_argument(forward: Callable[..., Any]) -> str:
+    """Name of the first argument of a bound `forward`, "" if it has none."""
+    return next(iter(inspect.signature(forward).parameters), "")
+
+
+def argument_place(forward: Callable[..., Any], name: str) -> int | None:
+    """Place among the positional arguments of a bound `forward` of the argument `name`."""
+    parameters = inspect.signature(forward).parameters
+    positional = [key for key, value in parameters.items() if value.kind in (value.POSITIONAL_OR_KEYWORD,
+                                                                             value.POSITIONAL_ONLY)]  # fmt: skip
+    return positional.index(name) if name in positional else None
+
+
+def to_rows(features: Tensor, layout: Layout, rows: int) -> Tensor:
+    """A view of `features` whose first dimension is the batch of `rows` samples.
+
+    Raises:
+        ValueError: "folded" features whose first dimension is no multiple of `rows`.
+    """
+    if layout == "rows":
+        return features
+    if layout == "tokens first":
+        return features.transpose(0, 1)
+    if layout == "packed":
+        return features.unsqueeze(0)
+    if features.shape[0] % rows:
+        raise ValueError(f"features of shape {tuple(features.shape)} do not fold into a batch of {rows}")
+    return features.unflatten(0, (rows, features.shape[0] // rows))
+
+
+def from_rows(features: Tensor, layout: Layout) -> Tensor:
+    """The inverse of `to_rows`."""
+    if layout == "rows":
+        return features
+    if layout == "tokens first":
+        return features.transpose(0, 1)
+    if layout == "packed":
+        return features.squeeze(0)
+    return features.flatten(0, 1)
+
+
+def _stack(part: Part) -> str:
+    return part.pattern.split("*")[0]
+
+
+def _match(part: Part, name: str) -> tuple[int, ...] | None:
+    pattern = part.pattern.removesuffix("?")
+    match = re.fullmatch(r"(\d+)".join(re.escape(piece) for piece in pattern.split("*")), name)
+    return tuple(int(number) for number in match.groups()) if match else None
+
+
+def _unit(class_name: str, part: Part, name: str, names: dict[str, nn.Module]) -> Unit:
+    if not part.entries:
+        return Unit(name, part, {name: names[name]})
+    below = (*part.entries, part.exit)
+    modules = {}
+    for piece in below:
+        full = f"{name}.{piece}"
+        if full not in names:
+            raise ValueError(
+                f"the spec of {class_name} looks for {piece!r} in {name}, which has "
+                f"{', '.join(child for child, _ in names[name].named_children()) or 'no modules'}"
+            )
+        modules[full] = names[full]
+    return Unit(f"{name}.{'+'.join(below)}", part, modules)
+
+
+def _missing(class_name: str, pattern: str, model: nn.Module) -> str:
+    shown = sorted({re.sub(r"\.\d+(?=\.|$)", ".*", name) for name, _ in model.named_modules() if name})
+    near = difflib.get_close_matches(pattern, shown, n=5, cutoff=0.3) or shown[:5]
+    return (
+        f"the spec of {class_name} looks for modules named {pattern!r} and {type(model).__name__} has none; it has "
+        f"{', '.join(near) if near else 'no modules at all'}"
     )

@@ -1,0 +1,3 @@
+"""Transformers of diffusers that are not cached, each with the reason."""
+
+UNSUPPORTED: dict[str, str] = {}

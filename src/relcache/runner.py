@@ -1,0 +1,120 @@
+"""How a unit is skipped: stands in for its modules' forwards, reads their inputs, returns what the session says.
+
+Knows specs and the patch; of the session it knows four functions, and of caching nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from relcache.models.base import Unit, argument_place, first_argument
+from relcache.patch import Patch
+from relcache.request import Cell
+
+
+class Visit:
+    """One computation of a unit: its inputs, its state, and whether it is skipped."""
+
+    __slots__ = ("cell", "inputs", "skip")
+
+    def __init__(self, inputs: list[Tensor | None], cell: Cell, skip: bool):
+        self.inputs, self.cell, self.skip = inputs, cell, skip
+
+
+class Keeper(Protocol):
+    """What a runner asks of the session."""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a call is in progress that is to be cached."""
+
+    def visit(self, index: int, inputs: list[Tensor | None]) -> Visit:
+        """Whether the unit `index`, given `inputs`, is skipped."""
+
+    def forecast(self, index: int, visit: Visit) -> Any:
+        """The output of a skipped unit."""
+
+    def keep(self, index: int, visit: Visit, output: Any) -> None:
+        """Take note of the output of a unit that was computed."""
+
+
+class Runner:
+    """Runs one unit: `index` is its place among the session's."""
+
+    def __init__(self, keeper: Keeper, index: int, unit: Unit):
+        self._keeper, self._index, self._name = keeper, index, unit.name
+        first = next(iter(unit.modules.values())).forward
+        names = unit.part.streams or (first_argument(first) or "hidden_states",)
+        self._streams = [(name, argument_place(first, name)) for name in names]
+        if self._streams[0][1] is None:
+            self._streams[0] = (names[0], 0)  # a wrapper that takes *args hands the features on as its first
+        self._open: Visit | None = None  # of a parallel unit between its first entry and its exit
+
+    def attach(self, patch: Patch, unit: Unit) -> None:
+        """Stand in for the forwards of the unit's modules."""
+        *entries, last = unit.modules.values()
+        for place, module in enumerate(entries):
+            patch.swap(module, "forward", self._entry(place))
+        patch.swap(last, "forward", self._exit if entries else self._whole)
+
+    def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor | None]:
+        inputs = []
+        for name, place in self._streams:
+            value = kwargs.get(name)
+            if value is None and place is not None and place < len(args):
+                value = args[place]
+            inputs.append(value.detach() if isinstance(value, Tensor) else None)
+        return inputs
+
+    def _whole(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        keeper = self._keeper
+        if not keeper.is_active:
+            return original(*args, **kwargs)
+        visit = keeper.visit(self._index, self._inputs(args, kwargs))
+        if visit.skip:
+            return keeper.forecast(self._index, visit)
+        output = original(*args, **kwargs)
+        keeper.keep(self._index, visit, output)
+        return output
+
+    def _entry(self, place: int) -> Callable[..., Any]:
+        def enter(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if not self._keeper.is_active:
+                return original(*args, **kwargs)
+            if place == 0:
+                self._open = self._keeper.visit(self._index, self._inputs(args, kwargs))
+            visit = self._visit()
+            if visit.skip:
+                return visit.cell.empties[place]
+            output = original(*args, **kwargs)
+            visit.cell.empties[place] = tree_map_only(Tensor, _without_tokens, output)
+            return output
+
+        return enter
+
+    def _exit(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self._keeper.is_active:
+            return original(*args, **kwargs)
+        visit = self._visit()
+        self._open = None
+        if visit.skip:
+            return self._keeper.forecast(self._index, visit)
+        output = original(*args, **kwargs)
+        self._keeper.keep(self._index, visit, output)
+        return output
+
+    def _visit(self) -> Visit:
+        if self._open is None:
+            raise RuntimeError(
+                f"the modules of {self._name} were called in another order than the spec gives them, or twice: the "
+                "first entry comes first, the exit last"
+            )
+        return self._open
+
+
+def _without_tokens(features: Tensor) -> Tensor:
+    return features.detach()[..., :0, :].clone()

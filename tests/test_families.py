@@ -1,0 +1,221 @@
+"""The one table: every family with FORA, TaylorSeer and RFC, held against the plain equations from outside.
+
+Torch's own hooks on the modules record what goes in and comes out; the oracle forecasts from these records alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from families import FAMILIES, Family, along
+from oracle import Past, Recipe, forecast, input_error
+from tiny import relative_error
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import relcache
+from relcache import RFC, ModelSpec, Size, TaylorSeer
+from relcache.models import SPECS, UNSUPPORTED, Unit
+
+STEPS = 9
+RECIPES = {
+    "FORA": Recipe("reuse", 0, interval=3),
+    "TaylorSeer-m1": Recipe("taylor", 1, interval=3),
+    "RFC-m1": Recipe("relational", 1, threshold=0.0),  # stands for the one that `recipe_for` sets
+    "RFC-m2": Recipe("relational", 2, threshold=0.0),
+}
+TABLE = [pytest.param(family, id=str(family)) for family in FAMILIES]
+
+
+def method_for(recipe: Recipe) -> relcache.Method:
+    if recipe.threshold is not None:
+        return RFC(recipe.order, recipe.threshold)
+    return relcache.FORA(3) if recipe.forecast == "reuse" else TaylorSeer(recipe.order, 3)
+
+
+def recipe_for(name: str, family: Family) -> Recipe:
+    """RFC's threshold is half of what the error adds up to if no step after the warm-up is full."""
+    recipe = RECIPES[name]
+    if recipe.threshold is None:
+        return recipe
+    model = family.model()
+    handle = relcache.enable(model, RFC(recipe.order, 1e9))
+    sample(model, along(family, model, STEPS))
+    errors = [error for error in handle.report().signal if error is not None]
+    assert len(errors) == STEPS - 2, handle.report().fallbacks
+    return Recipe(recipe.forecast, recipe.order, threshold=sum(errors) / 2)
+
+
+@torch.no_grad()
+def sample(model: nn.Module, calls: list[dict[str, Any]]) -> list[list[Tensor]]:
+    return [[leaf for leaf in tree_leaves(model(**call)) if isinstance(leaf, Tensor)] for call in calls]
+
+
+def in_rows(features: Tensor, layout: str, rows: int) -> Tensor:
+    """Features with the samples in the first dimension, by the meaning of the layout's name."""
+    if layout == "folded":
+        return features.reshape(rows, -1, *features.shape[1:])
+    return {"rows": features, "tokens first": features.movedim(1, 0), "packed": features[None]}[layout]
+
+
+class Watcher:
+    """Records the inputs and outputs of a unit's streams, and how often what lies below its modules runs."""
+
+    def __init__(self, unit: Unit, rows: int):
+        self.unit, self.rows = unit, rows
+        self.inputs: list[list[Tensor | None]] = []
+        self.outputs: list[list[Tensor | None]] = []
+        self.runs: dict[str, int] = {}
+        first, *_, last = [*unit.modules.values()] * 2
+        first.register_forward_pre_hook(self._before, with_kwargs=True)
+        last.register_forward_hook(self._after)
+        for name, module in unit.modules.items():
+            for below, child in module.named_modules():
+                if child is not module and not list(child.children()):
+                    child.register_forward_hook(lambda *call, name=f"{name}.{below}": self._count(name, call[-1]))
+
+    def _count(self, name: str, output: Any) -> None:
+        if not output.is_meta:
+            self.runs[name] = self.runs.get(name, 0) + 1
+
+    def _rows(self, value: Any) -> Tensor | None:
+        return in_rows(value.detach().clone(), self.unit.part.layout, self.rows) if isinstance(value, Tensor) else None
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if any(leaf.is_meta for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
+            return  # FLOPs are being counted for the report
+        given = list(inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments.items())[1:]
+        streams = self.unit.part.streams or (given[0][0],)
+        self.inputs.append([self._rows(dict(given).get(name)) for name in streams])
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        outputs = output if isinstance(output, tuple) else (output,)
+        if outputs[0].is_meta:
+            return
+        self.outputs.append([self._rows(value) for value in outputs])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("family", TABLE)
+def test_family(family: Family, name: str) -> None:
+    recipe = recipe_for(name, family)
+    model, plain = family.model(), family.model()
+    calls = along(family, model, STEPS)
+    expected = sample(plain, calls)
+    handle = relcache.enable(model, method_for(recipe))
+    assert len(handle.units) == family.units
+    watchers = [Watcher(unit, family.size.batch) for unit in family.spec.units(model)]
+    outputs = sample(model, calls)
+    report = handle.report()
+
+    assert all(bool(torch.isfinite(output).all()) for step in outputs for output in step)
+    full_steps = full_steps_for(recipe, watchers[0])
+    assert report.full_steps == full_steps, report.fallbacks
+    assert 2 < len(full_steps) < STEPS
+    cached = [step for step in range(STEPS) if step not in full_steps]
+    assert any(not torch.equal(a, b) for step in cached for a, b in zip(outputs[step], expected[step], strict=True))
+    for watcher in watchers:
+        assert len(watcher.outputs) == STEPS
+        assert set(watcher.runs.values()) <= {len(full_steps)}, f"{watcher.unit.name} worked in a cached step"
+        check_forecasts(recipe, watcher, full_steps)
+
+    handle.disable()
+    again = sample(model, calls)
+    assert all(torch.equal(a, b) for past, now in zip(expected, again, strict=True)
+               for a, b in zip(past, now, strict=True))  # fmt: skip
+
+
+def full_steps_for(recipe: Recipe, first: Watcher) -> list[int]:
+    """The full steps that the recipe's schedule asks for, from the recorded inputs of the first module."""
+    if recipe.interval is not None:
+        return [0, *range(1, STEPS, recipe.interval)]
+    past, full, spent = Past(), [], 0.0
+    for step in range(STEPS):
+        present = first.inputs[step][0]
+        if len(full) >= 2:
+            spent += input_error(recipe, past, STEPS - step, present)
+        if len(full) < 2 or spent > recipe.threshold:
+            past.positions.insert(0, STEPS - step)
+            past.inputs.insert(0, present)
+            full, spent = [*full, step], 0.0
+    return full
+
+
+def check_forecasts(recipe: Recipe, watcher: Watcher, full_steps: list[int]) -> None:
+    for place in range(len(watcher.outputs[0])):
+        past = Past()
+        source = place if place < len(watcher.inputs[0]) and watcher.inputs[0][place] is not None else 0
+        for step in range(STEPS):
+            present, output = watcher.inputs[step][source], watcher.outputs[step][place]
+            if output is None:
+                continue
+            if step in full_steps:
+                past.positions.insert(0, STEPS - step)
+                past.inputs.insert(0, present)
+                past.outputs.insert(0, output)
+            else:
+                error = relative_error(output, forecast(recipe, past, STEPS - step, present))
+                assert error < 1e-4, f"{watcher.unit.name}, output {place}, step {step}"
+
+
+@pytest.mark.parametrize("family", TABLE)
+def test_a_sample_does_not_depend_on_its_batch(family: Family) -> None:
+    """The second of two samples alone: the same outputs, with forecasts of the second order at fixed steps."""
+    model = family.model()
+    calls = along(family, model, STEPS)
+    rows = family.size.batch
+    handle = relcache.enable(
+        model, forecaster=relcache.Relational(2), schedule=relcache.Plan([0, 1, 4, 6]), num_inference_steps=STEPS
+    )
+
+    def alone(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[1:2] if value.ndim and value.shape[0] == rows else value
+        return value[1:2] if isinstance(value, list) and len(value) == rows else value
+
+    together = sample(model, calls)
+    apart = sample(model, [{name: alone(value) for name, value in call.items()} for call in calls])
+    assert handle.report().nfc == 4
+    if any(part.layout == "packed" for part in family.spec.parts):
+        pytest.skip("the class packs all samples into one sequence, which has no batch: its norms run over all of them")
+    for step in range(STEPS):
+        for both, one in zip(together[step], apart[step], strict=True):
+            mine = both[1:2] if both.shape[0] == rows else both
+            assert relative_error(mine, one) < 1e-4, f"step {step}"
+
+
+@pytest.mark.parametrize("family", TABLE)
+def test_the_estimate_is_what_is_held(family: Family) -> None:
+    model = family.model()
+    handle = relcache.enable(model, RFC(2, 1e-9))
+    size = family.size
+    estimate = handle.estimate(size.height, size.width, size.frames, batch=size.batch, text=size.text)
+    sample(model, along(family, model, 4))
+    assert abs(estimate - handle.report().cache_bytes) <= 0.05 * handle.report().cache_bytes
+
+
+def transformer_classes() -> list[str]:
+    """The transformers of the installed diffusers, by the names that they have there."""
+    return [name for name in dir(diffusers) if re.search(r"Transformer(1D|2D|3D)?Model$", name)]
+
+
+def test_every_spec_is_in_the_table() -> None:
+    assert {spec.class_name for spec in SPECS} == {family.class_name for family in FAMILIES}
+
+
+def test_every_spec_names_a_class_of_diffusers_and_its_arguments() -> None:
+    for spec in SPECS:
+        arguments = set(inspect.signature(getattr(diffusers, spec.class_name).forward).parameters)
+        named = {*spec.conditioning, spec.timestep, *([spec.sample] if spec.sample else [])}
+        assert named <= arguments, spec.class_name
+
+
+def test_a_reason_stands_only_for_what_has_no_spec() -> None:
+    assert set(UNSUPPORTED) & {spec.class_name for spec in SPECS} == set()
+    assert all(isinstance(spec, ModelSpec) and spec.inputs for spec in SPECS)
+    assert Size().batch == 1
