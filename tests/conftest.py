@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel
 from tiny import DiTWithContext, tiny_dit, tiny_pipeline
+
+torch.set_num_threads(1)  # for models this small more threads only wait for each other
 
 
 @pytest.fixture

@@ -96,6 +96,8 @@ def forecast(recipe: Recipe, past: Past, now: int, present_input: Tensor) -> Ten
     term = expansion_term(recipe.form, past.outputs, past.positions, now, recipe.order)
     if recipe.forecast != "relational":
         return newest + term
+    if not term.any():
+        return newest  # an output that stands still has no direction
     output_change = norms(past.outputs[0] - past.outputs[1], recipe.norm)
     input_change = norms(past.inputs[0] - past.inputs[1], recipe.norm)
     ratio = output_change / input_change

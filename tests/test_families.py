@@ -71,32 +71,33 @@ class Watcher:
         self.inputs: list[list[Tensor | None]] = []
         self.outputs: list[list[Tensor | None]] = []
         self.runs: dict[str, int] = {}
+        self.calls = -1
         first, *_, last = [*unit.modules.values()] * 2
         first.register_forward_pre_hook(self._before, with_kwargs=True)
         last.register_forward_hook(self._after)
         for name, module in unit.modules.items():
             for below, child in module.named_modules():
-                if child is not module and not list(child.children()):
-                    child.register_forward_hook(lambda *call, name=f"{name}.{below}": self._count(name, call[-1]))
+                if child not in unit.modules.values() and not list(child.children()):
+                    child.register_forward_hook(lambda *_, name=f"{name}.{below}": self._count(name))
 
-    def _count(self, name: str, output: Any) -> None:
-        if not output.is_meta:
-            self.runs[name] = self.runs.get(name, 0) + 1
+    def _count(self, name: str) -> None:
+        self.runs[name] = self.runs.get(name, 0) + 1
 
     def _rows(self, value: Any) -> Tensor | None:
         return in_rows(value.detach().clone(), self.unit.part.layout, self.rows) if isinstance(value, Tensor) else None
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if any(leaf.is_meta for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
-            return  # FLOPs are being counted for the report
+        self.calls += 1
+        if self.calls % self.unit.part.calls != self.unit.turn:
+            return
         given = list(inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments.items())[1:]
         streams = self.unit.part.streams or (given[0][0],)
         self.inputs.append([self._rows(dict(given).get(name)) for name in streams])
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        outputs = output if isinstance(output, tuple) else (output,)
-        if outputs[0].is_meta:
+        if self.calls % self.unit.part.calls != self.unit.turn:
             return
+        outputs = output if isinstance(output, tuple) else (output,)
         self.outputs.append([self._rows(value) for value in outputs])
 
 
@@ -110,6 +111,8 @@ def test_family(family: Family, name: str) -> None:
     handle = relcache.enable(model, method_for(recipe))
     assert len(handle.units) == family.units
     watchers = [Watcher(unit, family.size.batch) for unit in family.spec.units(model)]
+    plain_watchers = [Watcher(unit, family.size.batch) for unit in family.spec.units(plain)]
+    sample(plain, calls[:1])
     outputs = sample(model, calls)
     report = handle.report()
 
@@ -119,9 +122,10 @@ def test_family(family: Family, name: str) -> None:
     assert 2 < len(full_steps) < STEPS
     cached = [step for step in range(STEPS) if step not in full_steps]
     assert any(not torch.equal(a, b) for step in cached for a, b in zip(outputs[step], expected[step], strict=True))
-    for watcher in watchers:
+    for watcher, once in zip(watchers, plain_watchers, strict=True):
         assert len(watcher.outputs) == STEPS
-        assert set(watcher.runs.values()) <= {len(full_steps)}, f"{watcher.unit.name} worked in a cached step"
+        in_full_steps = {name: runs * len(full_steps) for name, runs in once.runs.items()}
+        assert watcher.runs == in_full_steps, f"{watcher.unit.name} worked in a cached step"
         check_forecasts(recipe, watcher, full_steps)
 
     handle.disable()
@@ -173,18 +177,30 @@ def test_a_sample_does_not_depend_on_its_batch(family: Family) -> None:
         model, forecaster=relcache.Relational(2), schedule=relcache.Plan([0, 1, 4, 6]), num_inference_steps=STEPS
     )
 
-    def alone(value: Any) -> Any:
+    def alone(value: Any, axis: int | None = 0) -> Any:
+        if axis is None:
+            return value
         if isinstance(value, Tensor):
-            return value[1:2] if value.ndim and value.shape[0] == rows else value
-        return value[1:2] if isinstance(value, list) and len(value) == rows else value
+            return value.narrow(axis, 1, 1).clone() if value.ndim > axis and value.shape[axis] == rows else value
+        if isinstance(value, dict):
+            return {name: alone(entry, axis) for name, entry in value.items()}
+        if not isinstance(value, (list, tuple)):
+            return value
+        batched = all(isinstance(entry, Tensor) and entry.ndim and entry.shape[0] == rows for entry in value)
+        if isinstance(value, list) and len(value) == rows and not batched:
+            return value[1:2]
+        return type(value)(alone(entry, axis) for entry in value)
+
+    def alone_in(call: dict[str, Any]) -> dict[str, Any]:
+        return {name: alone(value, family.batch_axis.get(name, 0)) for name, value in call.items()}
 
     together = sample(model, calls)
-    apart = sample(model, [{name: alone(value) for name, value in call.items()} for call in calls])
+    apart = sample(model, [alone_in(call) for call in calls])
     assert handle.report().nfc == 4
     if any(part.layout == "packed" for part in family.spec.parts):
         pytest.skip("the class packs all samples into one sequence, which has no batch: its norms run over all of them")
     for step in range(STEPS):
-        for both, one in zip(together[step], apart[step], strict=True):
+        for both, one in zip(together[step][-len(apart[step]) :], apart[step], strict=True):
             mine = both[1:2] if both.shape[0] == rows else both
             assert relative_error(mine, one) < 1e-4, f"step {step}"
 
@@ -201,7 +217,14 @@ def test_the_estimate_is_what_is_held(family: Family) -> None:
 
 def transformer_classes() -> list[str]:
     """The transformers of the installed diffusers, by the names that they have there."""
-    return [name for name in dir(diffusers) if re.search(r"Transformer(1D|2D|3D)?Model$", name)]
+    named = [name for name in dir(diffusers) if re.search(r"(Transformer(1D|2D|3D)?|DiT(2D)?)(Model)?$", name)]
+    return [name for name in named if not name.endswith("ControlNetTransformer3DModel")]
+
+
+def test_every_transformer_of_diffusers_has_a_spec_or_a_reason() -> None:
+    """A class that a later diffusers brings fails here until someone has looked at it."""
+    known = {spec.class_name for spec in SPECS} | set(UNSUPPORTED)
+    assert sorted(set(transformer_classes()) - known) == []
 
 
 def test_every_spec_is_in_the_table() -> None:

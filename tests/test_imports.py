@@ -17,20 +17,23 @@ RANKS = {
     "schedules": 1,
     "models": 1,
     "patch": 2,
+    "meta": 1,
     "flops": 2,
     "report": 2,
     "request": 2,
     "tracker": 1,
     "runner": 3,
-    "session": 4,
-    "methods": 5,
-    "api": 6,
-    "": 7,  # the package's own __init__: the public face
-    "figures": 8,
-    "metrics": 8,
-    "bench": 9,
-    "cli": 10,
-    "__main__": 11,
+    "host": 4,
+    "session": 5,
+    "methods": 6,
+    "api": 7,
+    "inspection": 8,
+    "": 9,  # the package's own __init__: the public face
+    "figures": 10,
+    "metrics": 10,
+    "bench": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 PIPELINES_ALLOWED = {"bench", "cli", "__main__"}
 

@@ -3,6 +3,7 @@
 from relcache.api import Handle, enable
 from relcache.flops import count_flops
 from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
+from relcache.inspection import Inspection, inspect
 from relcache.methods import FORA, RCS, RFC, RFE, Method, TaylorSeer, method_from_config, method_from_text
 from relcache.models import ModelSpec, Part, Size, joint, parallel
 from relcache.report import Report
@@ -19,6 +20,7 @@ __all__ = [
     "ErrorBudget",
     "Forecaster",
     "Handle",
+    "Inspection",
     "Interval",
     "Linear",
     "Method",
@@ -35,6 +37,7 @@ __all__ = [
     "TaylorSeer",
     "count_flops",
     "enable",
+    "inspect",
     "joint",
     "method_from_config",
     "method_from_text",

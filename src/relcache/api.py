@@ -6,18 +6,20 @@ import weakref
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from relcache.forecasters import Forecaster
 from relcache.methods import Method
-from relcache.models import SPECS, ModelSpec, Size, spec_for
+from relcache.models import SPECS, UNSUPPORTED, ModelSpec, Size, spec_for
 from relcache.report import Report
 from relcache.schedules import Schedule
 from relcache.session import Session
 
 # Sessions by model, both weakly: what keeps a session alive is the model that it is attached to.
 _sessions: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.WeakKeyDictionary()
+
+
+EXPERT = "transformer_2"  # diffusers' name for the expert that takes over from the first; others work beside it
 
 
 class Handle:
@@ -71,27 +73,21 @@ class Handle:
         Args:
             height, width, frames: of the pictures, in pixels; of the latents, where a bare transformer was enabled.
             batch: samples in one call of the transformer: twice the pictures where guidance doubles the batch.
-            branches: guidance branches that are called one by one.
+            branches: guidance branches for which a transformer is called one by one.
             text: tokens of text; by default as many as the family's pipeline gives.
 
         Raises:
             ValueError: the model's spec does not say how to call it.
         """
         latents = self._pixels.latents(height, width, frames) if self._pixels else (height, width, frames)
-        most = 0
+        total = 0
         for host in self._session.hosts:
             model = host.model()
-            if host.spec.inputs is None:
-                raise ValueError(
-                    f"the spec of {host.model_name} does not say how to call it: give it inputs=, a function of the "
-                    "model's config and a relcache.Size"
-                )
             size = Size(batch, *latents, host.spec.text if text is None else text)
-            with torch.device("meta"):
-                inputs = host.spec.inputs(getattr(model, "config", None), size)
-            request = self._session.dry_run(host, (), inputs, branches)
-            most = max(most, request.held_bytes(self._session.forecaster))
-        return most
+            inputs = host.spec.example(model, size)
+            held = self._session.held_by(host, inputs, branches)
+            total = max(total, held) if host.name == EXPERT else total + held
+        return total
 
     def disable(self) -> None:
         """Put the model's own forwards back and free the cache. A second call does nothing."""
@@ -141,7 +137,7 @@ def enable(
     chosen = _method(method, forecaster, schedule)
     if num_inference_steps is not None and (not isinstance(num_inference_steps, int) or num_inference_steps < 1):
         raise ValueError(f"num_inference_steps is a whole number of at least 1, got {num_inference_steps!r}")
-    models, pipeline = _transformers(model_or_pipe)
+    models, pipeline = find_transformers(model_or_pipe)
     for model in models.values():
         if getattr(model, "is_cache_enabled", False):
             active = type(getattr(model, "_cache_config", None)).__name__
@@ -149,7 +145,7 @@ def enable(
                 f"{type(model).__name__} already has a cache of diffusers active ({active}): call "
                 "transformer.disable_cache() first, two caches would skip each other's work"
             )
-    hosts = [(name, model, spec or spec_for(model, SPECS)) for name, model in models.items()]
+    hosts = [(name, model, spec or spec_for(model, SPECS, UNSUPPORTED)) for name, model in models.items()]
     session = Session(hosts, chosen.forecaster, chosen.schedule, chosen.name, pipeline, num_inference_steps)
     for model in models.values():
         previous = _sessions[model]() if model in _sessions else None
@@ -169,14 +165,15 @@ class Pixels(NamedTuple):
 
     @classmethod
     def of(cls, pipeline: Any) -> Pixels:
-        """Read from the attributes that diffusers' pipelines have."""
+        """Read from the attributes that diffusers' pipelines have, else from the blocks of the VAE."""
         spatial = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
         temporal = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
 
         def first(names: tuple[str, ...], default: int) -> int:
             return next((int(value) for name in names if (value := getattr(pipeline, name, None))), default)
 
-        return cls(first(spatial, 8), first(temporal, 4))
+        blocks = getattr(getattr(getattr(pipeline, "vae", None), "config", None), "block_out_channels", None)
+        return cls(first(spatial, 2 ** (len(blocks) - 1) if blocks else 8), first(temporal, 4))
 
     def latents(self, height: int, width: int, frames: int) -> tuple[int, int, int]:
         """Size of the latents; video autoencoders give the first frame a latent of its own."""
@@ -195,7 +192,7 @@ def _method(method: Method | None, forecaster: Forecaster | None, schedule: Sche
     return method
 
 
-def _transformers(model_or_pipe: Any) -> tuple[dict[str, nn.Module], Any]:
+def find_transformers(model_or_pipe: Any) -> tuple[dict[str, nn.Module], Any]:
     """The transformers by their names in the pipeline, and the pipeline, None for a bare transformer."""
     if isinstance(model_or_pipe, nn.Module):
         return {"transformer": model_or_pipe}, None

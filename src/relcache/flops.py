@@ -5,17 +5,15 @@ Knows nothing of caching. No weight is read and nothing is computed, so a model 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
+
+from relcache.meta import without_values
 
 
 class Flops(NamedTuple):
@@ -25,34 +23,33 @@ class Flops(NamedTuple):
     modules: dict[str, int]
 
 
-def to_meta(value: Any) -> Any:
-    """`value` with every tensor in it replaced by one of the same shape and dtype on the meta device."""
-    return tree_map_only(Tensor, lambda tensor: torch.empty_like(tensor, device="meta"), value)
+class _Attention(TorchFunctionMode):
+    """Counts attention as its two matrix products, or not at all, whatever kernel would compute it."""
 
-
-def meta_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of `model` on the meta device, by name."""
-    return {name: to_meta(value) for name, value in [*model.named_parameters(), *model.named_buffers()]}
-
-
-class _NoAttention(TorchFunctionMode):
-    """Leaves out attention products: on the meta device they would be counted as plain matrix products."""
+    def __init__(self, count: bool):
+        super().__init__()
+        self._count = count
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        query, _, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
-        return query.new_empty(*query.shape[:-1], value.shape[-1])
+        query, key, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
+        if not self._count:
+            return query.new_empty(*query.shape[:-1], value.shape[-1])
+        groups = query.shape[-3] // key.shape[-3]
+        if groups > 1:  # grouped queries
+            key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+        return (query @ key.transpose(-1, -2)) @ value
 
 
-def count_modules(
-    model: nn.Module, names: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any], attention: bool = True
-) -> Flops:
-    """FLOPs of `model(*args, **kwargs)` and of its modules `names`, attention products counted if `attention`."""
-    weights = meta_weights(model)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, nullcontext() if attention else _NoAttention():
-        functional_call(model, weights, to_meta(tuple(args)), to_meta(kwargs))
+def count_modules(model: nn.Module, names: Sequence[str], args: Any, kwargs: Any, attention: bool = True) -> Flops:
+    """FLOPs of `model(*args, **kwargs)` and of its modules `names`, attention products counted if `attention`.
+
+    Model and arguments are copies without values (`without_values`).
+    """
+    with FlopCounterMode(display=False) as counter, _Attention(attention):
+        model(*args, **kwargs)
     counts = counter.get_flop_counts()
 
     def of(key: str) -> int:
@@ -69,4 +66,9 @@ def count_flops(model: nn.Module, *args: Any, attention: bool = True, **kwargs: 
     layers, convolutions and matrix products count, and attention products unless `attention` is false; elementwise
     work does not.
     """
-    return count_modules(model, (), args, kwargs, attention).total
+
+    def count(copied: Callable[[Any], Any]) -> Flops:
+        copies = copied((args, kwargs))
+        return count_modules(copied(model), (), *copies, attention=attention)
+
+    return without_values(count).total

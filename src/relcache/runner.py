@@ -29,6 +29,10 @@ class Keeper(Protocol):
     """What a runner asks of the session."""
 
     @property
+    def serial(self) -> int:
+        """Number of the call of the transformer that is in progress."""
+
+    @property
     def is_active(self) -> bool:
         """Whether a call is in progress that is to be cached."""
 
@@ -43,7 +47,7 @@ class Keeper(Protocol):
 
 
 class Runner:
-    """Runs one unit: `index` is its place among the session's."""
+    """Runs one unit, or as many as a forward calls its modules: `index` is the first one's among the session's."""
 
     def __init__(self, keeper: Keeper, index: int, unit: Unit):
         self._keeper, self._index, self._name = keeper, index, unit.name
@@ -52,7 +56,9 @@ class Runner:
         self._streams = [(name, argument_place(first, name)) for name in names]
         if self._streams[0][1] is None:
             self._streams[0] = (names[0], 0)  # a wrapper that takes *args hands the features on as its first
-        self._open: Visit | None = None  # of a parallel unit between its first entry and its exit
+        self._tokens = 0 if unit.part.layout in ("tokens first", "packed") else 1  # the dimension in which tokens lie
+        self._open: tuple[int, Visit] | None = None  # of a parallel unit between its first entry and its exit
+        self._most, self._calls, self._serial = unit.part.calls, 0, -1
 
     def attach(self, patch: Patch, unit: Unit) -> None:
         """Stand in for the forwards of the unit's modules."""
@@ -74,24 +80,33 @@ class Runner:
         keeper = self._keeper
         if not keeper.is_active:
             return original(*args, **kwargs)
-        visit = keeper.visit(self._index, self._inputs(args, kwargs))
+        index = self._next()
+        visit = keeper.visit(index, self._inputs(args, kwargs))
         if visit.skip:
-            return keeper.forecast(self._index, visit)
+            return keeper.forecast(index, visit)
         output = original(*args, **kwargs)
-        keeper.keep(self._index, visit, output)
+        keeper.keep(index, visit, output)
         return output
+
+    def _next(self) -> int:
+        """The unit of the call that begins; a call too many is taken for the last one's second."""
+        if self._serial != self._keeper.serial:
+            self._serial, self._calls = self._keeper.serial, 0
+        self._calls += 1
+        return self._index + min(self._calls, self._most) - 1
 
     def _entry(self, place: int) -> Callable[..., Any]:
         def enter(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if not self._keeper.is_active:
                 return original(*args, **kwargs)
             if place == 0:
-                self._open = self._keeper.visit(self._index, self._inputs(args, kwargs))
-            visit = self._visit()
+                index = self._next()
+                self._open = index, self._keeper.visit(index, self._inputs(args, kwargs))
+            _, visit = self._opened()
             if visit.skip:
                 return visit.cell.empties[place]
             output = original(*args, **kwargs)
-            visit.cell.empties[place] = tree_map_only(Tensor, _without_tokens, output)
+            visit.cell.empties[place] = tree_map_only(Tensor, self._without_tokens, output)
             return output
 
         return enter
@@ -99,15 +114,15 @@ class Runner:
     def _exit(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not self._keeper.is_active:
             return original(*args, **kwargs)
-        visit = self._visit()
+        index, visit = self._opened()
         self._open = None
         if visit.skip:
-            return self._keeper.forecast(self._index, visit)
+            return self._keeper.forecast(index, visit)
         output = original(*args, **kwargs)
-        self._keeper.keep(self._index, visit, output)
+        self._keeper.keep(index, visit, output)
         return output
 
-    def _visit(self) -> Visit:
+    def _opened(self) -> tuple[int, Visit]:
         if self._open is None:
             raise RuntimeError(
                 f"the modules of {self._name} were called in another order than the spec gives them, or twice: the "
@@ -115,6 +130,5 @@ class Runner:
             )
         return self._open
 
-
-def _without_tokens(features: Tensor) -> Tensor:
-    return features.detach()[..., :0, :].clone()
+    def _without_tokens(self, features: Tensor) -> Tensor:
+        return features.detach().narrow(self._tokens, 0, 0).clone()

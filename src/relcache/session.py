@@ -6,75 +6,29 @@ their base classes only.
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
 from relcache.expansion import Ladder, sum_absolute, weighted_sum
-from relcache.flops import Flops, count_modules, meta_weights, to_meta
+from relcache.flops import Flops, count_modules
 from relcache.forecasters.base import Forecaster
+from relcache.host import Host, refuse_cache
+from relcache.meta import sketch, without_values
 from relcache.models.base import ModelSpec, from_rows, to_rows
-from relcache.patch import Patch
 from relcache.report import Report
 from relcache.request import Branch, Cell, Request, Stream, Work, shape_of
-from relcache.runner import Runner, Visit
+from relcache.runner import Visit
 from relcache.schedules.base import Schedule
-from relcache.tracker import MOST_BRANCHES, Tracker, index_in, see
-
-
-class Host:
-    """One transformer of a session: its spec, its units, and the patches on it.
-
-    The model holds the session by its patched forwards; the session holds the model weakly, so that a handle kept for
-    its report does not keep the weights.
-    """
-
-    def __init__(self, name: str, model: nn.Module, spec: ModelSpec, place: int, first_unit: int):
-        self.model = weakref.ref(model)
-        self.name, self.spec, self.place, self.first_unit = name, spec, place, first_unit
-        self.model_name = type(model).__name__
-        units = spec.units(model)
-        self.unit_names = [unit.name for unit in units]
-        self.parts = [unit.part for unit in units]
-        self.unit_modules = [list(unit.modules) for unit in units]
-        self.signature = inspect.signature(type(model).forward)
-        self.sample = spec.sample or list(self.signature.parameters)[1]
-        self.watch, self.swaps = Patch(), Patch()
-        self._patched: list[tuple[list[str], int]] = []
-
-    @property
-    def units(self) -> range:
-        """Places of the host's units among the session's."""
-        return range(self.first_unit, self.first_unit + len(self.unit_names))
-
-    def swap_units(self, session: Session, model: nn.Module) -> None:
-        """Stand in for the forwards of the modules of all units."""
-        units = self.spec.units(model)
-        for index, unit in zip(self.units, units, strict=True):
-            Runner(session, index, unit).attach(self.swaps, unit)
-        self._patched = [(name.split("."), id(module)) for unit in units for name, module in unit.modules.items()]
-
-    def is_replaced(self, model: nn.Module) -> bool:
-        """Whether a patched module is no longer the one that the model calls, as after loading or unloading a LoRA."""
-        for path, identity in self._patched:
-            module: Any = model
-            for name in path:
-                module = module._modules.get(name)
-                if module is None:
-                    return True
-            if id(module) != identity:
-                return True
-        return False
+from relcache.tracker import MOST_BRANCHES, Loop, Tracker, index_in, see
 
 
 class Session:
@@ -115,14 +69,15 @@ class Session:
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
         self._tracker = Tracker(self.hosts[0].spec.time_runs)
         self._context: str | None = None
+        self._loop: Loop | None = None  # of the present request
         self._request: Request | None = None
         self._branch: Branch | None = None  # of the call in progress; None between calls
         self._rows = 1  # samples in it
+        self.serial = 0  # its number
         self._work: Work | None = None
         self._full: bool | None = None  # decision of the present step; None until its first unit asks
         self._changed_in_place: set[int] = set()  # units whose outputs others write into: these are copied
         self._updated = False  # whether the call in progress changed a cell
-        self._paused = False
         self._flops: dict[Any, Flops | str] = {}
         self._notes: dict[str, str] = {}
         self.attached = False
@@ -138,6 +93,8 @@ class Session:
             host.watch.watch(model, partial(self._before, host), self._after)
             if hasattr(model, "cache_context"):
                 host.watch.swap(model, "cache_context", self._enter_context)
+            if hasattr(model, "enable_cache"):
+                host.watch.swap(model, "enable_cache", refuse_cache)
             host.swap_units(self, model)
 
     def detach(self) -> None:
@@ -168,12 +125,18 @@ class Session:
 
     def _before(self, host: Host, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        if self._paused or any(tensor.device.type == "meta" for tensor in tensors):
-            return  # a count of FLOPs, not a denoising step
+        if any(tensor.device.type == "meta" for tensor in tensors):
+            return  # shapes only, no denoising step
         if model.training and torch.is_grad_enabled():
             raise RuntimeError(
                 "relcache is enabled on a model in training mode: cached steps have no gradients. "
                 "Call model.eval() to sample, or disable() on the handle to train"
+            )
+        if torch.is_grad_enabled() and getattr(model, "gradient_checkpointing", False):
+            raise RuntimeError(
+                "relcache is enabled on a model with gradient checkpointing: its backward pass would run the cached "
+                "modules once more. Call disable_gradient_checkpointing(), sample under torch.no_grad(), or disable() "
+                "on the handle to train"
             )
         if self._branch is not None:  # the last call was interrupted, and its end never seen
             self._abandon_call()
@@ -216,17 +179,26 @@ class Session:
                 "relcache tells one denoising step from the next"
             )
         conditioning = tree_leaves([given.get(name) for name in host.spec.conditioning])
-        timesteps = self._scheduler_timesteps()
+        conditioning.append(host.perturbation(model))
+        loop = self._scheduler_loop()
         known = self._request.total_steps if self._request else None
         rows = _rows(given.get(host.sample))
-        place = self._tracker.place(timestep, conditioning, self._context, rows, timesteps, known)
+        place = self._tracker.place(timestep, conditioning, self._context, rows, loop, known)
         if place.new_request or self._request is None:
-            self._request = self._open_request(timestep, timesteps, rows)
+            self._request = self._open_request(timestep, loop, rows)
         request = self._request
         if place.new_step:
             request.signal.append(None)
             self._full = None
-        self._open_branch(host, place.branch, rows)
+        if place.branch is not None:
+            self._open_branch(host, place.branch, rows)
+        else:
+            self._note_once(
+                "repeated",
+                "the transformer was called again within a step with the same conditioning (tiles of one picture, or "
+                "guidance that changes something else); only the first such call of each step is cached, the others "
+                "are computed in full",
+            )
         forgotten = self._tracker.forget_oldest_branch()
         if forgotten is not None:
             request.branches.pop(forgotten, None)
@@ -239,7 +211,7 @@ class Session:
             self._note_once("backwards", "the timesteps run the wrong way, so every step is computed in full")
         key = (host.place, *((tuple(value.shape), value.dtype) for value in tensors))
         if key not in request.work:
-            request.work[key] = Work(host.place, to_meta((tuple(args), dict(kwargs))))
+            request.work[key] = Work(host.place, sketch((tuple(args), dict(kwargs))))
         self._work = request.work[key]
         self._work.calls += 1
 
@@ -253,11 +225,12 @@ class Session:
                 branch.cells, branch.signal = [Cell() for _ in self.unit_names], None
             branch.host = host.place
         self._branch, self._rows = branch, rows
+        self.serial += 1
 
-    def _open_request(self, timestep: Any, timesteps: Tensor | None, batch: int) -> Request:
+    def _open_request(self, timestep: Any, loop: Loop | None, batch: int) -> Request:
         total = self._num_inference_steps
-        if timesteps is not None:
-            total = len(timesteps) - index_in(timesteps, timestep)
+        if loop is not None:
+            total = len(loop.timesteps) - index_in(loop.timesteps, timestep, self.hosts[0].spec.time_runs)
         if total is None and self.schedule.full_last:
             raise ValueError(
                 f"full_last={self.schedule.full_last} needs the number of steps: enable the pipeline instead of the "
@@ -267,17 +240,24 @@ class Session:
             self.schedule.check(total)
         return Request(self.schedule.start(), total, batch)
 
-    def _scheduler_timesteps(self) -> Tensor | None:
-        pipeline = self._pipeline() if self._pipeline is not None else None
-        timesteps = getattr(getattr(pipeline, "scheduler", None), "timesteps", None)
-        return timesteps if isinstance(timesteps, Tensor) else None
+    def _scheduler_loop(self) -> Loop | None:
+        scheduler = getattr(self._pipeline() if self._pipeline is not None else None, "scheduler", None)
+        timesteps = getattr(scheduler, "timesteps", None)
+        if not isinstance(timesteps, Tensor):
+            return None
+        index = getattr(scheduler, "step_index", None)
+        if index is None and hasattr(scheduler, "step_index"):
+            index = -1
+        if self._loop is None or self._loop.timesteps is not timesteps:
+            self._loop = Loop(timesteps, index, len(torch.unique(timesteps)) < len(timesteps))
+        return self._loop._replace(step_index=index)
 
     # One unit of a transformer: what its runner asks
 
     @property
     def is_active(self) -> bool:
         """Whether a call is in progress that is to be cached."""
-        return self._branch is not None and not self._paused
+        return self._branch is not None
 
     def visit(self, index: int, inputs: list[Tensor | None]) -> Visit:
         """Whether the unit `index`, given `inputs`, is skipped; the first unit of a step decides for it."""
@@ -405,45 +385,53 @@ class Session:
             model = host.model()
             if model is None:
                 return "the model is gone"
-            self._paused = True
             try:
-                args, kwargs = work.example
+                example = work.example
                 names = [name for modules in host.unit_modules for name in modules]
-                self._flops[key] = count_modules(model, names, args, kwargs)
+                self._flops[key] = without_values(lambda copied: count_modules(copied(model), names, *copied(example)))
             except Exception as error:  # a forward that cannot run on the meta device: the report says so
                 self._flops[key] = f"{type(error).__name__}: {error}"
-            finally:
-                self._paused = False
         return self._flops[key]
 
     def _unit_flops(self, count: Flops, host: int, index: int) -> int:
         modules = self.hosts[host].unit_modules[index - self.hosts[host].first_unit]
         return sum(count.modules[name] for name in modules)
 
-    def dry_run(self, host: Host, args: tuple[Any, ...], kwargs: dict[str, Any], branches: int) -> Request:
-        """A request of full steps on the meta device, as many as fill the cache; nothing is computed.
+    def held_by(self, host: Host, inputs: dict[str, Any], branches: int) -> int:
+        """Bytes that the cache would hold after full steps with arguments of the shapes of `inputs`.
 
-        The session's own request is left as it is.
+        A copy of the model is sampled on the meta device by a session of its own; nothing is computed.
         """
         model = host.model()
         if model is None:
             raise RuntimeError("the model is gone")
-        mine = self._request, self._branch, self._full, self._work
-        args, kwargs = to_meta((args, kwargs))
-        rows = _rows(host.signature.bind_partial(model, *args, **kwargs).arguments.get(host.sample))
-        self._request, self._work = Request(None, None, rows), Work(host.place, (args, kwargs))
-        try:
-            weights = meta_weights(model)
-            for _ in range(self.forecaster.expansion.order + 1):
-                self._request.signal.append(None)
-                for branch in range(branches):
-                    self._full = True
-                    self._open_branch(host, str(branch), rows)
-                    with torch.no_grad():
-                        functional_call(model, weights, args, kwargs)
-            return self._request
-        finally:
-            self._request, self._branch, self._full, self._work = mine
+
+        def fill(copied: Callable[[Any], Any]) -> int:
+            copy = copied(model)
+            session = Session([(host.name, copy, host.spec)], self.forecaster, self.schedule, self.method)
+            session._fill(copy, copied(inputs), branches)
+            request = session._request
+            assert request is not None
+            return request.held_bytes(self.forecaster)
+
+        return without_values(fill)
+
+    def _fill(self, model: nn.Module, inputs: dict[str, Any], branches: int) -> None:
+        """Make as many full steps with a copy without values as fill the cache."""
+        host = self.hosts[0]
+        for unit in host.spec.units(model):
+            if not unit.part.streams and not unit.part.entries:
+                module = next(iter(unit.modules.values()))
+                module.forward = _or_like_its_input(module.forward)
+        host.swap_units(self, model)
+        rows = _rows(inputs.get(host.sample))
+        self._request, self._work = Request(None, None, rows), Work(host.place, ((), {}))
+        for _ in range(self.forecaster.expansion.order + 1):
+            self._request.signal.append(None)
+            self._full = True
+            for branch in range(branches):
+                self._open_branch(host, str(branch), rows)
+                model(**inputs)
 
     def report(self) -> Report:
         """The record of the present or last request. Counting FLOPs is done here, on the meta device."""
@@ -480,6 +468,19 @@ class Session:
             fallbacks=request.fallback_counts(),
             notes=notes,
         )
+
+
+def _or_like_its_input(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward`, or a tensor like its input where it cannot run without values: experts chosen by routing."""
+
+    @wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return forward(*args, **kwargs)
+        except Exception:
+            return torch.empty_like(next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)))
+
+    return run
 
 
 def _rows(sample: Any) -> int:

@@ -46,10 +46,13 @@ def is_equal(seen: Seen, value: Any) -> bool:
 
 
 def difference(timestep: Any, past: Any) -> float:
-    """How far `timestep` lies from `past`, of a tensor by its largest entry (video models give some tokens a 0).
+    """How far `timestep` lies from `past`: entries added up, so that those which stand still do not count.
 
-    Waits for the device once.
+    Video models give some tokens a time of their own. Where the shapes differ the largest entries are compared. Waits
+    for the device once.
     """
+    if isinstance(timestep, Tensor) and isinstance(past, Tensor) and timestep.shape == past.shape:
+        return float((timestep.double() - past.double()).sum())
     now, then = (value.max() if isinstance(value, Tensor) else value for value in (timestep, past))
     return float(now - then)
 
@@ -86,11 +89,28 @@ def _same_memory(left: Any, right: Any) -> bool:
 
 
 class Placement(NamedTuple):
-    """Where a call stands: whether it opens a request, whether it opens a step, and the name of its branch."""
+    """Where a call stands: whether it opens a request, whether it opens a step, and the name of its branch.
+
+    The branch is None where the call comes again within a step and nothing tells it from the earlier one.
+    """
 
     new_request: bool
     new_step: bool
-    branch: str
+    branch: str | None
+
+
+class Loop(NamedTuple):
+    """What a pipeline's scheduler shows of the sampling loop.
+
+    Attributes:
+        timesteps: the tensor of timesteps, which is replaced whenever a request begins.
+        step_index: the scheduler's own count of its steps, -1 before the first, None where it does not count.
+        repeats: whether a timestep occurs twice, as with schedulers of the second order.
+    """
+
+    timesteps: Any
+    step_index: int | None = None
+    repeats: bool = False
 
 
 class Tracker:
@@ -111,7 +131,7 @@ class Tracker:
         self._branches: list[tuple[str, list[Seen]]] = []
         self._timestep: Seen | None = None
         self._snapshot: Any = None  # the timestep's content, which outlives changes in place
-        self._request: Any = None
+        self._loop: Loop | None = None
         self._rows = 0
         self._served: set[str] = set()
         self._step = 0
@@ -127,7 +147,7 @@ class Tracker:
         conditioning: list[Any],
         context: str | None,
         rows: int,
-        request: Any,
+        loop: Loop | None,
         total_steps: int | None,
     ) -> Placement:
         """Place a call.
@@ -138,20 +158,22 @@ class Tracker:
                 their content.
             context: the branch's name, where the caller gives one; `conditioning` is then not looked at.
             rows: size of the batch.
-            request: an object that is replaced whenever a request begins (a pipeline's tensor of timesteps), or None.
+            loop: what the pipeline's scheduler shows, or None.
             total_steps: number of steps of the present request, if it is known.
         """
         branch = context if context is not None else self._find_branch(conditioning)
-        opens_request, opens_step = self._compare(timestep, branch, rows, request, total_steps)
+        opens_request, opens_step = self._compare(timestep, branch, rows, loop, total_steps)
         if opens_request:
             self.reset()
         elif opens_step:
             self._step += 1
             self._served = set()
+        elif branch in self._served:
+            return Placement(False, False, None)
         if branch is None or opens_request:
             branch = context if context is not None else self._add_branch(conditioning)
         self._served.add(branch)
-        self._timestep, self._request, self._rows = see(timestep), request, rows
+        self._timestep, self._loop, self._rows = see(timestep), loop, rows
         self._snapshot = timestep.clone() if isinstance(timestep, Tensor) else timestep
         return Placement(opens_request, opens_request or opens_step, branch)
 
@@ -162,7 +184,7 @@ class Tracker:
     def _find_branch(self, conditioning: list[Any]) -> str | None:
         for match in (is_untouched, is_equal):
             for place, (name, seen) in enumerate(self._branches):
-                if all(map(match, seen, conditioning)):
+                if len(seen) == len(conditioning) and all(map(match, seen, conditioning)):
                     self._branches[place] = (name, [see(value) for value in conditioning])
                     return name
         return None
@@ -174,26 +196,30 @@ class Tracker:
         return name
 
     def _compare(
-        self, timestep: Any, branch: str | None, rows: int, request: Any, total_steps: int | None
+        self, timestep: Any, branch: str | None, rows: int, loop: Loop | None, total_steps: int | None
     ) -> tuple[bool, bool]:
         """Whether a call opens a request, and whether it opens a step."""
-        if self._timestep is None or (self._request is not None and request is not self._request):
+        past = self._loop
+        if self._timestep is None or (past is not None and (loop is None or loop.timesteps is not past.timesteps)):
             return True, True
         served = branch in self._served
-        if total_steps is not None and served and self._step + 1 >= total_steps:
+        ticked = loop is not None and past is not None and loop.step_index != past.step_index
+        if total_steps is not None and served and self._step + 1 >= total_steps and (loop is None or ticked):
             return True, True
-        if request is None and self._is_another_loop(timestep, served, rows):
+        if loop is None and self._is_another_loop(timestep, served, rows):
             self._backwards_in_a_row = self._backwards_in_a_row + 1 if self._step == 0 else 0
             return True, True
-        move = self._movement(timestep, served and request is not None)
+        counts = loop is not None and loop.step_index is not None
+        move = self._movement(timestep, served and loop is not None and (ticked or not counts))
         if move is None:
             return False, True
         if move < 0:
             self._backwards_in_a_row = self._backwards_in_a_row + 1 if self._step == 0 else 0
             return True, True
-        if move == 0 and served and self._step == 0 and request is None:
+        if move == 0 and served and loop is None and self._step == 0:
             return True, True  # a loop that was broken off in its first step has begun again
-        return False, served or move > 0
+        comes_again = served and (loop is None or loop.repeats or ticked)
+        return False, comes_again or move > 0
 
     def _is_another_loop(self, timestep: Any, served: bool, rows: int) -> bool:
         """Whether another table of timesteps shows that a loop was broken off and a second one has begun.
@@ -242,16 +268,19 @@ class Tracker:
         return move
 
 
-def index_in(timesteps: Tensor, timestep: Any) -> int:
+def index_in(timesteps: Tensor, timestep: Any, time_runs: int) -> int:
     """Place of a request's first timestep among the scheduler's, which is not 0 where a picture is only reworked.
 
-    Pipelines hand the scheduler's timesteps to the transformer as they are or divided by 1000; anything else counts as
-    the first.
+    Pipelines hand the scheduler's timesteps to the transformer as they are or divided by 1000, and where time rises
+    (`time_runs` 1) counted from the other end; anything else counts as the first.
     """
-    first = float(timestep.max() if isinstance(timestep, Tensor) else timestep)
+    first = timestep
+    if isinstance(timestep, Tensor):  # entries that stand still are 0 where time falls, about 1 where it rises
+        first = timestep.max() if time_runs < 0 else timestep.min()
+    first = float(first)
     table = timesteps.detach().to("cpu", torch.float64)
     near = []
-    for scaled in (first, first * 1000):
+    for scaled in (first, first * 1000) if time_runs < 0 else (1 - first, 1000 - first, 1000 - first * 1000):
         distance = (table - scaled).abs()
         nearest = int(distance.argmin())
         if distance[nearest] <= 5e-3 * max(1.0, abs(scaled)):

@@ -30,6 +30,7 @@ class Family:
         units: how many units must be found in it: counted by hand from the configuration.
         size: size of the call that the spec's `inputs` is asked for.
         alter: changes the inputs that the spec makes, where this configuration wants other ones.
+        batch_axis: which dimension of an argument is the batch, None where none is; 0 for those not named.
         variant: tells several configurations of one class apart.
     """
 
@@ -38,6 +39,7 @@ class Family:
     units: int
     size: Size = field(default=Size(batch=2, height=4, width=6, frames=1, text=5))
     alter: Callable[[dict[str, Any]], dict[str, Any]] = lambda inputs: inputs
+    batch_axis: dict[str, int | None] = field(default_factory=dict)
     variant: str = ""
 
     def __str__(self) -> str:

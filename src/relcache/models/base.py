@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -32,14 +32,15 @@ class Part:
         streams: names of the arguments that hold the input of each output, in the order of the outputs; () for the
             first argument alone.
         entries: of a parallel unit, the names below `pattern` of the modules that read its input, the first called
-            first.
+            first; a `?` at the end as above.
         exit: of a parallel unit, the name below `pattern` of the module that returns its output.
         layout: how samples lie in the features: "rows", the first dimension is the batch; "folded", the first
             dimension is the batch times something, the samples outermost; "tokens first", the second dimension is the
             batch; "packed", there is no batch, and the tensor counts as one sample.
+        calls: how often a forward calls the module, on other features each time: a unit for each call.
 
     Raises:
-        ValueError: entries without an exit or the other way round, an unknown layout.
+        ValueError: entries without an exit or the other way round, an unknown layout, no calls.
     """
 
     pattern: str
@@ -47,8 +48,11 @@ class Part:
     entries: tuple[str, ...] = ()
     exit: str = ""
     layout: Layout = "rows"
+    calls: int = 1
 
     def __post_init__(self) -> None:
+        if self.calls < 1:
+            raise ValueError(f"a forward calls {self.pattern} at least once, got calls={self.calls!r}")
         if bool(self.entries) != bool(self.exit):
             raise ValueError(
                 f"a parallel unit has both entries and an exit; {self.pattern} has entries={self.entries!r} and "
@@ -76,12 +80,14 @@ def parallel(pattern: str, entries: tuple[str, ...], exit: str, layout: Layout =
 class Unit(NamedTuple):
     """One piece whose output is cached: its name, what kind it is, and its modules by their names in the model.
 
-    The last of `modules` returns the output; those before it are the entries of a parallel unit.
+    The last of `modules` returns the output; those before it are the entries of a parallel unit. `turn` counts the
+    calls of modules that a forward calls several times, from 0.
     """
 
     name: str
     part: Part
     modules: dict[str, nn.Module]
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,20 @@ class ModelSpec:
         """`modules`, each as a `Part`."""
         return tuple(Part(module) if isinstance(module, str) else module for module in self.modules)
 
+    def example(self, model: nn.Module | None, size: Size) -> dict[str, Any]:
+        """Arguments of one forward of `size`, on the CPU, of random features.
+
+        Raises:
+            ValueError: the spec has no `inputs`.
+        """
+        if self.inputs is None:
+            raise ValueError(
+                f"the spec of {self.class_name} does not say how to call the model: give it inputs=, a function of the "
+                "model's config and a relcache.Size"
+            )
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            return self.inputs(getattr(model, "config", None), size)
+
     def units(self, model: nn.Module) -> list[Unit]:
         """The units of `model` to cache: stack by stack, block by block, in the order in which they are computed.
 
@@ -151,13 +171,15 @@ class ModelSpec:
                 raise ValueError(_missing(self.class_name, part.pattern, model))
             for numbers, name in hits:
                 unit = _unit(self.class_name, part, name, names)
-                found.append((stacks.index(_stack(part)), numbers, place, unit))
+                for turn in range(part.calls):
+                    called = unit._replace(name=f"{unit.name}#{turn + 1}", turn=turn) if part.calls > 1 else unit
+                    found.append((stacks.index(_stack(part)), numbers, place, called))
         if not found:
             raise ValueError(_missing(self.class_name, self.parts[0].pattern, model))
         return [unit for *_, unit in sorted(found, key=lambda entry: entry[:3])]
 
 
-def spec_for(model: nn.Module, specs: Iterable[ModelSpec]) -> ModelSpec:
+def spec_for(model: nn.Module, specs: Iterable[ModelSpec], unsupported: Mapping[str, str] | None = None) -> ModelSpec:
     """The spec of `model`'s class, or of its nearest ancestor that has one.
 
     Raises:
@@ -168,11 +190,13 @@ def spec_for(model: nn.Module, specs: Iterable[ModelSpec]) -> ModelSpec:
         if ancestor.__name__ in by_name:
             return by_name[ancestor.__name__]
     name = type(model).__name__
+    if unsupported and name in unsupported:
+        raise ValueError(f"relcache does not cache {name}: {unsupported[name]}")
     near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.3)
     raise ValueError(
         f"relcache has no spec for {name}; it knows {len(by_name)} transformers, of which "
         f"{', '.join(near) if near else 'none'} come nearest (`relcache models` lists them). "
-        "Describe the model with relcache.ModelSpec(...) and pass it as spec=; relcache.inspect(model) shows what it has"
+        "Describe it with relcache.ModelSpec(...) and pass that as spec=; relcache.inspect(model) suggests one"
     )
 
 
@@ -238,14 +262,16 @@ def _unit(class_name: str, part: Part, name: str, names: dict[str, nn.Module]) -
     below = (*part.entries, part.exit)
     modules = {}
     for piece in below:
-        full = f"{name}.{piece}"
+        full = f"{name}.{piece.removesuffix('?')}"
         if full not in names:
+            if piece.endswith("?"):
+                continue
             raise ValueError(
                 f"the spec of {class_name} looks for {piece!r} in {name}, which has "
                 f"{', '.join(child for child, _ in names[name].named_children()) or 'no modules'}"
             )
         modules[full] = names[full]
-    return Unit(f"{name}.{'+'.join(below)}", part, modules)
+    return Unit(f"{name}.{'+'.join(module.removeprefix(name)[1:] for module in modules)}", part, modules)
 
 
 def _missing(class_name: str, pattern: str, model: nn.Module) -> str:

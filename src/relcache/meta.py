@@ -1,0 +1,144 @@
+"""Forwards of which only the shapes matter: copies of models and arguments whose tensors have no values.
+
+Knows nothing of caching. No weight is read, and the original is left as it is: also by models that keep tables or
+caches of their own and would take empty tensors into them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn.attention import flex_attention as flex
+from torch.overrides import TorchFunctionMode
+
+Result = TypeVar("Result")
+SMALL = 4096  # entries of a tensor whose values may steer a forward: masks, lengths, positions
+
+
+def without_values(work: Callable[[Callable[[Any], Any]], Result]) -> Result:
+    """The result of `work(copied)`, which makes a forward of `copied(model)` on `copied(arguments)`.
+
+    The copies lie on the meta device. Where that fails, because the forward reads masks or lengths or asks for a device
+    that computes, it is made again with fake tensors for weights and features and real ones for the arguments; that
+    takes some ten times as long.
+
+    Raises:
+        Exception: what the second forward raised.
+    """
+    with _shapes_only():
+        try:
+            return work(on_meta)
+        except Exception:
+            with _Values(fake := _Fake()):
+                return work(fake)
+
+
+def on_meta(value: Any) -> Any:
+    """A deep copy of `value`, a model or arguments of one, in which every tensor lies on the meta device.
+
+    A model's copy runs the forwards of its classes: whatever was put in their place on the instances, and every hook,
+    is left behind.
+    """
+    return _copied(value, _empty)
+
+
+def sketch(value: Any) -> Any:
+    """A deep copy of arguments for `without_values` to use later: small and integer tensors keep their values."""
+    return _copied(value, lambda tensor: tensor.detach().clone() if _may_steer(tensor) else _empty(tensor))
+
+
+class _Fake:
+    """Copies with fake weights and real arguments on the CPU. Features of fake weights are fake."""
+
+    def __init__(self) -> None:
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def __call__(self, value: Any) -> Any:
+        return _copied(value, self.weight if isinstance(value, nn.Module) else self._argument)
+
+    def weight(self, tensor: Tensor) -> Tensor:
+        with self._mode:
+            return torch.empty(tensor.shape, dtype=tensor.dtype)
+
+    def _argument(self, tensor: Tensor) -> Tensor:
+        return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor.detach().cpu()
+
+
+def _may_steer(tensor: Tensor) -> bool:
+    return tensor.numel() <= SMALL or not tensor.is_floating_point()
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
+def _copied(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
+    memo: dict[int, Any] = {}
+    if isinstance(value, nn.Module):
+        for parameter in value.parameters():
+            memo[id(parameter)] = nn.Parameter(replace(parameter.detach()), requires_grad=False)
+    with _Replacing(replace):
+        result = copy.deepcopy(value, memo)
+    if isinstance(result, nn.Module):
+        for module in result.modules():
+            module.__dict__.pop("forward", None)
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                hooks.clear()
+    return result
+
+
+class _Replacing(TorchFunctionMode):
+    """Lets `copy.deepcopy` put something else in the place of tensors."""
+
+    def __init__(self, replace: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self._replace = replace
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__:
+            return self._replace(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+class _Values(TorchFunctionMode):
+    """Real and fake tensors together: masks and lengths steer, and nothing of the features' size becomes real."""
+
+    def __init__(self, fake: _Fake):
+        super().__init__()
+        self._fake = fake
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__getitem__ and isinstance(args[1], Tensor) and args[1].dtype == torch.bool:
+            mask = torch.ones(args[1].shape, dtype=torch.bool) if isinstance(args[1], FakeTensor) else args[1]
+            args = (args[0], mask.nonzero(as_tuple=True))
+        elif func in (Tensor.repeat, Tensor.expand) and type(args[0]) is Tensor and not args[0].is_meta:
+            sizes = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
+            if math.prod(max(int(size), 1) for size in sizes) > SMALL:  # a mask of every token against every other
+                args = (self._fake.weight(args[0]), *args[1:])
+        elif func is Tensor.bincount and isinstance(args[0], FakeTensor):
+            return torch.tensor([args[0].numel()])  # the same work, whichever expert a token is sent to
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _shapes_only() -> Iterator[None]:
+    """No gradients, and block-sparse attention is taken as dense."""
+
+    def dense(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value)
+
+    original = flex.flex_attention
+    with torch.no_grad():
+        setattr(flex, "flex_attention", dense)  # noqa: B010 -- an overloaded function, to a type checker
+        try:
+            yield
+        finally:
+            flex.flex_attention = original

@@ -1,0 +1,36 @@
+from families import Family
+from relcache import Size
+
+FAMILY = Family(
+    "ConsisIDTransformer3DModel",
+    {
+        "num_attention_heads": 3,
+        "attention_head_dim": 16,
+        "in_channels": 8,
+        "out_channels": 4,
+        "time_embed_dim": 8,
+        "text_embed_dim": 12,
+        "num_layers": 4,
+        "sample_width": 6,
+        "sample_height": 4,
+        "sample_frames": 9,
+        "max_text_seq_length": 5,
+        "use_rotary_positional_embeddings": True,
+        "is_train_face": True,
+        "cross_attn_interval": 2,
+        "cross_attn_dim_head": 8,
+        "cross_attn_num_heads": 2,
+        "LFE_id_dim": 6,
+        "LFE_vit_dim": 10,
+        "LFE_depth": 3,
+        "LFE_dim_head": 4,
+        "LFE_num_heads": 2,
+        "LFE_num_id_token": 2,
+        "LFE_num_querie": 4,
+        "LFE_output_dim": 32,
+        "LFE_ff_mult": 1,
+        "LFE_num_scale": 3,
+    },
+    units=4 * 2 + 2,
+    size=Size(batch=2, height=4, width=6, frames=3, text=5),
+)
