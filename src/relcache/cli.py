@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from relcache.bench.pipelines import DEFAULT_MODEL, class_numbers, load_pipeline
 from relcache.bench.sampling import Sampler
 from relcache.figures.sheet import Row, draw_sheet
 from relcache.methods import Method, config_from_text, method_from_config, method_from_text
+from relcache.models import SPECS, UNSUPPORTED, describe, streams
 
 app = typer.Typer(
     help="Diffusion transformers sample faster by Relational Feature Caching.",
@@ -190,6 +192,34 @@ def calibrate(
         if reached is not None and reached != nfc:
             errors.print(f"no threshold gave {nfc:g} full steps; the nearest gives {reached:g}")
         console.print(f"{threshold:g}", highlight=False)
+
+
+@app.command()
+def models(
+    name: Annotated[str, typer.Argument(help="Show only classes whose name holds this.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the transformers that relcache knows: what is cached in each block, and how it is tested."""
+    specs = [spec for spec in SPECS if name.lower() in spec.class_name.lower()]
+    if as_json:
+        rows = [
+            {"class": spec.class_name, "units": describe(spec), "streams": streams(spec), "pipelines": spec.pipelines}
+            for spec in specs
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(header_style="bold", box=None, padding=(0, 1), pad_edge=False)
+    for heading in ("class", "units per block", "streams", "tested"):
+        table.add_column(heading, overflow="fold")
+    for spec in specs:
+        tested = ["small model", *spec.pipelines]
+        units = "\n".join(f"{stack}: {', '.join(parts)}" for stack, parts in describe(spec).items())
+        table.add_row(spec.class_name, escape(units), str(streams(spec)), ", ".join(tested))
+    console.print(table)
+    console.print(f"{len(specs)} classes", highlight=False)
+    for class_name, reason in UNSUPPORTED.items():
+        if name.lower() in class_name.lower():
+            console.print(f"not cached: {class_name}: {reason}", highlight=False)
 
 
 @app.command()

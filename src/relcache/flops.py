@@ -68,7 +68,7 @@ def count_flops(model: nn.Module, *args: Any, attention: bool = True, **kwargs: 
     """
 
     def count(copied: Callable[[Any], Any]) -> Flops:
-        copies = copied((args, kwargs))
-        return count_modules(copied(model), (), *copies, attention=attention)
+        given, named = copied((args, kwargs))
+        return count_modules(copied(model), (), given, named, attention)
 
     return without_values(count).total

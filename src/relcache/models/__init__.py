@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from relcache.models.base import ModelSpec, Part, Size, Unit, joint, parallel, spec_for
+from relcache.models.base import ModelSpec, Part, Size, Unit, describe, joint, parallel, spec_for, streams
 from relcache.models.unsupported import UNSUPPORTED
 
 
@@ -17,4 +17,16 @@ def _collect() -> tuple[ModelSpec, ...]:
 
 SPECS = _collect()
 
-__all__ = ["SPECS", "UNSUPPORTED", "ModelSpec", "Part", "Size", "Unit", "joint", "parallel", "spec_for"]
+__all__ = [
+    "SPECS",
+    "UNSUPPORTED",
+    "ModelSpec",
+    "Part",
+    "Size",
+    "Unit",
+    "describe",
+    "joint",
+    "parallel",
+    "spec_for",
+    "streams",
+]

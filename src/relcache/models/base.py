@@ -117,6 +117,8 @@ class ModelSpec:
         inputs: makes the arguments of one forward from the model's config and a `Size`, on the default device; what
             `Handle.estimate` and `relcache.inspect` call the model with.
         text: tokens of text that the family's pipeline gives by default.
+        pipelines: pipelines of diffusers that the tests run end to end with a small model of the family. A small model
+            by itself is held against the plain equations for every spec of relcache's own.
 
     Raises:
         ValueError: no patterns, or a direction of time other than -1 and 1.
@@ -130,6 +132,7 @@ class ModelSpec:
     sample: str = ""
     inputs: Callable[[Any, Size], dict[str, Any]] | None = field(default=None, compare=False)
     text: int = 0
+    pipelines: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.modules:
@@ -198,6 +201,25 @@ def spec_for(model: nn.Module, specs: Iterable[ModelSpec], unsupported: Mapping[
         f"{', '.join(near) if near else 'none'} come nearest (`relcache models` lists them). "
         "Describe it with relcache.ModelSpec(...) and pass that as spec=; relcache.inspect(model) suggests one"
     )
+
+
+def describe(spec: ModelSpec) -> dict[str, list[str]]:
+    """What is cached in a block of each stack, by the stack's name: module names, with what is unusual about them."""
+    stacks: dict[str, list[str]] = {}
+    for part in spec.parts:
+        stack, _, name = part.pattern.removesuffix("?").partition(".*")
+        name = "+".join([piece for piece in (name[1:], *part.entries, part.exit) if piece]) or stack
+        notes = [f"{len(part.streams)} streams"] if len(part.streams) > 1 else []
+        notes += ["in parallel"] if part.entries else []
+        notes += [f"{part.calls} calls"] if part.calls > 1 else []
+        notes += ["where there is one"] if part.pattern.endswith("?") else []
+        stacks.setdefault(stack, []).append(f"{name} ({', '.join(notes)})" if notes else name)
+    return stacks
+
+
+def streams(spec: ModelSpec) -> int:
+    """The most streams that one unit of the family has."""
+    return max(len(part.streams) or 1 for part in spec.parts)
 
 
 def grid_ids(*sizes: int) -> Tensor:

@@ -30,4 +30,5 @@ COGVIDEOX = ModelSpec(
     conditioning=("encoder_hidden_states",),
     inputs=_inputs,
     text=226,
+    pipelines=("CogVideoXPipeline",),
 )

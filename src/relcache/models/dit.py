@@ -20,4 +20,5 @@ DIT = ModelSpec(
     modules=("transformer_blocks.*.attn1", "transformer_blocks.*.ff"),
     conditioning=("class_labels",),
     inputs=_inputs,
+    pipelines=("DiTPipeline",),
 )

@@ -35,4 +35,13 @@ FLUX = ModelSpec(
     conditioning=("encoder_hidden_states", "pooled_projections"),
     inputs=_inputs,
     text=512,
+    pipelines=(
+        "FluxPipeline",
+        "FluxImg2ImgPipeline",
+        "FluxInpaintPipeline",
+        "FluxControlNetPipeline",
+        "FluxKontextPipeline",
+        "FluxFillPipeline",
+        "FluxControlPipeline",
+    ),
 )

@@ -31,4 +31,5 @@ HUNYUAN_VIDEO = ModelSpec(
     conditioning=("encoder_hidden_states", "pooled_projections"),
     inputs=_inputs,
     text=256,
+    pipelines=("HunyuanVideoPipeline",),
 )

@@ -27,4 +27,5 @@ LTX = ModelSpec(
     conditioning=("encoder_hidden_states",),
     inputs=_inputs,
     text=128,
+    pipelines=("LTXPipeline",),
 )

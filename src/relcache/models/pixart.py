@@ -27,4 +27,5 @@ PIXART = ModelSpec(
     conditioning=("encoder_hidden_states",),
     inputs=_inputs,
     text=300,
+    pipelines=("PixArtSigmaPipeline",),
 )

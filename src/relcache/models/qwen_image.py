@@ -31,4 +31,5 @@ QWEN_IMAGE = ModelSpec(
     conditioning=("encoder_hidden_states", "encoder_hidden_states_mask"),
     inputs=_inputs,
     text=512,  # at most: prompts are not padded
+    pipelines=("QwenImagePipeline",),
 )

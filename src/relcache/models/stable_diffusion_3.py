@@ -30,4 +30,5 @@ STABLE_DIFFUSION_3 = ModelSpec(
     conditioning=("encoder_hidden_states", "pooled_projections", "skip_layers"),
     inputs=_inputs,
     text=77 + 256,  # CLIP's and T5's
+    pipelines=("StableDiffusion3Pipeline",),
 )

@@ -27,4 +27,5 @@ WAN = ModelSpec(
     conditioning=("encoder_hidden_states", "encoder_hidden_states_image"),
     inputs=_inputs,
     text=512,
+    pipelines=("WanPipeline",),
 )
