@@ -264,7 +264,7 @@ def test_a_cache_of_diffusers_that_comes_later() -> None:
     """By the model's method it is refused at once; applied behind its back it is noticed at the next call."""
     built = flux()
     handle = relcache.enable(built[0], FORA(3))
-    with pytest.raises(RuntimeError, match=r"TaylorSeerCacheConfig would be a second cache"):
+    with pytest.raises(ValueError, match=r"with relcache: TaylorSeerCacheConfig would be a second cache"):
         built[0].transformer.enable_cache(TaylorSeerCacheConfig())
     apply_taylorseer_cache(built[0].transformer, TaylorSeerCacheConfig())
     with pytest.raises(RuntimeError, match=r"another cache active \(hook 'taylorseer_cache'"):

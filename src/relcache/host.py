@@ -95,9 +95,9 @@ class Host:
 
 def refuse_cache(original: Callable[..., Any], config: Any = None, *args: Any, **kwargs: Any) -> None:
     """Stands in for a model's `enable_cache` while relcache is enabled."""
-    raise RuntimeError(
-        f"relcache is enabled on this model, and {type(config).__name__} would be a second cache in it: the two would "
-        "skip each other's work. Call disable() on relcache's handle first"
+    raise ValueError(
+        f"Caching has already been enabled, with relcache: {type(config).__name__} would be a second cache in this "
+        "model, and the two would skip each other's work. Call disable() on relcache's handle first"
     )
 
 

@@ -76,6 +76,7 @@ class Session:
         self.serial = 0  # its number
         self._work: Work | None = None
         self._full: bool | None = None  # decision of the present step; None until its first unit asks
+        self._doubtful = False  # whether the present step may be the first of another loop
         self._changed_in_place: set[int] = set()  # units whose outputs others write into: these are copied
         self._updated = False  # whether the call in progress changed a cell
         self._flops: dict[Any, Flops | str] = {}
@@ -183,13 +184,14 @@ class Session:
         loop = self._scheduler_loop()
         known = self._request.total_steps if self._request else None
         rows = _rows(given.get(host.sample))
-        place = self._tracker.place(timestep, conditioning, self._context, rows, loop, known)
+        sample = [leaf for leaf in tree_leaves(given.get(host.sample)) if isinstance(leaf, Tensor)]
+        place = self._tracker.place(timestep, conditioning, self._context, rows, loop, known, sample)
         if place.new_request or self._request is None:
             self._request = self._open_request(timestep, loop, rows)
         request = self._request
         if place.new_step:
             request.signal.append(None)
-            self._full = None
+            self._full, self._doubtful = None, place.doubtful
         if place.branch is not None:
             self._open_branch(host, place.branch, rows)
         else:
@@ -275,6 +277,10 @@ class Session:
         has_history = cell.full_steps >= self.forecaster.full_steps_needed and cell.shape == shape
         if self._full is None:
             self._full = self._decide(index, branch, _stream(inputs, 0), has_history)
+            if self._full and self._doubtful:  # what is cached may be another loop's
+                for known in request.branches.values():
+                    known.cells, known.signal = [Cell() for _ in self.unit_names], None
+                cell = branch.cells[index]
         if not self._full:
             if has_history:
                 self._work.skipped[index] += 1

@@ -91,12 +91,15 @@ def _same_memory(left: Any, right: Any) -> bool:
 class Placement(NamedTuple):
     """Where a call stands: whether it opens a request, whether it opens a step, and the name of its branch.
 
-    The branch is None where the call comes again within a step and nothing tells it from the earlier one.
+    The branch is None where the call comes again within a step and nothing tells it from the earlier one. The step is
+    doubtful where it might as well be the first of another loop: the second call of a loop written by hand whose
+    timestep has not moved.
     """
 
     new_request: bool
     new_step: bool
     branch: str | None
+    doubtful: bool = False
 
 
 class Loop(NamedTuple):
@@ -133,6 +136,7 @@ class Tracker:
         self._snapshot: Any = None  # the timestep's content, which outlives changes in place
         self._loop: Loop | None = None
         self._rows = 0
+        self._first_sample: list[Seen] = []
         self._served: set[str] = set()
         self._step = 0
 
@@ -149,6 +153,7 @@ class Tracker:
         rows: int,
         loop: Loop | None,
         total_steps: int | None,
+        sample: list[Any],
     ) -> Placement:
         """Place a call.
 
@@ -160,11 +165,13 @@ class Tracker:
             rows: size of the batch.
             loop: what the pipeline's scheduler shows, or None.
             total_steps: number of steps of the present request, if it is known.
+            sample: the tensors of the noisy sample.
         """
         branch = context if context is not None else self._find_branch(conditioning)
-        opens_request, opens_step = self._compare(timestep, branch, rows, loop, total_steps)
+        opens_request, opens_step, doubtful = self._compare(timestep, branch, rows, loop, total_steps, sample)
         if opens_request:
             self.reset()
+            self._first_sample = [see(tensor) for tensor in sample]
         elif opens_step:
             self._step += 1
             self._served = set()
@@ -175,7 +182,7 @@ class Tracker:
         self._served.add(branch)
         self._timestep, self._loop, self._rows = see(timestep), loop, rows
         self._snapshot = timestep.clone() if isinstance(timestep, Tensor) else timestep
-        return Placement(opens_request, opens_request or opens_step, branch)
+        return Placement(opens_request, opens_request or opens_step, branch, doubtful)
 
     def forget_oldest_branch(self) -> str | None:
         """Name of a branch dropped because there are more than `MOST_BRANCHES`, or None."""
@@ -196,30 +203,46 @@ class Tracker:
         return name
 
     def _compare(
-        self, timestep: Any, branch: str | None, rows: int, loop: Loop | None, total_steps: int | None
-    ) -> tuple[bool, bool]:
-        """Whether a call opens a request, and whether it opens a step."""
+        self,
+        timestep: Any,
+        branch: str | None,
+        rows: int,
+        loop: Loop | None,
+        total_steps: int | None,
+        sample: list[Any],
+    ) -> tuple[bool, bool, bool]:
+        """Whether a call opens a request, whether it opens a step, and whether that is doubtful."""
         past = self._loop
         if self._timestep is None or (past is not None and (loop is None or loop.timesteps is not past.timesteps)):
-            return True, True
+            return True, True, False
         served = branch in self._served
         ticked = loop is not None and past is not None and loop.step_index != past.step_index
         if total_steps is not None and served and self._step + 1 >= total_steps and (loop is None or ticked):
-            return True, True
+            return True, True, False
         if loop is None and self._is_another_loop(timestep, served, rows):
             self._backwards_in_a_row = self._backwards_in_a_row + 1 if self._step == 0 else 0
-            return True, True
+            return True, True, False
         counts = loop is not None and loop.step_index is not None
         move = self._movement(timestep, served and loop is not None and (ticked or not counts))
         if move is None:
-            return False, True
+            return False, True, False
         if move < 0:
             self._backwards_in_a_row = self._backwards_in_a_row + 1 if self._step == 0 else 0
-            return True, True
+            return True, True, False
         if move == 0 and served and loop is None and self._step == 0:
-            return True, True  # a loop that was broken off in its first step has begun again
+            # A loop that was broken off in its first step may have begun again: certainly so from the same noise, or
+            # from one of another shape.
+            again = not self._is_other_sample(sample)
+            return again, True, not again
         comes_again = served and (loop is None or loop.repeats or ticked)
-        return False, comes_again or move > 0
+        return False, comes_again or move > 0, False
+
+    def _is_other_sample(self, sample: list[Any]) -> bool:
+        """Whether `sample` has the shape of the request's first and another content; may wait for the device."""
+        first = [seen.value for seen in self._first_sample]
+        if [value.shape for value in sample] != [value.shape for value in first]:
+            return False
+        return not all(is_equal(seen, value) for seen, value in zip(self._first_sample, sample, strict=True))
 
     def _is_another_loop(self, timestep: Any, served: bool, rows: int) -> bool:
         """Whether another table of timesteps shows that a loop was broken off and a second one has begun.
