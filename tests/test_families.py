@@ -14,6 +14,7 @@ import pytest
 import torch
 from families import FAMILIES, Family, along
 from oracle import Past, Recipe, forecast, input_error
+from packaging.version import Version
 from tiny import relative_error
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -29,7 +30,13 @@ RECIPES = {
     "RFC-m1": Recipe("relational", 1, threshold=0.0),  # stands for the one that `recipe_for` sets
     "RFC-m2": Recipe("relational", 2, threshold=0.0),
 }
-TABLE = [pytest.param(family, id=str(family)) for family in FAMILIES]
+OLDER = f"diffusers {diffusers.__version__} has no such class"
+TABLE = [
+    pytest.param(
+        family, id=str(family), marks=pytest.mark.skipif(not hasattr(diffusers, family.class_name), reason=OLDER)
+    )
+    for family in FAMILIES
+]
 
 
 def method_for(recipe: Recipe) -> relcache.Method:
@@ -232,7 +239,9 @@ def test_every_spec_is_in_the_table() -> None:
 
 
 def test_every_spec_names_a_class_of_diffusers_and_its_arguments() -> None:
-    for spec in SPECS:
+    present = [spec for spec in SPECS if hasattr(diffusers, spec.class_name)]
+    assert len(present) == len(SPECS) or Version(diffusers.__version__) < Version("0.42")
+    for spec in present:
         arguments = set(inspect.signature(getattr(diffusers, spec.class_name).forward).parameters)
         named = {*spec.conditioning, spec.timestep, *([spec.sample] if spec.sample else [])}
         assert named <= arguments, spec.class_name

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
-from diffusers import DiTPipeline, DiTTransformer2DModel
+from diffusers import (
+    DiTPipeline,
+    DiTTransformer2DModel,
+    FluxTransformer2DModel,
+    HunyuanVideoTransformer3DModel,
+)
 from tiny import call_along, run_guided, run_loop, run_pipeline, timesteps_for, tiny_dit, trajectory
 
 import relcache
-from relcache import FORA, RFC, RFE, Always, Method, Relational, Reuse, TaylorSeer
+from relcache import FORA, RFC, RFE, Always, Method, Relational, Reuse, Size, TaylorSeer
 from relcache.models import SPECS, spec_for
 
 STEPS = 12
@@ -226,3 +232,19 @@ def test_report_while_a_request_runs(model: DiTTransformer2DModel) -> None:
             model(torch.randn(1, 4, 8, 8), timestep=timestep[None], class_labels=torch.tensor([1]))
             assert handle.report().steps == step + 1
     assert handle.report().full_steps == [0, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "published"),
+    [(FluxTransformer2DModel, Size(1, 124, 124, text=512), 2813.5),
+     (HunyuanVideoTransformer3DModel, Size(1, 60, 80, 9, 256), 7520.0)],
+    ids=["FLUX.1 dev at 992 x 992", "HunyuanVideo at 480 x 640 x 33"],
+)  # fmt: skip
+def test_published_flops(kind: type[Any], size: Size, published: float) -> None:
+    """Linear layers only, as the paper counts; the attention products come on top."""
+    with torch.device("meta"):
+        model = kind(guidance_embeds=True)
+    inputs = spec_for(model, SPECS).example(model, size)
+    linear = 50 * relcache.count_flops(model, attention=False, **inputs)
+    assert linear == pytest.approx(published * 1e12, rel=0.01)
+    assert 50 * relcache.count_flops(model, **inputs) > 1.2 * linear

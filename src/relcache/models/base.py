@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 Layout = Literal["rows", "folded", "tokens first", "packed"]
 
@@ -146,7 +147,7 @@ class ModelSpec:
         return tuple(Part(module) if isinstance(module, str) else module for module in self.modules)
 
     def example(self, model: nn.Module | None, size: Size) -> dict[str, Any]:
-        """Arguments of one forward of `size`, on the CPU, of random features.
+        """Arguments of one forward of `size`, on the CPU, of random features in the model's dtype.
 
         Raises:
             ValueError: the spec has no `inputs`.
@@ -157,7 +158,10 @@ class ModelSpec:
                 "model's config and a relcache.Size"
             )
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            return self.inputs(getattr(model, "config", None), size)
+            inputs = self.inputs(getattr(model, "config", None), size)
+        weights = (value.dtype for value in model.parameters() if value.is_floating_point()) if model else iter(())
+        dtype = getattr(model, "dtype", None) or next(weights, torch.float32)
+        return tree_map_only(Tensor, lambda value: value.to(dtype) if _is_features(value) else value, inputs)
 
     def units(self, model: nn.Module) -> list[Unit]:
         """The units of `model` to cache: stack by stack, block by block, in the order in which they are computed.
@@ -201,6 +205,10 @@ def spec_for(model: nn.Module, specs: Iterable[ModelSpec], unsupported: Mapping[
         f"{', '.join(near) if near else 'none'} come nearest (`relcache models` lists them). "
         "Describe it with relcache.ModelSpec(...) and pass that as spec=; relcache.inspect(model) suggests one"
     )
+
+
+def _is_features(value: Tensor) -> bool:
+    return value.is_floating_point() and value.ndim > 1
 
 
 def describe(spec: ModelSpec) -> dict[str, list[str]]:
