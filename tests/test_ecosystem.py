@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import accelerate
@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers.hooks import TaylorSeerCacheConfig, apply_taylorseer_cache
 from diffusers.hooks.group_offloading import apply_group_offloading
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor, FluxIPAdapterAttnProcessor
 from peft import LoraConfig
 from small_pipelines import Built, flux, flux_transformer
@@ -22,6 +23,14 @@ from relcache import FORA, Always, Plan, Relational, TaylorSeer
 STEPS = 8
 METHOD = TaylorSeer(1, 3)
 FULL_STEPS = [0, 1, 4, 7]
+
+
+@pytest.fixture(autouse=True)
+def back_end() -> Iterator[None]:
+    """`set_attention_backend` of one model changes it for all that come later; here it does not."""
+    before = _AttentionBackendRegistry._active_backend
+    yield
+    _AttentionBackendRegistry._active_backend = before
 
 
 def run(built: Built, **options: Any) -> Tensor:

@@ -42,7 +42,7 @@ class Row:
     def __str__(self) -> str:
         shapes = f"{_show(self.inputs)} -> {_show(self.outputs)}" if self.outputs else "-"
         share = "" if self.share is None else f"{self.share:7.1%}"
-        return f"{self.count:4} x {self.pattern:<52} {self.kind:<24} {share}  {shapes}"
+        return f"{self.count:4} x {self.pattern:<52} {self.kind[:24]:<24} {share}  {shapes}"
 
 
 @dataclass(frozen=True)
