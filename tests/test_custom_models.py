@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from tiny import timesteps_for
@@ -55,6 +58,64 @@ def test_a_spec_of_ones_own() -> None:
     assert handle.units == ["layers.0.mix", "layers.1.mix", "layers.2.mix"]
     assert handle.report().full_steps == [0, 1, 5, 9]
     assert handle.report().flops == 4 * 3 * 2 * 2 * 6 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (lambda: ModelSpec("Stack", modules="layers.*.mix"), "modules of the spec of Stack is a tuple"),
+        (lambda: ModelSpec("Stack", ("layers.*.mix",), conditioning="label"), "conditioning of the spec .* is a tuple"),
+        (lambda: ModelSpec("Stack", (None,)), "are patterns or Parts, got None"),
+        (lambda: ModelSpec("Stack", ("layers.*.mix",), ("lable",), "t"), "'lable', which Stack does not take; did you"),
+        (lambda: ModelSpec("Stack", ("layers.*.mix",), (), "t", sample="hiden"), "'hiden'.*did you mean 'hidden'"),
+        (lambda: ModelSpec("Stack", (relcache.joint("layers.*.mix", "imput"),), (), "t"), "'imput'.*mean 'input'"),
+        (lambda: ModelSpec("Stack", ("layers.*.mix", "layers.*.mix"), (), "t"), "names layers.0.mix twice"),
+        (lambda: ModelSpec("Stack", ("layers.*", "layers.*.mix"), (), "t"), "layers.0.mix, which lies inside layers.0"),
+        (lambda: ModelSpec("Stack", ("layers",), (), "t"), "named 'layers' and Stack has none"),
+    ],
+)
+def test_specs_that_make_no_sense(spec: Callable[[], ModelSpec], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        relcache.enable(Stack(), FORA(3), spec=spec())
+
+
+def test_modules_that_a_forward_does_not_call_are_noticed() -> None:
+    model = Stack().eval()
+    model.spare = nn.Linear(4, 4)
+    handle = relcache.enable(model, FORA(3), spec=ModelSpec("Stack", ("spare",), (), "t"))
+    with pytest.warns(UserWarning, match="does not call spare"):
+        run(model)
+    assert "reached none of the cached modules" in handle.report().notes[0]
+
+
+def test_a_gradient_through_a_cached_step_is_refused() -> None:
+    """Sampling with gradients on goes on; asking for one that would be wrong is an error."""
+    model = Stack().eval()
+    relcache.enable(model, FORA(3), spec=SPEC)
+    for step, t in enumerate(timesteps_for(4)):
+        hidden = torch.randn(2, 6, 4, requires_grad=True)
+        output = model(hidden, t.expand(2))
+        if step in (0, 1):
+            output.sum().backward()
+            assert hidden.grad is not None
+        else:
+            with pytest.raises(RuntimeError, match=r"no gradients.*disable\(\)"):
+                output.sum().backward()
+
+
+def test_arguments_that_cannot_be_copied_cost_the_count_of_flops() -> None:
+    class Keeper(Stack):
+        def forward(self, hidden: Tensor, t: Tensor, label: Any = None) -> Tensor:
+            return super().forward(hidden, t)
+
+    model = Keeper().eval()
+    handle = relcache.enable(model, FORA(3), spec=SPEC)
+    with torch.no_grad():
+        for t in timesteps_for(4):
+            model(torch.randn(2, 6, 4), t.expand(2), label=(number for number in range(3)))
+    assert handle.report().steps == 4
+    assert handle.report().flops is None
+    assert "FLOPs could not be counted" in handle.report().notes[-1]
 
 
 def test_an_output_changed_in_place_is_noticed() -> None:

@@ -17,6 +17,9 @@ from torch import Tensor
 import relcache
 from relcache.patch import Replacement
 
+# All calls share one timestep, of which relcache warns.
+pytestmark = pytest.mark.filterwarnings("ignore:relcache. the transformer was called again at a request's first")
+
 
 class Shim(FluxTransformer2DModel):
     """FLUX whose `enable_cache` is relcache's `enable`."""

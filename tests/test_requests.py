@@ -287,8 +287,20 @@ def test_a_timestep_tensor_that_is_overwritten(model: DiTTransformer2DModel) -> 
 def test_known_number_of_steps_ends_a_request(model: DiTTransformer2DModel) -> None:
     """Two requests at one timestep each, told apart because the first is known to be over."""
     handle = relcache.enable(model, FORA(2, warmup=1), num_inference_steps=3)
-    loop_over(model, list(torch.tensor([500, 500, 500, 500])))
+    with pytest.warns(UserWarning, match="called again at a request's first timestep"):
+        loop_over(model, list(torch.tensor([500, 500, 500, 500])))
     assert handle.report().steps == 1
+
+
+def test_a_loop_that_begins_in_the_middle_of_another_table(model: DiTTransformer2DModel) -> None:
+    """A loop that was broken off, then one that reworks a picture: the second begins clean, further down its table."""
+    handle = relcache.enable(model, TaylorSeer(1, 3))
+    table = timesteps_for(STEPS)
+    loop_over(model, [table[step] for step in range(2)])
+    other = timesteps_for(STEPS).clone()
+    loop_over(model, [other[step] for step in range(5, STEPS)])
+    assert handle.report().steps == STEPS - 5
+    assert handle.report().full_steps == [0, 1, 4]
 
 
 class OwnPipeline:

@@ -64,21 +64,28 @@ class Handle:
         width: int,
         frames: int = 1,
         *,
-        batch: int = 1,
-        branches: int = 1,
+        batch: int | None = None,
+        branches: int | None = None,
         text: int | None = None,
     ) -> int:
         """Bytes that the cache will hold in a request of this size. Nothing is computed and no memory taken.
 
         Args:
             height, width, frames: of the pictures, in pixels; of the latents, where a bare transformer was enabled.
-            batch: samples in one call of the transformer: twice the pictures where guidance doubles the batch.
-            branches: guidance branches for which a transformer is called one by one.
+            batch: samples in one call of the transformer: twice the pictures where guidance doubles the batch. By
+                default as many as in the last request, 1 before the first.
+            branches: guidance branches for which a transformer is called one by one; by default likewise.
             text: tokens of text; by default as many as the family's pipeline gives.
 
         Raises:
-            ValueError: the model's spec does not say how to call it.
+            ValueError: a size below 1, or a spec that does not say how to call the model.
         """
+        rows, calls = self._session.last_call
+        batch, branches = rows if batch is None else batch, calls if branches is None else branches
+        sizes = {"height": height, "width": width, "frames": frames, "batch": batch, "branches": branches}
+        for name, value in sizes.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is a whole number of at least 1, got {value!r}")
         latents = self._pixels.latents(height, width, frames) if self._pixels else (height, width, frames)
         total = 0
         for host in self._session.hosts:
@@ -145,6 +152,8 @@ def enable(
                 f"{type(model).__name__} already has a cache of diffusers active ({active}): call "
                 "transformer.disable_cache() first, two caches would skip each other's work"
             )
+    if spec is not None and not isinstance(spec, ModelSpec):
+        raise TypeError(f"spec is a relcache.ModelSpec, got {spec!r}")
     hosts = [(name, model, spec or spec_for(model, SPECS, UNSUPPORTED)) for name, model in models.items()]
     session = Session(hosts, chosen.forecaster, chosen.schedule, chosen.name, pipeline, num_inference_steps)
     for model in models.values():
@@ -195,6 +204,8 @@ def _method(method: Method | None, forecaster: Forecaster | None, schedule: Sche
 def find_transformers(model_or_pipe: Any) -> tuple[dict[str, nn.Module], Any]:
     """The transformers by their names in the pipeline, and the pipeline, None for a bare transformer."""
     if isinstance(model_or_pipe, nn.Module):
+        if hasattr(model_or_pipe, "_orig_mod"):
+            raise TypeError("torch.compile(model) gives a wrapper: call model.compile() instead, and enable model")
         return {"transformer": model_or_pipe}, None
     components = getattr(model_or_pipe, "components", None)
     components = components if isinstance(components, dict) else {}
@@ -202,6 +213,11 @@ def find_transformers(model_or_pipe: Any) -> tuple[dict[str, nn.Module], Any]:
     models = {name: value for name, value in named.items() if "transformer" in name and isinstance(value, nn.Module)}
     if models:
         return models, model_or_pipe
+    if isinstance(model_or_pipe, type):
+        raise TypeError(f"enable takes an instance, got the class {model_or_pipe.__name__}")
+    if hasattr(model_or_pipe, "transformer"):
+        missing = model_or_pipe.transformer
+        raise TypeError(f"this {type(model_or_pipe).__name__}: it has no transformer to enable, but {missing!r}")
     reason = "it has a UNet, not a transformer" if getattr(model_or_pipe, "unet", None) is not None else (
         "it has no transformer"
     )  # fmt: skip

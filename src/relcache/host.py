@@ -28,6 +28,7 @@ class Host:
         self.model = weakref.ref(model)
         self.name, self.spec, self.place, self.first_unit = name, spec, place, first_unit
         self.model_name = type(model).__name__
+        spec.check_arguments(model)
         units = spec.units(model)
         self.unit_names = [unit.name for unit in units]
         self.parts = [unit.part for unit in units]

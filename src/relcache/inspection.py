@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from relcache.flops import Flops, count_modules
 from relcache.meta import without_values
 from relcache.models import SPECS, ModelSpec, Part, Size, spec_for
 
+TIMESTEPS = ("timestep", "timesteps", "t", "time", "sigma")
 Shapes = tuple[tuple[int, ...], ...]
 
 
@@ -100,7 +102,7 @@ def inspect(
     if spec is None:
         candidates = list(_candidates(model, trace))
         rows = [trace.row(_pattern(name), type(module).__name__, [[name]]) for name, module in _top(model, set())]
-        return Inspection(type(model).__name__, [], _merge(rows), _suggest(type(model).__name__, candidates))
+        return Inspection(type(model).__name__, [], _merge(rows), _suggest(model, candidates, inputs))
     units = spec.units(model)
     cached = [trace.row(_pattern(unit.name), _kind(unit.part), [list(unit.modules)]) for unit in units if not unit.turn]
     inside = {name for unit in units for name in unit.modules}
@@ -209,22 +211,30 @@ def _candidates(model: nn.Module, trace: _Trace) -> Iterator[Part]:
         share = trace.share(name)
         if share is None or (share > 0 and outputs and set(outputs) <= set(inputs)):
             seen.add(pattern)
-            yield Part(pattern, ("hidden_states", "encoder_hidden_states") if len(outputs) == 2 else ())
+            names = list(signature(module.forward).parameters)
+            yield Part(pattern, tuple(names[: len(outputs)]) if len(outputs) > 1 else ())
 
 
-def _suggest(class_name: str, parts: list[Part]) -> str:
-    lines = [
-        f'        relcache.joint("{part.pattern}"),' if part.streams else f'        "{part.pattern}",' for part in parts
-    ]
+def _suggest(model: nn.Module, parts: list[Part], inputs: dict[str, Any] | None) -> str:
+    """A spec in Python. What tells branches apart is every tensor that the forward takes but sample and timestep."""
+    arguments = [name for name in signature(type(model).forward).parameters if name != "self"]
+    timestep = next((name for name in arguments if name in TIMESTEPS), "TIMESTEP")
+    given = arguments if inputs is None else [name for name in arguments if name in inputs]
+    conditioning = [name for name in given[1:] if name != timestep and inputs is not None]
+    lines = []
+    for part in parts:
+        streams = "".join(f', "{name}"' for name in part.streams)
+        lines.append(f'        relcache.joint("{part.pattern}"{streams}),' if streams else f'        "{part.pattern}",')
+    named = "".join(f'"{name}", ' for name in conditioning) or '"CONDITIONING", '
     return "\n".join(
         [
             "relcache.ModelSpec(",
-            f'    "{class_name}",',
+            f'    "{type(model).__name__}",',
             "    modules=(",
             *lines,
             "    ),",
-            '    conditioning=("encoder_hidden_states",),',
-            '    timestep="timestep",',
+            f"    conditioning=({named.rstrip()}),",
+            f'    timestep="{timestep}",',
             ")",
         ]
     )

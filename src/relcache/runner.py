@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from relcache.models.base import Unit, argument_place, first_argument
 from relcache.patch import Patch
@@ -83,7 +84,7 @@ class Runner:
         index = self._next()
         visit = keeper.visit(index, self._inputs(args, kwargs))
         if visit.skip:
-            return keeper.forecast(index, visit)
+            return _untrainable(keeper.forecast(index, visit), (args, kwargs))
         output = original(*args, **kwargs)
         keeper.keep(index, visit, output)
         return output
@@ -117,7 +118,7 @@ class Runner:
         index, visit = self._opened()
         self._open = None
         if visit.skip:
-            return self._keeper.forecast(index, visit)
+            return _untrainable(self._keeper.forecast(index, visit), (args, kwargs))
         output = original(*args, **kwargs)
         self._keeper.keep(index, visit, output)
         return output
@@ -132,3 +133,29 @@ class Runner:
 
     def _without_tokens(self, features: Tensor) -> Tensor:
         return features.detach().narrow(self._tokens, 0, 0).clone()
+
+
+class _NoGradient(torch.autograd.Function):
+    """Hands features on, and refuses to hand a gradient back."""
+
+    @staticmethod
+    def forward(context: Any, features: Tensor, anchor: Tensor) -> Tensor:
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Any:
+        raise RuntimeError(
+            "relcache has no gradients: the output of a cached step was forecast, not computed. Call disable() on the "
+            "handle to train, or to differentiate through the model"
+        )
+
+
+def _untrainable(output: Any, arguments: Any) -> Any:
+    """`output`, through which no gradient flows back unnoticed where the module's arguments ask for one."""
+    if not torch.is_grad_enabled():
+        return output
+    wanted = (leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.requires_grad)
+    anchor = next(wanted, None)
+    if anchor is None:
+        return output
+    return tree_map_only(Tensor, lambda features: _NoGradient.apply(features, anchor), output)

@@ -74,6 +74,7 @@ class Session:
         self._branch: Branch | None = None  # of the call in progress; None between calls
         self._rows = 1  # samples in it
         self.serial = 0  # its number
+        self._visited = False  # whether it has reached a unit
         self._work: Work | None = None
         self._full: bool | None = None  # decision of the present step; None until its first unit asks
         self._doubtful = False  # whether the present step may be the first of another loop
@@ -160,6 +161,12 @@ class Session:
             return
         request = self._request
         assert request is not None
+        if not self._visited:
+            self._note_once(
+                "unvisited",
+                f"a call of {self.model_name} reached none of the cached modules, and nothing of it was cached: its "
+                f"forward does not call {self.unit_names[0]} and the others that the spec names",
+            )
         if self._updated:
             request.cache_bytes = max(request.cache_bytes, request.held_bytes(self.forecaster))
         self._branch, self._updated = None, False
@@ -192,6 +199,13 @@ class Session:
         if place.new_step:
             request.signal.append(None)
             self._full, self._doubtful = None, place.doubtful
+            if place.doubtful:
+                self._note_once(
+                    "doubtful",
+                    "the transformer was called again at a request's first timestep with the same conditioning and "
+                    "another sample, which is taken for the next step. If it is a tile or a guidance branch, enable "
+                    "the pipeline, use cache_context, or name what differs in the spec's conditioning",
+                )
         if place.branch is not None:
             self._open_branch(host, place.branch, rows)
         else:
@@ -213,7 +227,11 @@ class Session:
             self._note_once("backwards", "the timesteps run the wrong way, so every step is computed in full")
         key = (host.place, *((tuple(value.shape), value.dtype) for value in tensors))
         if key not in request.work:
-            request.work[key] = Work(host.place, sketch((tuple(args), dict(kwargs))))
+            try:
+                request.work[key] = Work(host.place, sketch((tuple(args), dict(kwargs))))
+            except Exception as error:  # arguments that cannot be copied: sampling goes on, the report says so
+                request.work[key] = Work(host.place, ((), {}))
+                self._flops[key] = f"{type(error).__name__}: {error}"
         self._work = request.work[key]
         self._work.calls += 1
 
@@ -226,7 +244,7 @@ class Session:
             if branch.host is not None:
                 branch.cells, branch.signal = [Cell() for _ in self.unit_names], None
             branch.host = host.place
-        self._branch, self._rows = branch, rows
+        self._branch, self._rows, self._visited = branch, rows, False
         self.serial += 1
 
     def _open_request(self, timestep: Any, loop: Loop | None, batch: int) -> Request:
@@ -267,6 +285,7 @@ class Session:
         assert branch is not None
         assert request is not None
         assert self._work is not None
+        self._visited = True
         layout = self._parts[index].layout
         inputs = [None if input is None else to_rows(input, layout, self._rows) for input in inputs]
         shape = shape_of(inputs)
@@ -361,7 +380,7 @@ class Session:
                 self._note_once("signal", "the error signal was NaN or infinite; such steps are computed in full")
                 error, forced = None, True
         wants = schedule.wants_full(request.schedule_state, step, error)
-        if request.total_steps is not None and request.total_steps - step <= schedule.full_last:
+        if schedule.full_last and request.total_steps is not None and request.total_steps - step <= schedule.full_last:
             wants = True
         if not wants and not has_history:
             request.fallbacks["too few full steps yet: full step"] += 1
@@ -438,6 +457,12 @@ class Session:
             for branch in range(branches):
                 self._open_branch(host, str(branch), rows)
                 model(**inputs)
+
+    @property
+    def last_call(self) -> tuple[int, int]:
+        """Rows of the last request's batch and the number of its branches, (1, 1) before the first."""
+        request = self._request
+        return (request.batch, max(len(request.branches), 1)) if request is not None else (1, 1)
 
     def report(self) -> Report:
         """The record of the present or last request. Counting FLOPs is done here, on the meta device."""

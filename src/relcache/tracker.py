@@ -247,16 +247,17 @@ class Tracker:
     def _is_another_loop(self, timestep: Any, served: bool, rows: int) -> bool:
         """Whether another table of timesteps shows that a loop was broken off and a second one has begun.
 
-        A loop that copies its table for each call goes on in the copy; a second loop begins before that place, or at
-        the same place with another timestep. Both stand at the first entry if the first loop made one step only: then
-        the same branch again, or another size of batch, tells.
+        A loop that copies its table for each call goes on at the copy's next entry; a second loop begins elsewhere, or
+        at the same place with another timestep. Both stand at the first entry if the first loop made one step only:
+        then the same branch again, or another size of batch, tells.
         """
         assert self._timestep is not None
         past = self._timestep.value
         if not (_is_entry(timestep) and _is_entry(past)) or _same_memory(timestep, past):
             return False
-        if timestep.storage_offset() != past.storage_offset():
-            return bool(timestep.storage_offset() < past.storage_offset())
+        moved = timestep.storage_offset() - past.storage_offset()
+        if moved:
+            return bool(moved < 0 or moved > 1)
         if not _varies(timestep):
             return False  # a piece of a batch's timesteps, made anew for each call
         first = self._step == 0 and (served or rows != self._rows)

@@ -138,6 +138,12 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not self.modules:
             raise ValueError(f"the spec of {self.class_name} names no modules")
+        for name in ("modules", "conditioning"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} of the spec of {self.class_name} is a tuple, got {getattr(self, name)!r}")
+        for module in self.modules:
+            if not isinstance(module, (str, Part)):
+                raise ValueError(f"modules of the spec of {self.class_name} are patterns or Parts, got {module!r}")
         if self.time_runs not in (-1, 1):
             raise ValueError(f"time_runs is -1 (the timestep falls) or 1 (it rises), got {self.time_runs!r}")
 
@@ -169,7 +175,7 @@ class ModelSpec:
         Raises:
             ValueError: a pattern matches no module; the message names it and the nearest modules there are.
         """
-        names = dict(model.named_modules())
+        names = {name: module for name, module in model.named_modules() if not isinstance(module, nn.ModuleList)}
         stacks = list(dict.fromkeys(_stack(part) for part in self.parts))
         found: list[tuple[int, tuple[int, ...], int, Unit]] = []
         for place, part in enumerate(self.parts):
@@ -183,7 +189,32 @@ class ModelSpec:
                     found.append((stacks.index(_stack(part)), numbers, place, called))
         if not found:
             raise ValueError(_missing(self.class_name, self.parts[0].pattern, model))
-        return [unit for *_, unit in sorted(found, key=lambda entry: entry[:3])]
+        units = [unit for *_, unit in sorted(found, key=lambda entry: entry[:3])]
+        owners: dict[str, str] = {}
+        for unit in units:
+            for name in unit.modules if not unit.turn else ():
+                if name in owners:
+                    raise ValueError(f"the spec of {self.class_name} names {name} twice: {owners[name]}, {unit.name}")
+                owners[name] = unit.name
+        for name, owner in owners.items():
+            above = [".".join(name.split(".")[:depth]) for depth in range(1, name.count(".") + 1)]
+            outer = next((owners[other] for other in above if other in owners and owners[other] != owner), None)
+            if outer is not None:
+                raise ValueError(f"the spec of {self.class_name} names {name}, which lies inside {outer}")
+        return units
+
+    def check_arguments(self, model: nn.Module) -> None:
+        """See that the names in the spec are arguments of `model`'s forward and of its modules' forwards.
+
+        Raises:
+            ValueError: one is not; the message names the nearest that there are.
+        """
+        for name in (*self.conditioning, self.timestep, *([self.sample] if self.sample else [])):
+            _check_argument(self.class_name, type(model).forward, name, type(model).__name__)
+        for unit in self.units(model):
+            first = next(iter(unit.modules.values()))
+            for name in unit.part.streams:
+                _check_argument(self.class_name, first.forward, name, unit.name)
 
 
 def spec_for(model: nn.Module, specs: Iterable[ModelSpec], unsupported: Mapping[str, str] | None = None) -> ModelSpec:
@@ -233,6 +264,18 @@ def streams(spec: ModelSpec) -> int:
 def grid_ids(*sizes: int) -> Tensor:
     """Coordinates of each cell of a grid, the last axis moving fastest: (cells, len(sizes)), float32."""
     return torch.cartesian_prod(*(torch.arange(size) for size in sizes)).float()
+
+
+def _check_argument(class_name: str, forward: Callable[..., Any], name: str, owner: str) -> None:
+    parameters = inspect.signature(forward).parameters
+    if name in parameters or any(value.kind is value.VAR_KEYWORD for value in parameters.values()):
+        return
+    known = [key for key in parameters if key != "self"]
+    near = difflib.get_close_matches(name, known, n=1)
+    raise ValueError(
+        f"the spec of {class_name} names the argument {name!r}, which {owner} does not take"
+        f"{f'; did you mean {near[0]!r}?' if near else f'; it takes {known}'}"
+    )
 
 
 def first_argument(forward: Callable[..., Any]) -> str:
