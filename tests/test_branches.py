@@ -107,7 +107,7 @@ def test_a_poisoned_branch_leaves_the_other_alone(method: Method, poisoned: str)
             if not poison or step != 5 or branch != "uncond":
                 return
             session = handle._session
-            branch = list(session._request.branches.values())[order.index(poisoned)]
+            branch = list(session.cache.request.branches.values())[order.index(poisoned)]
             for tensor in branch.tensors(session.forecaster):
                 if tensor.is_floating_point():
                     tensor.data.fill_(1e3)  # unseen by the check for changes in place

@@ -103,6 +103,30 @@ def test_a_gradient_through_a_cached_step_is_refused() -> None:
                 output.sum().backward()
 
 
+def test_a_gradient_through_a_cached_parallel_unit_is_refused() -> None:
+    """Such a unit's exit reads the empty features of its entry, through which no gradient would come."""
+
+    class Parallel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4))])
+
+        def forward(self, hidden: Tensor, t: Tensor) -> Tensor:
+            return hidden.detach() + self.layers[0](hidden)
+
+    model = Parallel().eval()
+    spec = ModelSpec("Parallel", (relcache.parallel("layers.*", ("0",), "1"),), (), "t")
+    relcache.enable(model, FORA(3), spec=spec)
+    for step, t in enumerate(timesteps_for(4)):
+        hidden = torch.randn(2, 6, 4, requires_grad=True)
+        output = model(hidden, t.expand(2))
+        if step in (0, 1):
+            output.sum().backward()
+        else:
+            with pytest.raises(RuntimeError, match=r"no gradients.*disable\(\)"):
+                output.sum().backward()
+
+
 def test_arguments_that_cannot_be_copied_cost_the_count_of_flops() -> None:
     class Keeper(Stack):
         def forward(self, hidden: Tensor, t: Tensor, label: Any = None) -> Tensor:

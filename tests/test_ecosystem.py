@@ -183,7 +183,7 @@ def test_the_third_output_of_an_ip_adapter() -> None:
             )
         outputs[scale] = sample
         assert handle.report().full_steps == [0, 1, 4]
-    streams = next(iter(handle._session._request.branches.values())).cells[0].streams
+    streams = next(iter(handle._session.cache.request.branches.values())).cells[0].streams
     assert [stream.source for stream in streams] == [0, 1, 0]
     assert bool(torch.isfinite(outputs[1.0]).all())
     assert not torch.equal(outputs[0.0], outputs[1.0]), "the adapter shows in cached steps"
@@ -223,7 +223,7 @@ def test_half_precision(dtype: torch.dtype) -> None:
         cached = run(built)
         estimate = handle.estimate(16, 24, text=24)
         assert abs(estimate - handle.report().cache_bytes) <= 0.05 * handle.report().cache_bytes
-        request = handle._session._request
+        request = handle._session.cache.request
         kept = {tensor.dtype for branch in request.branches.values() for cell in branch.cells
                 for stream in cell.streams for tensor in stream.state.ladder.terms}  # fmt: skip
     assert kept == {dtype}

@@ -294,7 +294,7 @@ def test_disable_frees_the_cache(model: DiTTransformer2DModel) -> None:
     session = handle._session
     held = [
         weakref.ref(tensor)
-        for branch in session._request.branches.values()
+        for branch in session.cache.request.branches.values()
         for tensor in branch.tensors(session.forecaster)
     ]
     assert held

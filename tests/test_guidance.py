@@ -89,7 +89,7 @@ def outputs_by_branch(form: str, poisoned: int | None) -> dict[int, list[Tensor]
 
     def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         seen.append(output[0])
-        request = handle._session._request
+        request = handle._session.cache.request
         if poisoned is not None and request.step == 4 and len(seen) % 2 == 0:
             for tensor in request.branches[branches[poisoned]].tensors(handle._session.forecaster):
                 if tensor.is_floating_point():

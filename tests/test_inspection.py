@@ -104,7 +104,8 @@ def test_without_inputs_there_are_names_and_no_shapes() -> None:
 
 def test_a_size_cannot_be_estimated_without_inputs() -> None:
     spec = ModelSpec("NewFamily", ("blocks.*.mix",))
-    handle = relcache.enable(NewFamily().eval(), FORA(3), spec=spec)
+    model = NewFamily().eval()
+    handle = relcache.enable(model, FORA(3), spec=spec)
     with pytest.raises(ValueError, match=r"does not say how to call the model: give it inputs="):
         handle.estimate(8, 8)
 

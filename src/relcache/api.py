@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from relcache.estimate import estimate_bytes
 from relcache.forecasters import Forecaster
 from relcache.methods import Method
 from relcache.models import SPECS, UNSUPPORTED, ModelSpec, Size, spec_for
@@ -79,6 +80,7 @@ class Handle:
 
         Raises:
             ValueError: a size below 1, or a spec that does not say how to call the model.
+            RuntimeError: the model has been deleted.
         """
         rows, calls = self._session.last_call
         batch, branches = rows if batch is None else batch, calls if branches is None else branches
@@ -91,8 +93,11 @@ class Handle:
         for host in self._session.hosts:
             model = host.model()
             size = Size(batch, *latents, host.spec.text if text is None else text)
+            if model is None:
+                raise RuntimeError(f"the {host.model_name} that was enabled is gone")
             inputs = host.spec.example(model, size)
-            held = self._session.held_by(host, inputs, branches)
+            forecaster, schedule = self._session.forecaster, self._session.schedule
+            held = estimate_bytes(model, host.spec, forecaster, schedule, inputs, branches)
             total = max(total, held) if host.name == EXPERT else total + held
         return total
 

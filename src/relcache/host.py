@@ -8,90 +8,96 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
+from relcache.cache import Cache
 from relcache.models.base import ModelSpec
 from relcache.patch import Patch
-from relcache.runner import Keeper, Runner
+from relcache.runner import Runner
+
+
+class Condition(NamedTuple):
+    """How a model is found at a call.
+
+    Attributes:
+        replaced: whether a patched module is no longer the one that the model calls, as after loading a LoRA.
+        hooks: diffusers' hooks on blocks and modules: by them its guiders perturb a branch for one call.
+    """
+
+    replaced: bool
+    hooks: tuple[str, ...]
 
 
 class Host:
     """One transformer of a session: its spec, its units, and the patches on it.
 
-    The model holds the session by its patched forwards; the session holds the model weakly, so that a handle kept for
-    its report does not keep the weights.
+    The model holds the cache by its patched forwards; the session holds the model weakly, so that a handle kept for its
+    report does not keep the weights.
     """
 
     def __init__(self, name: str, model: nn.Module, spec: ModelSpec, place: int, first_unit: int):
         self.model = weakref.ref(model)
         self.name, self.spec, self.place, self.first_unit = name, spec, place, first_unit
         self.model_name = type(model).__name__
-        spec.check_arguments(model)
         units = spec.units(model)
+        spec.check_arguments(model, units)
         self.unit_names = [unit.name for unit in units]
         self.parts = [unit.part for unit in units]
         self.unit_modules = [list(unit.modules) if unit.turn == 0 else [] for unit in units]  # each module once
         self.signature = inspect.signature(type(model).forward)
         self.sample = spec.sample or list(self.signature.parameters)[1]
         self.watch, self.swaps = Patch(), Patch()
-        self._patched: list[tuple[list[str], int]] = []
-        self._hooked = _with_ancestors(name for modules in self.unit_modules for name in modules)
-        self.perturbation(model)
+        names = {name for modules in self.unit_modules for name in modules}
+        self._paths = [(path, path.split(".")) for path in _with_ancestors(names)]
+        self._patched: dict[str, int] = {}  # identities of the patched modules
+        self.look_at(model)
 
     @property
     def units(self) -> range:
         """Places of the host's units among the session's."""
         return range(self.first_unit, self.first_unit + len(self.unit_names))
 
-    def swap_units(self, keeper: Keeper, model: nn.Module) -> None:
+    def swap_units(self, cache: Cache, model: nn.Module) -> None:
         """Stand in for the forwards of the modules of all units."""
-        units = self.spec.units(model)
-        for index, unit in zip(self.units, units, strict=True):
-            if unit.turn:
-                continue  # the first call's runner serves the others
-            Runner(keeper, index, unit).attach(self.swaps, unit)
-        self._patched = [
-            (name.split("."), id(module)) for unit in units if not unit.turn for name, module in unit.modules.items()
-        ]
+        self._patched = {}
+        for index, unit in zip(self.units, self.spec.units(model), strict=True):
+            if unit.turn == 0:  # the first call's runner serves the others
+                Runner(cache, index, unit).attach(self.swaps, unit)
+                self._patched |= {name: id(module) for name, module in unit.modules.items()}
 
-    def perturbation(self, model: nn.Module) -> tuple[str, ...]:
-        """Names of diffusers' hooks on blocks and modules: by them its guiders perturb a branch for one call.
+    def look_at(self, model: nn.Module) -> Condition:
+        """How `model` is found.
 
         Raises:
-            RuntimeError: a hook of another cache is among them.
+            RuntimeError: another cache has hooks in it.
         """
-        found: list[str] = []
-        for path in self._hooked:
+        replaced, hooks = False, []
+        for name, path in self._paths:
             module: Any = model
-            for name in path:
-                module = module._modules.get(name)
-                if module is None:
-                    break
-            else:
-                registry = module.__dict__.get("_diffusers_hook")
-                found += [f"{'.'.join(path)}:{hook}" for hook in registry.hooks] if registry is not None else []
-        foreign = next((name for name in found if _is_cache(name)), None)
+            for child in path:
+                module = module._modules.get(child) if module is not None else None
+            identity = self._patched.get(name)
+            replaced = replaced or (identity is not None and identity != id(module))
+            registry = module.__dict__.get("_diffusers_hook") if module is not None else None
+            if registry is not None:
+                hooks += [f"{name}:{hook}" for hook in registry.hooks]
+        foreign = next((hook for hook in hooks if _is_cache(hook)), None)
         if foreign is not None:
             block, _, hook = foreign.partition(":")
             raise RuntimeError(
                 f"{self.model_name} has another cache active (hook {hook!r} of diffusers on {block}): remove it, with "
                 "transformer.disable_cache() if that set it; two caches would skip each other's work"
             )
-        return tuple(found)
+        return Condition(replaced, tuple(hooks))
 
-    def is_replaced(self, model: nn.Module) -> bool:
-        """Whether a patched module is no longer the one that the model calls, as after loading or unloading a LoRA."""
-        for path, identity in self._patched:
-            module: Any = model
-            for name in path:
-                module = module._modules.get(name)
-                if module is None:
-                    return True
-            if id(module) != identity:
-                return True
-        return False
+
+def count_rows(sample: Any) -> int:
+    """Samples in the argument that holds the noisy sample: a tensor with the batch first, or a list of samples."""
+    if isinstance(sample, (list, tuple)):
+        return len(sample)
+    return sample.shape[0] if isinstance(sample, Tensor) and sample.ndim else 1
 
 
 def refuse_cache(original: Callable[..., Any], config: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -108,7 +114,6 @@ def _is_cache(hook: str) -> bool:
     return name.startswith(("fbc_", "pyramid_attention_broadcast")) or ("cache" in name and "text_kv" not in name)
 
 
-def _with_ancestors(names: Iterable[str]) -> list[list[str]]:
-    """Paths of the modules `names` and of all that they lie in, the model itself excepted."""
-    paths = {tuple(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
-    return [list(path) for path in sorted(paths)]
+def _with_ancestors(names: Iterable[str]) -> list[str]:
+    """`names` of modules, and of all that they lie in, the model itself excepted."""
+    return sorted({".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)})

@@ -20,7 +20,8 @@ from torch.nn.attention import flex_attention as flex
 from torch.overrides import TorchFunctionMode
 
 Result = TypeVar("Result")
-SMALL = 4096  # entries of a tensor whose values may steer a forward: masks, lengths, positions
+SMALL = 4096  # entries of a tensor whose values may steer a forward: times, positions
+LARGE = 2**20  # the same for integers: masks, lengths, token numbers
 
 
 def without_values(work: Callable[[Callable[[Any], Any]], Result]) -> Result:
@@ -73,7 +74,8 @@ class _Fake:
 
 
 def _may_steer(tensor: Tensor) -> bool:
-    return tensor.numel() <= SMALL or not tensor.is_floating_point()
+    most = SMALL if tensor.is_floating_point() or tensor.is_complex() else LARGE
+    return tensor.numel() <= most
 
 
 def _empty(tensor: Tensor) -> Tensor:

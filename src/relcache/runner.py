@@ -1,64 +1,34 @@
-"""How a unit is skipped: stands in for its modules' forwards, reads their inputs, returns what the session says.
+"""How a unit is skipped: stands in for its modules' forwards, reads their inputs, returns what the cache says.
 
-Knows specs and the patch; of the session it knows four functions, and of caching nothing else.
+Knows specs and the patch; what is kept or forecast is the cache's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from relcache.cache import Cache, Visit
 from relcache.models.base import Unit, argument_place, first_argument
 from relcache.patch import Patch
-from relcache.request import Cell
-
-
-class Visit:
-    """One computation of a unit: its inputs, its state, and whether it is skipped."""
-
-    __slots__ = ("cell", "inputs", "skip")
-
-    def __init__(self, inputs: list[Tensor | None], cell: Cell, skip: bool):
-        self.inputs, self.cell, self.skip = inputs, cell, skip
-
-
-class Keeper(Protocol):
-    """What a runner asks of the session."""
-
-    @property
-    def serial(self) -> int:
-        """Number of the call of the transformer that is in progress."""
-
-    @property
-    def is_active(self) -> bool:
-        """Whether a call is in progress that is to be cached."""
-
-    def visit(self, index: int, inputs: list[Tensor | None]) -> Visit:
-        """Whether the unit `index`, given `inputs`, is skipped."""
-
-    def forecast(self, index: int, visit: Visit) -> Any:
-        """The output of a skipped unit."""
-
-    def keep(self, index: int, visit: Visit, output: Any) -> None:
-        """Take note of the output of a unit that was computed."""
 
 
 class Runner:
     """Runs one unit, or as many as a forward calls its modules: `index` is the first one's among the session's."""
 
-    def __init__(self, keeper: Keeper, index: int, unit: Unit):
-        self._keeper, self._index, self._name = keeper, index, unit.name
+    def __init__(self, cache: Cache, index: int, unit: Unit):
+        self._cache, self._index, self._name = cache, index, unit.name
         first = next(iter(unit.modules.values())).forward
         names = unit.part.streams or (first_argument(first) or "hidden_states",)
         self._streams = [(name, argument_place(first, name)) for name in names]
         if self._streams[0][1] is None:
             self._streams[0] = (names[0], 0)  # a wrapper that takes *args hands the features on as its first
         self._tokens = 0 if unit.part.layout in ("tokens first", "packed") else 1  # the dimension in which tokens lie
-        self._open: tuple[int, Visit] | None = None  # of a parallel unit between its first entry and its exit
+        self._open: tuple[int, Visit, Tensor | None] | None = None  # of a parallel unit until its exit
         self._most, self._calls, self._serial = unit.part.calls, 0, -1
 
     def attach(self, patch: Patch, unit: Unit) -> None:
@@ -78,32 +48,33 @@ class Runner:
         return inputs
 
     def _whole(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        keeper = self._keeper
-        if not keeper.is_active:
+        cache = self._cache
+        if not cache.is_active:
             return original(*args, **kwargs)
         index = self._next()
-        visit = keeper.visit(index, self._inputs(args, kwargs))
+        visit = cache.visit(index, self._inputs(args, kwargs))
         if visit.skip:
-            return _untrainable(keeper.forecast(index, visit), (args, kwargs))
+            return _untrainable(cache.forecast(index, visit), _wants_gradient(args, kwargs))
         output = original(*args, **kwargs)
-        keeper.keep(index, visit, output)
+        cache.keep(index, visit, output)
         return output
 
     def _next(self) -> int:
         """The unit of the call that begins; a call too many is taken for the last one's second."""
-        if self._serial != self._keeper.serial:
-            self._serial, self._calls = self._keeper.serial, 0
+        if self._serial != self._cache.serial:
+            self._serial, self._calls = self._cache.serial, 0
         self._calls += 1
         return self._index + min(self._calls, self._most) - 1
 
     def _entry(self, place: int) -> Callable[..., Any]:
         def enter(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            if not self._keeper.is_active:
+            if not self._cache.is_active:
                 return original(*args, **kwargs)
             if place == 0:
                 index = self._next()
-                self._open = index, self._keeper.visit(index, self._inputs(args, kwargs))
-            _, visit = self._opened()
+                visit = self._cache.visit(index, self._inputs(args, kwargs))
+                self._open = index, visit, _wants_gradient(args, kwargs)
+            _, visit, _ = self._opened()
             if visit.skip:
                 return visit.cell.empties[place]
             output = original(*args, **kwargs)
@@ -113,17 +84,17 @@ class Runner:
         return enter
 
     def _exit(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self._keeper.is_active:
+        if not self._cache.is_active:
             return original(*args, **kwargs)
-        index, visit = self._opened()
+        index, visit, anchor = self._opened()
         self._open = None
         if visit.skip:
-            return _untrainable(self._keeper.forecast(index, visit), (args, kwargs))
+            return _untrainable(self._cache.forecast(index, visit), anchor)
         output = original(*args, **kwargs)
-        self._keeper.keep(index, visit, output)
+        self._cache.keep(index, visit, output)
         return output
 
-    def _opened(self) -> tuple[int, Visit]:
+    def _opened(self) -> tuple[int, Visit, Tensor | None]:
         if self._open is None:
             raise RuntimeError(
                 f"the modules of {self._name} were called in another order than the spec gives them, or twice: the "
@@ -150,12 +121,16 @@ class _NoGradient(torch.autograd.Function):
         )
 
 
-def _untrainable(output: Any, arguments: Any) -> Any:
-    """`output`, through which no gradient flows back unnoticed where the module's arguments ask for one."""
+def _wants_gradient(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """A tensor among the arguments for which a gradient is wanted."""
     if not torch.is_grad_enabled():
-        return output
-    wanted = (leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.requires_grad)
-    anchor = next(wanted, None)
+        return None
+    tensors = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+    return next((tensor for tensor in tensors if tensor.requires_grad), None)
+
+
+def _untrainable(output: Any, anchor: Tensor | None) -> Any:
+    """`output`, through which no gradient flows back unnoticed to `anchor`."""
     if anchor is None:
         return output
     return tree_map_only(Tensor, lambda features: _NoGradient.apply(features, anchor), output)

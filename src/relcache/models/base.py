@@ -152,7 +152,7 @@ class ModelSpec:
         """`modules`, each as a `Part`."""
         return tuple(Part(module) if isinstance(module, str) else module for module in self.modules)
 
-    def example(self, model: nn.Module | None, size: Size) -> dict[str, Any]:
+    def example(self, model: nn.Module, size: Size) -> dict[str, Any]:
         """Arguments of one forward of `size`, on the CPU, of random features in the model's dtype.
 
         Raises:
@@ -165,7 +165,7 @@ class ModelSpec:
             )
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             inputs = self.inputs(getattr(model, "config", None), size)
-        weights = (value.dtype for value in model.parameters() if value.is_floating_point()) if model else iter(())
+        weights = (value.dtype for value in model.parameters() if value.is_floating_point())
         dtype = getattr(model, "dtype", None) or next(weights, torch.float32)
         return tree_map_only(Tensor, lambda value: value.to(dtype) if _is_features(value) else value, inputs)
 
@@ -203,15 +203,15 @@ class ModelSpec:
                 raise ValueError(f"the spec of {self.class_name} names {name}, which lies inside {outer}")
         return units
 
-    def check_arguments(self, model: nn.Module) -> None:
-        """See that the names in the spec are arguments of `model`'s forward and of its modules' forwards.
+    def check_arguments(self, model: nn.Module, units: Iterable[Unit]) -> None:
+        """See that the names in the spec are arguments of the forwards of `model` and of its `units`.
 
         Raises:
             ValueError: one is not; the message names the nearest that there are.
         """
         for name in (*self.conditioning, self.timestep, *([self.sample] if self.sample else [])):
             _check_argument(self.class_name, type(model).forward, name, type(model).__name__)
-        for unit in self.units(model):
+        for unit in units:
             first = next(iter(unit.modules.values()))
             for name in unit.part.streams:
                 _check_argument(self.class_name, first.forward, name, unit.name)
