@@ -29,7 +29,7 @@ def main() -> None:
 
     pipeline = load_pipeline(DEFAULT_MODEL, options.device)
     labels = [index % 10 for index in range(options.samples)]
-    sampler = Sampler(pipeline, guidance=options.guidance, batch=50)
+    sampler = Sampler(pipeline, batch=50, options={"guidance_scale": options.guidance})
     samples = sampler.run(
         method_from_text(options.method),
         list(range(options.samples)),

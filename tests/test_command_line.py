@@ -12,7 +12,9 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from relcache.bench.demo import choose, interval_for, targets_for
+from relcache.bench.calibration import interval_for
+from relcache.bench.demo import choose, targets_for
+from relcache.bench.tasks import TASKS
 from relcache.cli import app, rich_table
 
 RUNNER = CliRunner()
@@ -30,7 +32,7 @@ def run(*arguments: str) -> str:
 
 def demo(out: Path, *more: str) -> list[dict]:
     run("demo", "--samples", "4", "--steps", "12", "--nfc", "5", "--calibration-samples", "2", "--out", str(out), *more)
-    return json.loads((out / "table.json").read_text())
+    return json.loads((out / "class/table.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_demo_table(demo_folder: Path) -> None:
-    rows = json.loads((demo_folder / "table.json").read_text())
+    rows = json.loads((demo_folder / "class/table.json").read_text())
     assert all(set(row) >= KEYS for row in rows)
     assert [row["method"] for row in rows].count("full") == 1
     full, *others = rows
@@ -62,10 +64,10 @@ def test_demo_table(demo_folder: Path) -> None:
 
 
 def test_demo_files(demo_folder: Path) -> None:
-    table = (demo_folder / "table.md").read_text()
+    table = (demo_folder / "class/table.md").read_text()
     assert "| full |" in table
     assert "| rfc | 2 |" in table
-    with Image.open(demo_folder / "sheet-nfc5.png") as sheet:
+    with Image.open(demo_folder / "class/sheet-nfc5.png") as sheet:
         assert min(sheet.size) > 400
         assert np.asarray(sheet.convert("L")).std() > 20  # pictures, not a blank page
     assert not list(demo_folder.rglob("*.tmp"))
@@ -73,7 +75,7 @@ def test_demo_files(demo_folder: Path) -> None:
 
 def test_demo_goes_on_from_what_is_there(demo_folder: Path) -> None:
     """A second run reads every picture; with one file gone it makes that one again, and the same."""
-    before = json.loads((demo_folder / "table.json").read_text())
+    before = json.loads((demo_folder / "class/table.json").read_text())
     files = {path: path.stat().st_mtime_ns for path in demo_folder.rglob("*.npz")}
     removed = [path for path in files if path.stem in ("taylorseer-2-nfc5", "rfc-2-nfc5")]
     pictures = [np.load(path)["images"] for path in removed]
@@ -190,10 +192,10 @@ def test_names_choose_one_order_or_all() -> None:
 
 def test_table_fits_a_narrow_terminal(demo_folder: Path) -> None:
     """Nothing is cut off at 80 columns."""
-    rows = json.loads((demo_folder / "table.json").read_text())
+    rows = json.loads((demo_folder / "class/table.json").read_text())
     rows[1] |= {"seconds": 123.4, "frechet": 12.345, "threshold": 0.2345, "nfc": 13.75, "tflops": 0.0352}
     console = Console(width=80, file=io.StringIO())
-    console.print(rich_table(rows, "title"))
+    console.print(rich_table(rows, "title", TASKS["class"].columns))
     printed = console.file.getvalue()
     assert "…" not in printed
     assert "taylorseer-p3-1" in printed

@@ -1,8 +1,8 @@
-"""A trained transformer as a folder that `DiTPipeline.from_pretrained` loads: transformer, scheduler, autoencoder.
+"""Trained models as folders that diffusers' pipelines load.
 
-The model works on pixels, but DiTPipeline decodes with an `AutoencoderKL`. That class contains a group norm and a
-SiLU, so it cannot be the identity by leaving things out; `identity_autoencoder` chooses its weights so that it is the
-identity to about 1e-4 all the same.
+`DiTPipeline`: the model works on pixels, but the pipeline decodes with an `AutoencoderKL`. That class contains a group
+norm and a SiLU, so it cannot be the identity by leaving things out; `identity_autoencoder` chooses its weights so that
+it is the identity to about 1e-4 all the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, DiTPipeline, DiTTransformer2DModel
 from torch import nn
 
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -73,15 +73,20 @@ def write(folder: Path, transformer: DiTTransformer2DModel) -> None:
         prediction_type="epsilon",
     )
     pipeline = DiTPipeline(transformer.half().eval(), identity_autoencoder(), scheduler)
+    names = {str(number): name for number, name in enumerate(CLASSES)}
+    write_pipeline(folder, pipeline, id2label=names)
+
+
+def write_pipeline(folder: Path, pipeline: DiffusionPipeline, **index_entries: object) -> None:
+    """Write `pipeline` to `folder`, each file whole or not at all, with more entries in its index."""
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.save_pretrained(temporary)
-    index = json.loads((temporary / "model_index.json").read_text())
-    index["id2label"] = {str(number): name for number, name in enumerate(CLASSES)}
+    index = json.loads((temporary / "model_index.json").read_text()) | index_entries
     (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
     for source in temporary.rglob("*"):
-        if source.is_file():
+        if source.is_file() and source.name != "README.md":
             target = folder / source.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(source, target)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import platform
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
-from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -21,12 +21,23 @@ from rich.table import Table
 
 from relcache import __version__
 from relcache.bench import files
+from relcache.bench.calibration import WARMUP, at_budget, calibration_seeds, to_begin_with
 from relcache.bench.calibration import calibrate as find_threshold
-from relcache.bench.demo import WARMUP, Demo, Settings, choose, targets_for
-from relcache.bench.pipelines import DEFAULT_MODEL, class_numbers, load_pipeline, number_of_classes
-from relcache.bench.sampling import Sampler
-from relcache.figures.sheet import Row, draw_sheet
-from relcache.methods import Method, config_from_text, method_from_config, method_from_text
+from relcache.bench.demo import Demo, Entry, Settings, choose, targets_for
+from relcache.bench.gallery import slug, write_each, write_sheets
+from relcache.bench.pipelines import (
+    DEFAULT_MODEL,
+    OFFLOADS,
+    class_numbers,
+    is_class_conditional,
+    load_pipeline,
+    number_of_classes,
+)
+from relcache.bench.sampling import Sampler, Samples
+from relcache.bench.tasks import TASKS
+from relcache.figures.sheet import Row
+from relcache.methods import BY_NAME, Method, config_from_text, method_from_config
+from relcache.metrics.pair import psnr
 from relcache.models import SPECS, UNSUPPORTED, describe, streams
 
 app = typer.Typer(
@@ -40,7 +51,6 @@ errors = Console(stderr=True)
 
 Model = Annotated[str, typer.Option(help="A shipped model, a folder in diffusers' format, or a hub id.")]
 Steps = Annotated[int, typer.Option(min=1, help="Denoising steps.")]
-Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the first sample; the others count on from it.")]
 Batch = Annotated[int, typer.Option(min=1, help="Samples per batch.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
@@ -48,15 +58,20 @@ DType = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 
 
 @contextmanager
-def plain_errors(resumes: bool = False) -> Iterator[None]:
-    """Errors that a user can mend, as a line instead of a traceback; exit status 1, and 130 for an interrupt."""
+def plain_errors(resumes: bool = False, relief: Sequence[str] = ()) -> Iterator[None]:
+    """Errors that a user can mend, as a line instead of a traceback; exit status 1, and 130 for an interrupt.
+
+    `relief` are the options of which each would need less memory.
+    """
     try:
         yield
     except (ValueError, FileNotFoundError, OSError) as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
-    except torch.OutOfMemoryError as error:
-        errors.print("[bold red]error:[/] out of memory; a smaller --batch or --dtype bfloat16 needs less")
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and not re.search(r"can't allocate memory|not enough memory", str(error)):
+            raise
+        errors.print(f"[bold red]error:[/] out of memory; it would help to give {', or '.join(relief)}", soft_wrap=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         more = "; methods that were finished are kept, and the same command goes on from there" if resumes else ""
@@ -77,117 +92,169 @@ def progress_bar() -> Progress:
 
 @app.command()
 def demo(
-    samples: Annotated[int, typer.Option(help="Pictures per method.")] = 16,
+    task: Annotated[str, typer.Option(help="class, text, video, or all of them.")] = "class",
+    samples: Annotated[int, typer.Option(help="Pictures or clips per method.")] = 16,
     steps: Steps = 50,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Folder for table, sheets and pictures.")] = Path("relcache-demo"),
+    out: Annotated[Path, typer.Option(help="Folder; each task has one of its own in it.")] = Path("relcache-demo"),
     methods: Annotated[
         str | None, typer.Option(help="Comma-separated: fora, taylorseer-1, rfc (all orders), all, …")
     ] = None,
     nfc: Annotated[str | None, typer.Option(help="Comma-separated numbers of full steps; of 50 steps 14,8,7.")] = None,
-    guidance: Guidance = 1.5,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")] = None,
     batch: Batch = 32,
     calibration_samples: Annotated[int, typer.Option(min=1, help="Samples that thresholds are found on.")] = 6,
     device: Device = "auto",
 ) -> None:
-    """Sample the shipped model with every method at equal cost and compare with full compute.
+    """Sample the shipped models with every method at equal cost and compare with full compute.
 
-    Prints the table and writes table.json, table.md and one sheet per number of full steps. Run again with the same
-    options, it goes on from the pictures that are there.
+    class: a class-conditional DiT; text: pictures by FLUX's architecture; video: clips by HunyuanVideo's. Prints the
+    table and writes table.json, table.md and sheets. Run again with the same options, it goes on from what is there.
     """
-    with plain_errors(resumes=True):
+    with plain_errors(resumes=True, relief=_relief(device, "float32", batch)):
         entries = choose(methods)
         targets = _numbers(nfc, steps) if nfc else targets_for(steps)
-        out.mkdir(parents=True, exist_ok=True)
-        settings = Settings(DEFAULT_MODEL, samples, steps, guidance, seed, batch, calibration_samples)
-        sampler = Sampler(load_pipeline(DEFAULT_MODEL, device), steps, guidance, batch)
-        with progress_bar() as bar:
-            # one task that is renamed, and the total as it becomes known
-            whole = (1 + len(entries) * len(targets)) * samples
-            task = bar.add_task("loading", total=whole)
+        every = [
+            Settings(name, samples, steps, guidance, seed, batch, calibration_samples)
+            for name in (TASKS if task == "all" else [task])
+        ]
+        for settings in every:
+            _demonstrate(settings, out / settings.task, device, entries, targets)
 
-            def announce(text: str, count: int) -> None:
-                bar.update(task, description=text)
 
-            work = Demo(sampler, settings, out, announce, lambda count: bar.advance(task, count))
-            rows = work.run(entries, targets)
-            bar.update(task, description="done", total=bar.tasks[0].completed)
-        console.print(rich_table(rows, f"{samples} samples, {steps} steps, guidance {guidance:g}"))
-        console.print(
-            "PSNR, SSIM and the Fréchet distance (of the shipped classifier's features; not FID) are against full "
-            "compute; class is the share of pictures in which the classifier sees the class that was asked for; "
-            "GFLOPs are per picture, seconds for all pictures on this machine."
-        )
-        console.print(f"Written to {out}: table.json, table.md, {', '.join(f'sheet-nfc{n}.png' for n in targets)}")
+def _demonstrate(settings: Settings, out: Path, device: str, entries: list[Entry], targets: list[int]) -> None:
+    """Run the demonstration of one task, with a progress bar, and print its table."""
+    task = TASKS[settings.task]
+    out.mkdir(parents=True, exist_ok=True)
+    pipeline = load_pipeline(task.model, device)
+    with progress_bar() as bar:
+        # one bar that is renamed, and the total as it becomes known
+        work = bar.add_task("loading", total=(1 + len(entries) * len(targets)) * settings.samples)
+
+        def announce(text: str, count: int) -> None:
+            bar.update(work, description=text)
+
+        demonstration = Demo(pipeline, settings, out, announce, lambda count: bar.advance(work, count))
+        rows = demonstration.run(entries, targets)
+        bar.update(work, description="done", total=bar.tasks[0].completed)
+    about = f"{task.model}: {settings.samples} samples, {settings.steps} steps, guidance {settings.guidance:g}"
+    console.print(rich_table(rows, about, task.columns))
+    console.print(
+        f"PSNR and SSIM are against full compute; {task.meaning}. GFLOPs are per sample, seconds for all samples on "
+        "this machine."
+    )
+    console.print(
+        f"Written to {out}: {', '.join(['table.json', 'table.md', *(p.name for p in demonstration.written)])}"
+    )
 
 
 @app.command()
 def sample(
-    classes: Annotated[str, typer.Option(help="Comma-separated class names or numbers.")] = "0,1,2,3,4,5,6,7,8,9",
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="A prompt; give the option again for more pictures or clips.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Comma-separated class names or numbers, for class-conditional models.")
+    ] = None,
     method: Annotated[str, typer.Option(help="Such as rfc:order=2,threshold=0.12 or fora:interval=4 or full.")] = "rfc",
-    nfc: Annotated[int | None, typer.Option(help="Find the threshold for this number of full steps first.")] = None,
-    model: Model = DEFAULT_MODEL,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated methods side by side instead: full,fora,taylorseer,rfc; with --nfc."),
+    ] = None,
+    nfc: Annotated[
+        int | None, typer.Option(help="Number of full steps: sets the interval, or first finds the threshold.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A shipped model, a folder in diffusers' format, or a hub id.")
+    ] = None,
     steps: Steps = 50,
-    guidance: Guidance = 1.5,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels, or one number for both.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="A further argument of the pipeline's call, as name=value; give it again for more."),
+    ] = None,
     seed: Seed = 0,
     batch: Batch = 32,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("relcache-samples"),
+    out: Annotated[Path, typer.Option(help="Folder for the pictures or clips.")] = Path("relcache-samples"),
     device: Device = "auto",
     dtype: DType = "float32",
+    offload: Annotated[
+        str, typer.Option(help="none, model, group or sequential: less GPU memory, and slower.")
+    ] = "none",
 ) -> None:
-    """Make one picture per class with one method, and print the report."""
-    with plain_errors():
-        chosen = _with_any_threshold(method) if nfc is not None else method_from_text(method)
-        pipeline = load_pipeline(model, device, dtype)
-        labels = class_numbers(pipeline, classes.split(","))
-        sampler = Sampler(pipeline, steps, guidance, batch)
-        if nfc is not None:
-            threshold = find_threshold(sampler, chosen, nfc, classes=number_of_classes(pipeline))
-            chosen = chosen.with_threshold(threshold)
+    """Make a picture or a clip per prompt or class, and print the report; or one per method, and compare them."""
+    with plain_errors(relief=_relief(device, dtype, batch, offload)):
+        model = model or ("small-flux" if prompt else DEFAULT_MODEL)
+        given = compare.split(",") if compare else [method]
+        configs = [config_from_text(text.strip()) if ":" in text else _named(text) for text in given if text.strip()]
+        for config in configs:  # a mistake shows before anything is loaded
+            method_from_config(config if nfc is None else {**to_begin_with(config), **_any_interval(config)})
+        options = _options(model, guidance, size, frames, option or [])
+        pipeline = load_pipeline(model, device, dtype, offload)
+        sampler = Sampler(pipeline, steps, batch, options)
+        conditions, names = _conditions(pipeline, prompt, classes)
+        seeds = [seed + index for index in range(len(conditions))]
+        made: list[tuple[Method, Samples]] = []
         with progress_bar() as bar:
-            task = bar.add_task(chosen.name, total=len(labels))
-            result = sampler.run(
-                chosen, [seed + index for index in range(len(labels))], labels, lambda n: bar.advance(task, n)
-            )
-        names = {number: name for name, number in pipeline.labels.items()}
-        for index, (image, label) in enumerate(zip(result.images.numpy(), labels, strict=True)):
-            name = names.get(label, str(label)).replace(" ", "-").replace("/", "-")
-            path = out / f"{index:03d}-{name}-seed{seed + index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = (image.transpose(1, 2, 0) * 255).round().astype(np.uint8)
-            Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(path)
-        sheet = draw_sheet([Row(chosen.name, result.images.numpy())], f"{result.nfc:.4g} of {steps} steps in full")
-        files.write_whole(out / "sheet.png", sheet)
-        files.write_json(out / "report.json", [report.to_dict() for report in result.reports])
-        for report in result.reports:
-            console.print(str(report), highlight=False, soft_wrap=True, markup=False)
-        console.print(f"{len(labels)} pictures in {result.seconds:.1f} s, written to {out}")
+            task = bar.add_task("loading", total=len(configs) * len(seeds))
+            for config in configs:
+                chosen = method_from_config(config) if nfc is None else None
+                if nfc is not None:
+                    bar.update(task, description=f"threshold of {config['method']}")
+                    calibration = _for_calibration(pipeline, conditions)
+                    chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)
+                assert chosen is not None
+                bar.update(task, description=chosen.name)
+                made.append((chosen, sampler.run(chosen, seeds, conditions, lambda n: bar.advance(task, n))))
+                label = f"-{chosen.name.lower()}" if compare else ""
+                files_of = [
+                    f"{i:03d}-{name}-seed{s}{label}" for i, (name, s) in enumerate(zip(names, seeds, strict=True))
+                ]
+                write_each(out, made[-1][1].images.numpy(), files_of)
+        rows = [Row(_caption(chosen, samples, made[0]), samples.images.numpy()) for chosen, samples in made]
+        captions = [str(condition) for condition in conditions] if sampler.condition == "prompt" else []
+        write_sheets(out, rows, f"{model}, {steps} steps", captions)
+        reports = [report.to_dict() for _, samples in made for report in samples.reports]
+        files.write_json(out / "report.json", reports)
+        for chosen, samples in made:
+            for report in samples.reports:
+                console.print(str(report), highlight=False, soft_wrap=True, markup=False)
+            console.print(f"{chosen.name}: {len(seeds)} in {samples.seconds:.1f} s", highlight=False)
+        console.print(f"Written to {out}")
 
 
 @app.command()
 def calibrate(
     nfc: Annotated[float, typer.Option(help="Mean number of full steps that is wanted.")],
     method: Annotated[str, typer.Option(help="A method with a threshold: rfc:order=2, rcs:order=1, …")] = "rfc",
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="A prompt to calibrate on; give the option again for more.")
+    ] = None,
     model: Model = DEFAULT_MODEL,
     steps: Steps = 50,
-    guidance: Guidance = 1.5,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration samples.")] = 16,
     batch: Batch = 16,
     device: Device = "auto",
     dtype: DType = "float32",
 ) -> None:
     """Print the threshold at which a method has a given mean number of full steps."""
-    with plain_errors():
-        chosen = _with_any_threshold(method)
+    with plain_errors(relief=_relief(device, dtype, batch)):
+        chosen = method_from_config(to_begin_with(config_from_text(method)))
+        options = _options(model, guidance, None, None, [])
         pipeline = load_pipeline(model, device, dtype)
-        sampler = Sampler(pipeline, steps, guidance, batch)
+        sampler = Sampler(pipeline, steps, batch, options)
+        seeds = calibration_seeds(samples)
+        conditions = _for_calibration(pipeline, _conditions(pipeline, prompt, None)[0], samples)
         found: list[tuple[float, float]] = []
 
         def tell(threshold: float, count: float) -> None:
             found.append((threshold, count))
             errors.print(f"threshold {threshold:<8g} {count:g} full steps")
 
-        threshold = find_threshold(sampler, chosen, nfc, samples, number_of_classes(pipeline), tell=tell)
+        threshold = find_threshold(sampler, chosen, nfc, seeds, conditions, tell=tell)
         reached = dict(found).get(threshold)
         if reached is not None and reached != nfc:
             errors.print(f"no threshold gave {nfc:g} full steps; the nearest gives {reached:g}")
@@ -230,8 +297,8 @@ def version() -> None:
     )
 
 
-def rich_table(rows: list[dict[str, Any]], title: str) -> Table:
-    """The demonstration's rows as a table for the terminal."""
+def rich_table(rows: list[dict[str, Any]], title: str, scores: Mapping[str, str]) -> Table:
+    """The demonstration's rows as a table for the terminal; `scores` are the headings of the task's own columns."""
     table = Table(title=title, header_style="bold", box=None, padding=(0, 1), pad_edge=False)
     columns = {
         "full": ("nfc", ".4g"),
@@ -240,8 +307,7 @@ def rich_table(rows: list[dict[str, Any]], title: str) -> Table:
         "s": ("seconds", ".1f"),
         "PSNR": ("psnr", ".2f"),
         "SSIM": ("ssim", ".4f"),
-        "class": ("accuracy", ".3f"),
-        "Fréchet": ("frechet", ".3f"),
+        **{heading: (name, ".3f") for name, heading in scores.items()},
     }
     table.add_column("method", no_wrap=True)
     for name in columns:
@@ -272,10 +338,83 @@ def _numbers(text: str, steps: int) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-def _with_any_threshold(text: str) -> Method:
-    """The method that `text` names, with a threshold to begin a search at where it gives none."""
-    config = config_from_text(text)
-    if config["method"].lower() in ("rfc", "rcs"):
-        config.setdefault("threshold", 0.1)
-        config.setdefault("order", 2)
-    return method_from_config(config)
+def _relief(device: str, dtype: str, batch: int, offload: str | None = None) -> list[str]:
+    """The options by which a run of these would need less memory, most helpful first."""
+    relief = []
+    on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
+    if on_gpu and offload in OFFLOADS[:-1]:
+        relief.append(f"--offload {OFFLOADS[OFFLOADS.index(offload) + 1]}")
+    if offload is not None and dtype == "float32":
+        relief.append("--dtype bfloat16")
+    if batch > 1:
+        relief.append(f"a --batch below {batch}")
+    return relief + (["a smaller --size", "fewer --frames"] if offload is not None else [])
+
+
+def _named(name: str) -> dict[str, Any]:
+    """The config of a method that is given by its bare name, with its order after a hyphen if it has one."""
+    base, _, order = name.strip().partition("-")
+    return {"method": base, "order": int(order)} if order.isdigit() else {"method": name.strip()}
+
+
+def _any_interval(config: dict[str, Any]) -> dict[str, int]:
+    """An interval to check `config` with, where its method takes one."""
+    build = BY_NAME.get(str(config["method"]).lower())
+    return {"interval": 2} if build and "interval" in inspect.signature(build).parameters else {}
+
+
+def _options(
+    model: str, guidance: float | None, size: str | None, frames: int | None, more: list[str]
+) -> dict[str, Any]:
+    """Arguments of the pipeline's call: a shipped model's own, then what the command line gives."""
+    shipped = next((task for task in TASKS.values() if task.model == model), None)
+    options = {**shipped.options, "guidance_scale": shipped.guidance} if shipped else {}
+    if guidance is not None:
+        options["guidance_scale"] = guidance
+    if size is not None:
+        parts = size.lower().split("x")
+        if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
+            raise ValueError(f"--size takes HEIGHTxWIDTH such as 480x832, or one number, got {size!r}")
+        options |= {"height": int(parts[0]), "width": int(parts[-1])}
+    if frames is not None:
+        options["num_frames"] = frames
+    for text in more:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--option takes name=value, got {text!r}")
+        try:
+            options[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name.strip()] = value
+    return options
+
+
+def _conditions(pipeline: Any, prompts: list[str] | None, classes: str | None) -> tuple[list[int | str], list[str]]:
+    """What the pipeline is asked for, and a name of each for its file."""
+    if not is_class_conditional(pipeline):
+        if classes is not None or not prompts:
+            raise ValueError(
+                f"{type(pipeline).__name__} is asked by --prompt, not by --classes; give one prompt or more"
+            )
+        return list(prompts), [slug(prompt) for prompt in prompts]
+    if prompts:
+        raise ValueError(f"{type(pipeline).__name__} is asked by --classes, not by --prompt")
+    every = [str(number) for number in range(min(10, number_of_classes(pipeline)))]
+    labels = class_numbers(pipeline, classes.split(",") if classes is not None else every)
+    names = {number: name for name, number in pipeline.labels.items()}
+    return list(labels), [slug(names.get(label, str(label))) for label in labels]
+
+
+def _for_calibration(pipeline: Any, conditions: list[int | str], number: int = 8) -> list[int | str]:
+    """Conditions to calibrate on: all classes in turn, or the prompts, each once at least and `number` at the most."""
+    if is_class_conditional(pipeline):
+        return [index % number_of_classes(pipeline) for index in range(number)]
+    return [conditions[index % len(conditions)] for index in range(max(1, min(number, len(conditions))))]
+
+
+def _caption(method: Method, samples: Samples, first: tuple[Method, Samples]) -> str:
+    """The caption of a row: the method, its full steps, and its PSNR if the first row is full compute."""
+    caption = f"{method.name}\n{samples.nfc:.4g} full"
+    if first[0].name != "full" or samples is first[1]:
+        return caption
+    return f"{caption}, {float(psnr(samples.images, first[1].images).mean()):.1f} dB"

@@ -1,15 +1,66 @@
-"""Finding the threshold at which a method has a given mean number of full steps."""
+"""Finding the interval or the threshold at which a method has a given number of full steps."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from relcache.bench.sampling import Sampler
-from relcache.methods import Method
+from relcache.methods import BY_NAME, Method, method_from_config
 
+WARMUP = 2  # full steps that every run begins with unless its method says otherwise
 FIRST_SEED = 1_000_000  # calibration never uses the seeds that results are reported on
+
+
+def calibration_seeds(number: int) -> list[int]:
+    """Seeds of `number` calibration samples, none of which a result is reported on."""
+    return [FIRST_SEED + index for index in range(number)]
+
+
+def interval_for(nfc: int, steps: int, phase: int | None = None) -> int:
+    """The interval at which the number of full steps of `steps` is nearest to `nfc`; it cannot be any number."""
+
+    def full(interval: int) -> int:
+        first = WARMUP - 1 + interval if phase is None else phase
+        return WARMUP + len(range(first, steps, interval))
+
+    return min(range(1, steps + 1), key=lambda interval: abs(full(interval) - nfc))
+
+
+def to_begin_with(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with an order and a threshold where its method takes them and it gives none."""
+    build = BY_NAME.get(str(config.get("method")).lower())
+    parameters = inspect.signature(build).parameters if build else {}
+    return {key: value for key, value in (("order", 2), ("threshold", 0.1)) if key in parameters} | dict(config)
+
+
+def at_budget(
+    config: Mapping[str, Any],
+    nfc: int,
+    sampler: Sampler,
+    seeds: Sequence[int],
+    conditions: Sequence[int | str],
+    tell: Callable[[float, float], None] = lambda threshold, nfc: None,
+) -> Method:
+    """The method of `config` with the interval or the threshold that gives `nfc` full steps; full compute as it is.
+
+    An interval follows from `nfc`; a threshold is searched for by sampling `seeds` and `conditions`.
+
+    Raises:
+        ValueError: a config that is wrong, or a number of full steps that the method cannot have.
+    """
+    config = to_begin_with(config)
+    build = BY_NAME.get(str(config.get("method")).lower())
+    parameters = inspect.signature(build).parameters if build else {}
+    if "interval" in parameters:
+        return method_from_config({"interval": interval_for(nfc, sampler.steps, config.get("phase")), **config})
+    method = method_from_config(config)
+    if "threshold" not in parameters:
+        return method
+    return method.with_threshold(calibrate(sampler, method, nfc, seeds, conditions, tell=tell))
 
 
 @dataclass
@@ -27,8 +78,8 @@ def calibrate(
     sampler: Sampler,
     method: Method,
     nfc: float,
-    samples: int = 8,
-    classes: int = 10,
+    seeds: Sequence[int],
+    conditions: Sequence[int | str],
     known: Calibration | None = None,
     most: int = 12,
     tell: Callable[[float, float], None] = lambda threshold, nfc: None,
@@ -42,8 +93,8 @@ def calibrate(
         sampler: how to sample.
         method: a method whose schedule has a threshold (its present one is where the search begins).
         nfc: mean number of full steps that is wanted.
-        samples: calibration samples, of all classes in turn.
-        classes: number of classes.
+        seeds: of the calibration samples.
+        conditions: their class labels or prompts.
         known: runs of the same method to start from; this search's runs are added to it.
         most: runs at the most.
         tell: called after each run with its threshold and its mean number of full steps.
@@ -58,8 +109,6 @@ def calibrate(
     if not warmup <= nfc <= sampler.steps:
         raise ValueError(f"the number of full steps lies between the warm-up, {warmup}, and {sampler.steps}; got {nfc}")
     calibration = known if known is not None else Calibration()
-    seeds = [FIRST_SEED + index for index in range(samples)]
-    labels = [index % classes for index in range(samples)]
     if not calibration.tried:
         calibration.tried[0.0] = float(sampler.steps)
     for _ in range(most):
@@ -68,7 +117,7 @@ def calibrate(
         threshold = _next(calibration.tried, nfc, threshold, warmup)
         if threshold in calibration.tried:
             break
-        run = sampler.run(method.with_threshold(threshold), seeds, labels)
+        run = sampler.run(method.with_threshold(threshold), seeds, conditions)
         calibration.tried[threshold] = run.nfc
         tell(threshold, run.nfc)
     return calibration.nearest(nfc)

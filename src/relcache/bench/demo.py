@@ -15,25 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import relcache
-import relcache_models
-from relcache.bench import files
-from relcache.bench.calibration import Calibration, calibrate
+from relcache.bench import files, gallery
+from relcache.bench.calibration import WARMUP, Calibration, calibrate, calibration_seeds, interval_for
 from relcache.bench.sampling import Sampler
+from relcache.bench.tasks import TASKS
 from relcache.expansion import Form
-from relcache.figures.sheet import Row, draw_sheet
+from relcache.figures.sheet import Row
 from relcache.methods import FORA, RCS, RFC, RFE, Method, TaylorSeer, method_from_text
-from relcache.metrics.frechet import frechet_distance
 from relcache.metrics.pair import psnr, ssim
-from relcache_models.classifier import Classifier
 
-WARMUP = 2
 STEPS = 50
 TARGETS = (14, 8, 7)  # full steps of 50, as in the paper's table for DiT-XL/2
 FIRST_THRESHOLD = 0.2
-CLASSIFIER = "classifier-fashion-mnist"
 
 
 @dataclass(frozen=True)
@@ -100,16 +95,6 @@ def choose(names: str | None) -> list[Entry]:
     return chosen
 
 
-def interval_for(nfc: int, steps: int, phase: int | None = None) -> int:
-    """The interval at which the number of full steps of `steps` is nearest to `nfc`; it cannot be any number."""
-
-    def full(interval: int) -> int:
-        first = WARMUP - 1 + interval if phase is None else phase
-        return WARMUP + len(range(first, steps, interval))
-
-    return min(range(1, steps + 1), key=lambda interval: abs(full(interval) - nfc))
-
-
 def targets_for(steps: int) -> list[int]:
     """The default numbers of full steps: 14, 8 and 7 of 50, about the same shares of other runs, above the warm-up."""
     return sorted({max(WARMUP + 1, round(nfc * steps / STEPS)) for nfc in TARGETS}, reverse=True)
@@ -119,15 +104,19 @@ def targets_for(steps: int) -> list[int]:
 class Settings:
     """What decides the pictures and thresholds of a demonstration; a folder of results belongs to one of these."""
 
-    model: str
+    task: str
     samples: int = 16
     steps: int = STEPS
-    guidance: float = 1.5
+    guidance: float | None = None
     seed: int = 0
     batch: int = 32
     calibration_samples: int = 6
 
     def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"there is no task {self.task!r}; there are {', '.join(TASKS)}, all")
+        if self.guidance is None:
+            object.__setattr__(self, "guidance", TASKS[self.task].guidance)
         if self.samples < 2:
             raise ValueError(f"the demonstration needs at least 2 samples for its Fréchet distance, got {self.samples}")
         if self.steps <= WARMUP:
@@ -146,14 +135,14 @@ class Demo:
     """A demonstration in progress.
 
     Args:
-        sampler: the pipeline and how it is sampled.
+        pipeline: of the task's model.
         settings: what the folder's results belong to.
         out: the folder.
         announce: called with the text and the number of samples of each piece of work before it begins.
         advance: called with the number of samples done.
     """
 
-    sampler: Sampler
+    pipeline: Any
     settings: Settings
     out: Path
     announce: Callable[[str, int], None]
@@ -161,11 +150,15 @@ class Demo:
 
     def __post_init__(self) -> None:
         self.seeds = [self.settings.seed + index for index in range(self.settings.samples)]
-        self.labels = [index % 10 for index in range(self.settings.samples)]
-        self.classifier = Classifier.from_pretrained(relcache_models.folder(CLASSIFIER))
-        weights = self.sampler.pipeline.transformer.state_dict()
+        self.task = TASKS[self.settings.task]
+        self.conditions = self.task.conditions(self.seeds)
+        self.judge = self.task.judge()
+        self.written: list[Path] = []
+        options = {**self.task.options, "guidance_scale": self.settings.guidance}
+        self.sampler = Sampler(self.pipeline, self.settings.steps, self.settings.batch, options)
+        weights = self.pipeline.transformer.state_dict()
         digest = hashlib.sha256(json.dumps(asdict(self.settings), sort_keys=True).encode())
-        device = str(self.sampler.pipeline.device)
+        device = str(self.pipeline.device)
         digest.update(f"{relcache.__version__} {torch.__version__} {device}".encode())
         digest.update(b"".join(np.float64(w.double().sum().item()).tobytes() for w in weights.values()))
         self.store = self.out / "runs" / digest.hexdigest()[:12]
@@ -181,8 +174,9 @@ class Demo:
                 rows.append(self._row(result, full, entry.method, entry.order, nfc))
                 caption = f"{entry.name}\n{rows[-1]['psnr']:.1f} dB, {rows[-1]['nfc']:.4g} full"
                 sheet.append(Row(caption, result["images"]))
-            picture = draw_sheet(sheet, f"{nfc} of {self.settings.steps} steps in full")
-            files.write_whole(self.out / f"sheet-nfc{nfc}.png", picture)
+            title = f"{nfc} of {self.settings.steps} steps in full"
+            prompts = [str(condition) for condition in self.conditions if isinstance(condition, str)]
+            self.written += gallery.write_sheets(self.out, sheet, title, prompts, f"-nfc{nfc}")
         self._write(rows)
         return rows
 
@@ -200,10 +194,10 @@ class Demo:
                 self.announce(f"{entry.name}: τ = {threshold:g} gives {found:g} full steps", 0)
 
             self.announce(f"threshold of {entry.name} for {nfc} full steps", 0)
-            samples = self.settings.calibration_samples
-            return entry.make(
-                calibrate(self.sampler, entry.make(FIRST_THRESHOLD), nfc, samples, known=known, most=7, tell=tell)
-            )
+            seeds = calibration_seeds(self.settings.calibration_samples)
+            conditions = self.task.conditions(seeds)
+            start = entry.make(FIRST_THRESHOLD)
+            return entry.make(calibrate(self.sampler, start, nfc, seeds, conditions, known=known, most=7, tell=tell))
 
         return make
 
@@ -217,7 +211,7 @@ class Demo:
             return result
         method = make()
         self.announce(name, self.settings.samples)
-        samples = self.sampler.run(method, self.seeds, self.labels, self.advance)
+        samples = self.sampler.run(method, self.seeds, self.conditions, self.advance)
         result = {
             "images": samples.images.numpy(),
             "nfc": np.array(samples.nfc),
@@ -229,15 +223,12 @@ class Demo:
         files.write_json(path.with_suffix(".json"), [report.to_dict() for report in samples.reports])
         return result
 
-    @torch.no_grad()
     def _row(
         self, result: dict[str, np.ndarray], full: dict[str, np.ndarray], method: str, order: int | None, target: int
     ) -> dict[str, Any]:
         images, references = torch.from_numpy(result["images"]), torch.from_numpy(full["images"])
         itself = method == "full"
         threshold = float(result["threshold"])
-        predicted = _chunked(self.classifier, images).argmax(1)
-        features, reference_features = (_chunked(self.classifier.features, part) for part in (images, references))
         return {
             "method": method,
             "order": order,
@@ -248,20 +239,22 @@ class Demo:
             "seconds": float(result["seconds"]),
             "psnr": None if itself else float(psnr(images, references).mean()),
             "ssim": None if itself else float(ssim(images, references).mean()),
-            "accuracy": float((predicted == torch.tensor(self.labels)).float().mean()),
-            "frechet": None if itself else frechet_distance(features, reference_features),
+            **self.judge(images, self.conditions, None if itself else references),
         }
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         files.write_json(self.out / "table.json", rows)
         files.write_json(self.out / "settings.json", {**asdict(self.settings), "torch": torch.__version__})
         head = (
-            f"{self.settings.samples} samples of {self.settings.model}, {self.settings.steps} DDIM steps, guidance "
+            f"{self.settings.samples} samples of {self.task.model}, {self.settings.steps} steps, guidance "
             f"{self.settings.guidance}, seeds from {self.settings.seed}, batches of {self.settings.batch}. Thresholds "
             f"found on {self.settings.calibration_samples} other seeds. TFLOPs are per picture, seconds for all "
-            f"pictures on {self.sampler.pipeline.device} with {torch.get_num_threads()} threads.\n\n"
+            f"pictures on {self.pipeline.device} with {torch.get_num_threads()} threads.\n\n"
         )
-        files.write_whole(self.out / "table.md", (head + files.markdown_table(rows, COLUMNS)).encode())
+        files.write_whole(
+            self.out / "table.md",
+            (head + files.markdown_table(rows, COLUMNS | dict.fromkeys(self.task.columns, ".3f"))).encode(),
+        )
 
 
 COLUMNS = {
@@ -274,10 +267,4 @@ COLUMNS = {
     "seconds": ".1f",
     "psnr": ".2f",
     "ssim": ".4f",
-    "accuracy": ".3f",
-    "frechet": ".3f",
 }
-
-
-def _chunked(network: Callable[[Tensor], Tensor], images: Tensor, size: int = 256) -> Tensor:
-    return torch.cat([network(part) for part in images.split(size)])

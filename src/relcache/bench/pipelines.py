@@ -1,4 +1,4 @@
-"""Loading class-conditional pipelines: a shipped model by name, a local folder, or a hub id."""
+"""Loading pipelines: a shipped model by name, a local folder, or a hub id."""
 
 from __future__ import annotations
 
@@ -8,26 +8,39 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, DiTPipeline
 from diffusers.utils import logging
+from safetensors import safe_open
+from transformers.utils import logging as transformers_logging
 
 import relcache_models
 
 DEFAULT_MODEL = "dit-fashion-mnist"
 
 
-def load_pipeline(model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "float32") -> DiTPipeline:
-    """The class-conditional pipeline `model` on `device`, ready to sample.
+OFFLOADS = ("none", "model", "group", "sequential")
+
+
+def load_pipeline(
+    model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "float32", offload: str = "none"
+) -> DiffusionPipeline:
+    """The pipeline `model` on `device`, ready to sample.
 
     Args:
-        model: name of a shipped model, a folder in diffusers' format, or a hub id such as "facebook/DiT-XL-2-256".
+        model: name of a shipped model, a folder in diffusers' format, or a hub id such as "facebook/DiT-XL-2-256" or
+            "black-forest-labs/FLUX.1-dev".
         device: "cpu", "cuda", …; "auto" takes a GPU where there is one.
         dtype: "float32", "bfloat16" or "float16".
+        offload: what stays in main memory until it is needed: "none", whole models ("model"), blocks ("group") or
+            single layers ("sequential"): less GPU memory, and slower, from left to right.
 
     Raises:
-        ValueError: an unknown dtype, a folder that holds no pipeline or a broken one, or a pipeline of another task.
+        ValueError: an unknown dtype or offload, a device that cannot be used, a folder that holds no pipeline, or a
+            broken one (the message names the broken file).
     """
     precision = getattr(torch, dtype, None)
     if precision not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
+    if offload not in OFFLOADS:
+        raise ValueError(f"offload is one of {', '.join(OFFLOADS)}, got {offload!r}")
     source: str | Path = relcache_models.folder(model) if model in relcache_models.names() else model
     if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
         raise ValueError(f"{source} holds no model_index.json, so it is not a pipeline folder of diffusers")
@@ -37,24 +50,64 @@ def load_pipeline(model: str = DEFAULT_MODEL, device: str = "auto", dtype: str =
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        pipeline: Any = DiffusionPipeline.from_pretrained(source, dtype=precision)
-    except Exception as error:
+    if offload != "none" and torch.device(device).type == "cpu":
         raise ValueError(
-            f"could not load {model!r} ({type(error).__name__}: {error}). Shipped models: "
+            f"offload {offload!r} keeps weights off a GPU until they are needed; on the CPU they are there"
+        )
+    pipeline = _loaded(model, source, precision)
+    pipeline.set_progress_bar_config(disable=True)
+    if offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    elif offload == "group":
+        pipeline.enable_group_offload(
+            onload_device=torch.device(device),
+            offload_device=torch.device("cpu"),
+            offload_type="block_level",
+            num_blocks_per_group=1,
+        )
+    else:
+        pipeline.to(device)
+    return pipeline
+
+
+def _loaded(model: str, source: str | Path, precision: torch.dtype) -> Any:
+    logs = [(library, library.get_verbosity()) for library in (logging, transformers_logging)]
+    bars = logging.is_progress_bar_enabled()
+    for library, _ in logs:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        return DiffusionPipeline.from_pretrained(source, dtype=precision)
+    except Exception as error:
+        broken = f" {_broken(Path(source))}" if Path(source).is_dir() else ""
+        raise ValueError(
+            f"could not load {model!r}{broken} ({type(error).__name__}: {error}). Shipped models: "
             f"{', '.join(relcache_models.names())}; else give a folder in diffusers' format or a hub id"
         ) from error
     finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-    if not isinstance(pipeline, DiTPipeline):
-        raise ValueError(f"{model} is a {type(pipeline).__name__}; this command samples class-conditional DiTPipelines")
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+        for library, verbosity in logs:
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
+
+
+def _broken(folder: Path) -> str:
+    """Which weights files of `folder` cannot be read, as words for a message; nothing if all can."""
+    found = []
+    for path in sorted(folder.rglob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as weights:
+                weights.keys()
+        except Exception as error:
+            found.append(f"{path} is broken: {error}")
+    return "; ".join(found)
+
+
+def is_class_conditional(pipeline: Any) -> bool:
+    """Whether the pipeline is asked for classes, not for prompts."""
+    return isinstance(pipeline, DiTPipeline)
 
 
 def number_of_classes(pipeline: DiTPipeline) -> int:

@@ -1,10 +1,11 @@
-"""Sampling a class-conditional pipeline in batches from one seed per sample."""
+"""Sampling a pipeline in batches from one seed per sample."""
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +19,10 @@ from relcache.report import Report
 
 @dataclass
 class Samples:
-    """Pictures of one method, and what it took to make them.
+    """Pictures or clips of one method, and what it took to make them.
 
     Attributes:
-        images: (n, channels, height, width) float32 in [0, 1].
+        images: float32 in [0, 1]: (n, channels, height, width), or of clips (n, frames, channels, height, width).
         seconds: time of all batches together.
         reports: one per batch.
     """
@@ -43,34 +44,57 @@ class Samples:
 
 @dataclass(frozen=True)
 class Sampler:
-    """How a class-conditional pipeline is sampled.
+    """How a pipeline is sampled.
 
-    Seeds belong to samples: a picture depends on its seed and its class, not on the batch that it is made in.
+    Seeds belong to samples: a sample depends on its seed and its condition, not on the batch that it is made in.
+    `options` are further arguments of the pipeline's call, such as guidance_scale.
     """
 
     pipeline: Any
     steps: int = 50
-    guidance: float = 1.5
     batch: int = 32
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        taken = inspect.signature(self.pipeline.__call__).parameters
+        for name in self.options:
+            if name not in taken and not any(value.kind is value.VAR_KEYWORD for value in taken.values()):
+                raise ValueError(
+                    f"{type(self.pipeline).__name__} takes no {name}; it takes {', '.join(sorted(taken.keys()))}"
+                )
+
+    @property
+    def condition(self) -> str:
+        """What the pipeline calls the conditions: "class_labels" or "prompt"."""
+        taken = inspect.signature(self.pipeline.__call__).parameters
+        return "class_labels" if "class_labels" in taken else "prompt"
 
     def run(
-        self, method: Method, seeds: list[int], labels: list[int], advance: Callable[[int], None] = lambda count: None
+        self,
+        method: Method,
+        seeds: Sequence[int],
+        conditions: Sequence[int | str],
+        advance: Callable[[int], None] = lambda count: None,
     ) -> Samples:
-        """Pictures for `seeds` and `labels` by `method`; `advance` is called with the size of each finished batch."""
+        """Samples for `seeds` and `conditions` (class labels or prompts) by `method`.
+
+        `advance` is called with the size of each finished batch.
+        """
         images, seconds, reports = [], 0.0, []
         for start in range(0, len(seeds), self.batch):
             rows = slice(start, start + self.batch)
             with enable(self.pipeline, method) as handle:
                 began = time.perf_counter()
-                pictures = self.pipeline(
-                    class_labels=labels[rows],
-                    guidance_scale=self.guidance,
+                output = self.pipeline(
+                    **{self.condition: list(conditions[rows])},
                     num_inference_steps=self.steps,
                     generator=[torch.Generator().manual_seed(seed) for seed in seeds[rows]],
                     output_type="np",
-                ).images
+                    **self.options,
+                )
                 seconds += time.perf_counter() - began
                 reports.append(handle.report())
-            images.append(torch.from_numpy(pictures).permute(0, 3, 1, 2).float())
-            advance(len(pictures))
+            made = output.frames if hasattr(output, "frames") else output.images
+            images.append(torch.as_tensor(made).movedim(-1, -3).float())
+            advance(len(made))
         return Samples(torch.cat(images), seconds, reports)

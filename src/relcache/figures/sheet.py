@@ -1,8 +1,10 @@
-"""A sheet of pictures: a row per method, the same seeds in columns."""
+"""A sheet of pictures: a row per method, the same seeds or prompts in columns."""
 
 from __future__ import annotations
 
 import io
+import textwrap
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib
@@ -19,8 +21,8 @@ class Row(NamedTuple):
     images: np.ndarray
 
 
-def draw_sheet(rows: list[Row], title: str, most: int = 16) -> bytes:
-    """A PNG file of the first `most` pictures of each row.
+def draw_sheet(rows: list[Row], title: str, columns: Sequence[str] = (), most: int = 16) -> bytes:
+    """A PNG file of the first `most` pictures of each row, the first of `columns` above them.
 
     Raises:
         ValueError: rows of different numbers or sizes of pictures.
@@ -29,14 +31,14 @@ def draw_sheet(rows: list[Row], title: str, most: int = 16) -> bytes:
     if len(shapes) != 1:
         raise ValueError(f"the rows of a sheet hold the same number and size of pictures, got {sorted(shapes)}")
     count = min(most, len(rows[0].images))
-    side = 0.62  # inches per picture
-    figure, axes = pyplot.subplots(
-        len(rows), count, figsize=(1.9 + side * count, 0.45 + side * len(rows)), squeeze=False, dpi=160
-    )
-    figure.subplots_adjust(
-        left=1.9 / (1.9 + side * count), right=0.995, bottom=0.005, top=1 - 0.4 / (0.45 + side * len(rows)),
-        wspace=0.04, hspace=0.04,
-    )  # fmt: skip
+    side = min(1.6, max(0.62, 11 / count)) if columns or count < 12 else 0.62  # inches per picture
+    captions = [textwrap.fill(column, 16) for column in columns[:count]]
+    left, top = 1.9, 0.4 + 0.11 * max((caption.count("\n") + 1 for caption in captions), default=0)
+    width, height = left + side * count, 0.05 + top + side * len(rows)
+    figure, axes = pyplot.subplots(len(rows), count, figsize=(width, height), squeeze=False, dpi=160)
+    figure.subplots_adjust(left=left / width, right=0.995, bottom=0.005, top=1 - top / height, wspace=0.04, hspace=0.04)
+    for caption, axis in zip(captions, axes[0], strict=False):
+        axis.set_title(caption, fontsize=6, pad=2)
     for row, line in zip(rows, axes, strict=True):
         for image, axis in zip(row.images, line, strict=False):
             grey = image.shape[0] == 1

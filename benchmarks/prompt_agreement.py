@@ -1,0 +1,64 @@
+"""How often a shipped text model shows what its prompt says, with full compute or any method.
+
+    python benchmarks/prompt_agreement.py text --samples 256 --out benchmarks/results/prompt-agreement-text.json
+
+Half of the prompts name a pair of colour and kind that training never saw. The recogniser judges.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+from relcache.bench.pipelines import load_pipeline
+from relcache.bench.sampling import Sampler
+from relcache.bench.tasks import TASKS
+from relcache.methods import method_from_text
+from relcache_models import shapes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=("text", "video"))
+    parser.add_argument("--samples", type=int, default=256, help="of each sort of prompt")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--guidance", type=float)
+    parser.add_argument("--method", default="full", help="as in relcache sample")
+    parser.add_argument("--model", help="default: the shipped model of the task")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+
+    task = TASKS[options.task]
+    call = {**task.options, "guidance_scale": task.guidance if options.guidance is None else options.guidance}
+    sampler = Sampler(load_pipeline(options.model or task.model, options.device), options.steps, 32, call)
+    judge = task.judge()
+    result = {
+        "task": options.task,
+        "steps": options.steps,
+        "method": options.method,
+        "samples": options.samples,
+        **call,
+    }
+    for held_out in (False, True):
+        prompts = [
+            str(shapes.sample_prompt(random.Random(seed), video=options.task == "video", held_out=held_out))
+            for seed in range(options.samples)
+        ]
+        made = sampler.run(
+            method_from_text(options.method),
+            list(range(options.samples)),
+            prompts,
+            lambda count: print(".", end="", flush=True),
+        )
+        result["held out" if held_out else "of training"] = judge(made.images, prompts, None)
+    print("\n" + json.dumps(result, indent=2))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

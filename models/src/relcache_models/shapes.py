@@ -1,0 +1,335 @@
+"""Scenes of coloured shapes: the words that describe them, and the pictures and clips that show them.
+
+The text models that relcache ships are trained on this generator alone. A prompt names one or two shapes and where
+they are ("a small red circle above a blue square"), or one shape and how it moves ("a large white star bounces").
+What a prompt leaves open (a size, a place, the background, the light) is drawn at random.
+
+Lengths are fractions of the picture's side, so that the same scene can be drawn at any resolution. Pictures are float
+tensors in [0, 1], drawn from signed distances with anti-aliased edges.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+KINDS = ("circle", "square", "triangle", "star", "ring", "cross")
+COLOURS = {
+    "red": (0.86, 0.14, 0.14),
+    "orange": (0.96, 0.55, 0.10),
+    "yellow": (0.96, 0.90, 0.20),
+    "green": (0.18, 0.68, 0.24),
+    "blue": (0.18, 0.34, 0.92),
+    "purple": (0.60, 0.22, 0.74),
+    "white": (0.95, 0.95, 0.95),
+}
+SIZES = {"small": (0.105, 0.135), "large": (0.18, 0.22)}
+PLACES = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom",
+          "middle": "in the middle"}  # fmt: skip
+RELATIONS = ("above", "below", "left of", "right of")
+MOTIONS = ("moves left", "moves right", "moves up", "moves down", "grows", "shrinks", "bounces")
+LAYOUTS = (*PLACES, "corner", "vertical", "horizontal")
+
+HELD_OUT = frozenset(
+    {("purple", "circle"), ("orange", "square"), ("white", "triangle"), ("blue", "star"), ("green", "ring"),
+     ("yellow", "cross")}
+)  # fmt: skip
+"""Pairs of colour and kind that no training prompt contains."""
+
+MARGIN = 0.03
+GRAMMAR = (
+    "a [small|large] COLOUR KIND [on the left|on the right|at the top|at the bottom|in the middle], "
+    "a [small|large] COLOUR KIND above|below|left of|right of a [small|large] COLOUR KIND, or "
+    "a [small|large] COLOUR KIND moves left|moves right|moves up|moves down|grows|shrinks|bounces; "
+    f"COLOUR is one of {', '.join(COLOURS)}, KIND one of {', '.join(KINDS)}"
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One shape as a prompt names it; `size` is None where the prompt leaves it open."""
+
+    kind: str
+    colour: str
+    size: str | None = None
+
+    def __str__(self) -> str:
+        words = [word for word in (self.size, self.colour, self.kind) if word]
+        return f"{'an' if words[0] == 'orange' else 'a'} {' '.join(words)}"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a prompt says.
+
+    `shapes` are one or two. `place` is a key of PLACES (one shape), `relation` one of RELATIONS (two shapes), `motion`
+    one of MOTIONS (one shape, a clip); each is None where it does not apply or is left open.
+    """
+
+    shapes: tuple[Shape, ...]
+    place: str | None = None
+    relation: str | None = None
+    motion: str | None = None
+
+    def __str__(self) -> str:
+        text = str(self.shapes[0])
+        if self.relation:
+            return f"{text} {self.relation} {self.shapes[1]}"
+        if self.motion:
+            return f"{text} {self.motion}"
+        return f"{text} {PLACES[self.place]}" if self.place else text
+
+    @property
+    def held_out(self) -> bool:
+        """Whether it names a pair of colour and kind that no training prompt contains."""
+        return any((shape.colour, shape.kind) in HELD_OUT for shape in self.shapes)
+
+    @property
+    def ordered(self) -> tuple[Shape, ...]:
+        """The shapes from top to bottom or from left to right."""
+        return self.shapes[::-1] if self.relation in ("below", "right of") else self.shapes
+
+    @property
+    def layout(self) -> str | None:
+        """One of LAYOUTS; None where the prompt leaves the place open."""
+        if self.relation:
+            return "vertical" if self.relation in ("above", "below") else "horizontal"
+        return self.place
+
+
+def parse(text: str) -> Prompt:
+    """The prompt that `text` is, whatever its case and final stop.
+
+    Raises:
+        ValueError: `text` is not of the grammar; the message gives the grammar.
+    """
+    words = text.lower().strip().rstrip(".!").split()
+
+    def shape() -> Shape:
+        if not words or words.pop(0) not in ("a", "an"):
+            raise ValueError
+        size = words.pop(0) if words and words[0] in SIZES else None
+        colour, kind = words.pop(0), words.pop(0)
+        if colour not in COLOURS or kind not in KINDS:
+            raise ValueError
+        return Shape(kind, colour, size)
+
+    try:
+        first, rest = shape(), " ".join(words)
+        if not rest:
+            return Prompt((first,))
+        if rest in MOTIONS:
+            return Prompt((first,), motion=rest)
+        if rest in PLACES.values():
+            return Prompt((first,), place=next(place for place, said in PLACES.items() if said == rest))
+        relation = next(relation for relation in RELATIONS if rest.startswith(relation + " "))
+        del words[: len(relation.split())]
+        second = shape()
+        if words:
+            raise ValueError
+    except (ValueError, IndexError, StopIteration):
+        raise ValueError(f"{text!r} is not a prompt of the shapes: {GRAMMAR}") from None
+    return Prompt((first, second), relation=relation)
+
+
+def sample_prompt(rng: random.Random, *, video: bool = False, held_out: bool | None = False) -> Prompt:
+    """A random prompt: half of the pictures show two shapes; a size is said in two of three.
+
+    `held_out` says whether it must (True), must not (False) or may (None) name a held-out pair.
+    """
+    while True:
+        two = not video and rng.random() < 0.5
+        shapes = tuple(
+            Shape(rng.choice(KINDS), rng.choice(tuple(COLOURS)), rng.choice((None, *SIZES))) for _ in range(1 + two)
+        )
+        prompt = Prompt(shapes)
+        if two:
+            prompt = replace(prompt, relation=rng.choice(RELATIONS))
+        elif video:
+            prompt = replace(prompt, motion=rng.choice(MOTIONS))
+            if prompt.motion in ("grows", "shrinks"):
+                prompt = replace(prompt, shapes=(replace(shapes[0], size=None),))
+        elif rng.random() < 0.7:
+            prompt = replace(prompt, place=rng.choice(tuple(PLACES)))
+        if held_out is None or prompt.held_out == held_out:
+            return prompt
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A prompt with everything that it left open decided: what a picture or a clip shows.
+
+    `shapes`, with their sizes, go from top to bottom or from left to right. `path` holds for each of them, and for
+    each frame, the centre's x and y and the radius.
+    """
+
+    shapes: tuple[Shape, ...]
+    layout: str
+    path: tuple[tuple[tuple[float, float, float], ...], ...]
+    angles: tuple[float, ...]
+    motion: str | None = None
+
+
+def _between(rng: random.Random, low: float, high: float) -> float:
+    return rng.uniform(low, max(low, high))
+
+
+def compose(prompt: Prompt, rng: random.Random, *, frames: int = 1) -> Scene:
+    """A scene that shows `prompt`. Without a motion all frames are the same."""
+    shapes = tuple(replace(shape, size=shape.size or rng.choice(tuple(SIZES))) for shape in prompt.ordered)
+    radii = [rng.uniform(*SIZES[shape.size or "small"]) for shape in shapes]
+    layout = "middle" if prompt.motion else prompt.layout or rng.choice((*PLACES, "corner"))
+    if prompt.motion:
+        path = [_motion(prompt.motion, radii[0], rng, frames)]
+    elif prompt.relation:
+        path = [(where,) * frames for where in _pair(layout == "vertical", radii, rng)]
+    else:
+        path = [(_single(layout, radii[0], rng),) * frames]
+    return Scene(shapes, layout, tuple(path), tuple(rng.uniform(-0.25, 0.25) for _ in shapes), prompt.motion)
+
+
+def _single(layout: str, radius: float, rng: random.Random) -> tuple[float, float, float]:
+    edge = radius + MARGIN
+    near, far = _between(rng, edge, 0.34), 1 - _between(rng, edge, 0.34)
+    middle = rng.uniform(0.44, 0.56), rng.uniform(0.44, 0.56)
+    x = {"left": near, "right": far, "corner": rng.choice((near, far))}.get(layout, middle[0])
+    near, far = _between(rng, edge, 0.34), 1 - _between(rng, edge, 0.34)
+    y = {"top": near, "bottom": far, "corner": rng.choice((near, far))}.get(layout, middle[1])
+    return x, y, radius
+
+
+def _pair(vertical: bool, radii: list[float], rng: random.Random) -> list[tuple[float, float, float]]:
+    first, second = radii
+    room = 1 - first - second - 2 * MARGIN
+    apart = _between(rng, min(room, first + second + 0.04), room)
+    start = _between(rng, first + MARGIN, 1 - MARGIN - second - apart)
+    while True:
+        aside = [_between(rng, radius + MARGIN, 1 - MARGIN - radius) for radius in radii]
+        if abs(aside[0] - aside[1]) <= 0.5 * apart:
+            break
+    places = [(aside[0], start, first), (aside[1], start + apart, second)]
+    return places if vertical else [(y, x, radius) for x, y, radius in places]
+
+
+def _motion(motion: str, radius: float, rng: random.Random, frames: int) -> tuple[tuple[float, float, float], ...]:
+    times = [frame / max(1, frames - 1) for frame in range(frames)]
+    if motion in ("grows", "shrinks"):
+        small, large = rng.uniform(0.09, 0.12), rng.uniform(0.19, 0.24)
+        x, y = (_between(rng, large + MARGIN, 1 - MARGIN - large) for _ in range(2))
+        ends = (small, large) if motion == "grows" else (large, small)
+        return tuple((x, y, ends[0] + (ends[1] - ends[0]) * time) for time in times)
+    low, high = radius + MARGIN, 1 - MARGIN - radius
+    if motion == "bounces":
+        x, ground = _between(rng, low, high), high - rng.uniform(0, 0.06)
+        height, phase = rng.uniform(0.28, min(0.45, ground - low)), rng.uniform(0, 1)
+        return tuple((x, ground - height * abs(math.sin(math.pi * (phase + 1.5 * time))), radius) for time in times)
+    length = _between(rng, 0.32, high - low)
+    start, aside = _between(rng, low, high - length), _between(rng, low, high)
+    along = [start + length * (time if motion in ("moves right", "moves down") else 1 - time) for time in times]
+    if motion in ("moves left", "moves right"):
+        return tuple((where, aside, radius) for where in along)
+    return tuple((aside, where, radius) for where in along)
+
+
+def _distances(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Signed distances to each kind of radius 1, stacked in the order of KINDS before the last two dimensions."""
+    length = torch.hypot(u, v)
+    sector = 2 * math.pi / 5
+    folded = ((torch.atan2(u, -v) + sector / 2) % sector - sector / 2).abs()
+    inner = 0.46  # of the star's inner corners
+    normal = torch.tensor([inner * math.sin(sector / 2), 1.05 - inner * math.cos(sector / 2)])
+    normal = normal / normal.norm()  # of the edge from an outer to an inner corner, (cos, sin) of the folded angle
+    star = length * (folded.cos() * normal[0] + folded.sin() * normal[1]) - 1.05 * normal[0]
+    side = torch.maximum(u.abs(), v.abs())
+    slope = 0.5 * math.sqrt(3)
+    triangle = torch.maximum(v - 0.5, slope * u.abs() - 0.5 * v - 0.5)
+    bar = torch.minimum(torch.maximum(u.abs() - 1, v.abs() - 0.33), torch.maximum(v.abs() - 1, u.abs() - 0.33))
+    return torch.stack([length - 0.95, side - 0.76, triangle, star, (length - 0.75).abs() - 0.25, bar], -3)
+
+
+def render(scenes: Sequence[Scene], side: int, seed: int) -> torch.Tensor:
+    """Frames (scenes, frames, 3, side, side) in [0, 1] of `scenes`, which must have equally many frames.
+
+    `seed` decides the backgrounds, their textures and the tints of the colours.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
+        return torch.rand(len(scenes), *shape, generator=generator) * (high - low) + low
+
+    axis = (torch.arange(side) + 0.5) / side
+    y, x = axis[:, None].expand(side, side), axis[None, :].expand(side, side)
+
+    base = uniform(0.22, 0.52, 1, 1, 1) + uniform(-0.05, 0.05, 3, 1, 1)
+    cloud = F.interpolate(uniform(-0.09, 0.09, 1, 5, 5), size=(side, side), mode="bicubic", align_corners=True)
+    angle, period = uniform(0, math.pi, 1, 1, 1), uniform(0.1, 0.2, 1, 1, 1)
+    along = x * angle.cos() + y * angle.sin() + uniform(0, 1, 1, 1, 1)
+    stripes = uniform(0.015, 0.035, 1, 1, 1) * torch.sin(2 * math.pi * along / period)
+    picture = (base + cloud + stripes)[:, None].repeat(1, len(scenes[0].path[0]), 1, 1, 1)
+    for position in range(2):
+        tint = uniform(-0.05, 0.05, 1, 3, 1, 1)
+        rows = [row for row, scene in enumerate(scenes) if position < len(scene.shapes)]
+        if rows:
+            picture[rows] = _painted(picture[rows], [scenes[row] for row in rows], position, tint[rows], x, y)
+    return picture.clamp(0, 1)
+
+
+def _painted(
+    picture: torch.Tensor, scenes: list[Scene], position: int, tint: torch.Tensor, x: torch.Tensor, y: torch.Tensor
+) -> torch.Tensor:
+    """`picture` with the shape at `position` of each of `scenes`: its shadow, then itself, lit from the top left."""
+    side = picture.shape[-1]
+    path = torch.tensor([scene.path[position] for scene in scenes])[..., None, None]  # scenes, frames, 3, 1, 1
+    turn = torch.tensor([scene.angles[position] for scene in scenes])[:, None, None, None]
+    kind = torch.tensor([KINDS.index(scene.shapes[position].kind) for scene in scenes])
+    colour = torch.tensor([COLOURS[scene.shapes[position].colour] for scene in scenes])[:, None, :, None, None] + tint
+
+    def distance(shift: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Signed distance to the edge in pixels, and how far a pixel lies from the light in radii."""
+        across = (x - path[:, :, 0] - shift) / path[:, :, 2]
+        down = (y - path[:, :, 1] - shift) / path[:, :, 2]
+        each = _distances(across * turn.cos() + down * turn.sin(), down * turn.cos() - across * turn.sin())
+        index = kind[:, None, None, None, None].expand(-1, each.shape[1], 1, side, side)
+        return each.gather(2, index) * path[:, :, 2, None] * side, (across + down)[:, :, None]
+
+    shadow = (0.5 - distance(0.03)[0] / (0.05 * side)).clamp(0, 1)
+    edge, away = distance(0.0)
+    light = (0.9 - 0.22 * away).clamp(0.55, 1.15)
+    rim = 1 - 0.35 * (1 + edge / (0.035 * side)).clamp(0, 1)
+    return torch.lerp(picture * (1 - 0.4 * shadow), (colour * light * rim).clamp(0, 1), (0.5 - edge).clamp(0, 1))
+
+
+def labels(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
+    """What `scenes` show, as class numbers (scenes,) int64; -1 for the second shape where there is none.
+
+    Keys: layout (of LAYOUTS), motion (of MOTIONS), and kind, colour, size with the suffix 0 or 1.
+    """
+    found: dict[str, list[int]] = {"layout": [], "motion": []}
+    for scene in scenes:
+        found["layout"].append(LAYOUTS.index(scene.layout))
+        found["motion"].append(MOTIONS.index(scene.motion) if scene.motion else -1)
+        for position in range(2):
+            shape = scene.shapes[position] if position < len(scene.shapes) else None
+            for name, words in (("kind", KINDS), ("colour", tuple(COLOURS)), ("size", tuple(SIZES))):
+                value = words.index(getattr(shape, name)) if shape else -1
+                found.setdefault(f"{name}{position}", []).append(value)
+    return {name: torch.tensor(values) for name, values in found.items()}
+
+
+def said(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+    """What `prompts` say, as `labels` gives what scenes show; -1 where a prompt leaves something open."""
+    found: dict[str, list[int]] = {"layout": [], "motion": []}
+    for prompt in prompts:
+        found["layout"].append(LAYOUTS.index(prompt.layout) if prompt.layout else -1)
+        found["motion"].append(MOTIONS.index(prompt.motion) if prompt.motion else -1)
+        for position in range(2):
+            shape = prompt.ordered[position] if position < len(prompt.shapes) else None
+            for name, words in (("kind", KINDS), ("colour", tuple(COLOURS)), ("size", tuple(SIZES))):
+                value = getattr(shape, name, None)
+                found.setdefault(f"{name}{position}", []).append(words.index(value) if value else -1)
+    return {name: torch.tensor(values) for name, values in found.items()}

@@ -1,0 +1,200 @@
+"""`relcache sample` on any pipeline: prompts, clips, methods side by side, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_pipelines
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from relcache.bench.sampling import Sampler
+from relcache.cli import app
+
+RUNNER = CliRunner()
+PROMPTS = ["--prompt", "an owl on a wire", "--prompt", "a wire"]
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flux")
+    small_pipelines.flux()[0].save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hunyuan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hunyuan")
+    small_pipelines.hunyuan_video()[0].save_pretrained(folder)
+    return folder
+
+
+def sample(*arguments: object) -> str:
+    """Output of a command that ends well."""
+    result = RUNNER.invoke(app, ["sample", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*arguments: object) -> str:
+    """What a command that ends in a plain error says, in one line."""
+    result = RUNNER.invoke(app, ["sample", *map(str, arguments)])
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    return " ".join(result.output.split())
+
+
+def of_flux(folder: Path, *more: object) -> list[object]:
+    return ["--model", folder, "--size", "16x24", "--option", "max_sequence_length=24", "--steps", 8, *more]
+
+
+def of_hunyuan(folder: Path, *more: object) -> list[object]:
+    template = 'prompt_template={"template": "{}", "crop_start": 0}'
+    return ["--model", folder, "--size", 16, "--frames", 9, "--option", template, "--option", "max_sequence_length=24",
+            "--steps", 8, *more]  # fmt: skip
+
+
+def test_pictures_of_prompts(flux: Path, tmp_path: Path) -> None:
+    output = sample(*of_flux(flux, *PROMPTS, "--seed", 3, "--nfc", 4, "--guidance", 2, "--out", tmp_path))
+    assert "FluxTransformer2DModel" in output
+    assert "4 full of 8" in output
+    names = {"000-an-owl-on-a-wire-seed3.png", "001-a-wire-seed4.png", "sheet.png", "report.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    with Image.open(tmp_path / "001-a-wire-seed4.png") as picture:
+        assert picture.size == (24, 16)
+    (report,) = json.loads((tmp_path / "report.json").read_text())
+    assert report["nfc"] == 4
+
+
+def test_a_picture_is_its_own_whatever_is_made_with_it(flux: Path, tmp_path: Path) -> None:
+    """Of a prompt and seed alone, and in a batch: the same bytes but for rounding."""
+    method = ["--method", "taylorseer:order=1,interval=3"]
+    sample(*of_flux(flux, *PROMPTS, *method, "--out", tmp_path / "both"))
+    sample(*of_flux(flux, "--prompt", "a wire", *method, "--seed", 1, "--out", tmp_path / "one"))
+    name = "a-wire-seed1.png"
+    both, one = (
+        np.asarray(Image.open(tmp_path / part)).astype(int) for part in (f"both/001-{name}", f"one/000-{name}")
+    )
+    assert np.abs(both - one).max() <= 1
+
+
+def test_methods_side_by_side(flux: Path, tmp_path: Path) -> None:
+    methods = "full,fora,taylorseer-1,rfc"
+    output = sample(*of_flux(flux, *PROMPTS, "--compare", methods, "--nfc", 4, "--out", tmp_path))
+    for name in ("full", "FORA", "TaylorSeer", "RFC"):
+        assert f"{name}: 2 in " in output
+        assert (tmp_path / f"001-a-wire-seed1-{name.lower()}.png").is_file()
+    reports = json.loads((tmp_path / "report.json").read_text())
+    assert [report["nfc"] for report in reports] == [8, 4, 4, 4]
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > sheet.width  # four rows of two wide pictures with their captions
+
+
+def test_clips(hunyuan: Path, tmp_path: Path) -> None:
+    sample(*of_hunyuan(hunyuan, *PROMPTS, "--compare", "full,fora:interval=3", "--out", tmp_path))
+    with Image.open(tmp_path / "000-an-owl-on-a-wire-seed0-fora.gif") as clip:
+        assert clip.n_frames == 9
+        assert clip.size == (256, 256)
+    with Image.open(tmp_path / "clips.gif") as clips:
+        assert clips.n_frames == 9
+        first = np.asarray(clips.convert("RGB")).astype(int)
+        clips.seek(8)
+        assert np.abs(np.asarray(clips.convert("RGB")).astype(int) - first).max() > 20
+    for name in ("sheet.png", "frames-0.png", "frames-1.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert np.asarray(picture.convert("L")).std() > 20
+    assert len(json.loads((tmp_path / "report.json").read_text())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", "a"], "DiTPipeline is asked by --classes, not by --prompt"),
+        (["--compare", "full,rfx"], "unknown method 'rfx': did you mean 'rf"),
+        (["--compare", "full,fora"], "fora needs interval"),
+        (["--size", "64by64"], "--size takes HEIGHTxWIDTH such as 480x832, or one number, got '64by64'"),
+        (["--size", "0"], "got '0'"),
+        (["--frames", "9"], "DiTPipeline takes no num_frames"),
+        (["--option", "speed"], "--option takes name=value, got 'speed'"),
+        (["--option", "speed=fast"], "DiTPipeline takes no speed; it takes class_labels"),
+        (["--offload", "disk"], "offload is one of none, model, group, sequential, got 'disk'"),
+        (["--offload", "model", "--device", "cpu"], "on the CPU they are there"),
+    ],
+)
+def test_what_the_class_model_does_not_take(arguments: list[str], message: str, tmp_path: Path) -> None:
+    assert message in refused("--model", "dit-fashion-mnist", "--out", tmp_path, *arguments)
+
+
+def test_a_text_model_wants_a_prompt(flux: Path, tmp_path: Path) -> None:
+    assert "FluxPipeline is asked by --prompt, not by --classes; give one prompt" in refused(*of_flux(flux))
+    assert "FluxPipeline is asked by --prompt" in refused(*of_flux(flux, "--classes", "1"))
+    assert "FluxPipeline takes no num_frames" in refused(*of_flux(flux, *PROMPTS, "--frames", 5))
+
+
+def test_a_broken_weights_file_is_named(tmp_path: Path) -> None:
+    small_pipelines.flux()[0].save_pretrained(tmp_path / "model")
+    for part in ("transformer/diffusion_pytorch_model", "text_encoder_2/model"):
+        weights = tmp_path / "model" / f"{part}.safetensors"
+        whole = weights.read_bytes()
+        weights.write_bytes(whole[: len(whole) // 2])
+        assert f"{weights} is broken" in refused(*of_flux(tmp_path / "model", *PROMPTS))
+        weights.write_bytes(whole)
+    weights.unlink()
+    assert "text_encoder_2" in refused(*of_flux(tmp_path / "model", *PROMPTS))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_says_what_would_help(
+    error: Exception, flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Sampler, "run", run)
+    method = ["--method", "fora:interval=3", "--device", "cpu", "--out", tmp_path]
+    said = refused(*of_flux(flux, *PROMPTS, *method))
+    assert "out of memory; it would help to give --dtype bfloat16, or a --batch below 32, or a smaller --size" in said
+    said = refused(*of_flux(flux, *PROMPTS, *method, "--dtype", "bfloat16", "--batch", 1))
+    assert "it would help to give a smaller --size, or fewer --frames" in said
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("relcache.cli.load_pipeline", lambda *arguments: small_pipelines.flux()[0])
+    said = refused(*of_flux(flux, *PROMPTS, "--method", "fora:interval=3", "--offload", "model"))
+    assert "it would help to give --offload group" in said
+
+
+def test_a_killed_demo_leaves_whole_files_and_goes_on(tmp_path: Path) -> None:
+    """SIGKILL in the middle: what is there can be read, and the same command makes the rest."""
+    arguments = ["--samples", "4", "--steps", "12", "--nfc", "5", "--calibration-samples", "2", "--methods", "fora,rfe"]
+    command = [sys.executable, "-m", "relcache", "demo", *arguments, "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("*.npz")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it had finished before it was killed"
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+    assert finished
+    for path in finished:
+        with np.load(path) as arrays:
+            assert arrays["images"].shape[0] == 4
+    assert not list(tmp_path.rglob("table.md"))
+    result = RUNNER.invoke(app, ["demo", *arguments, "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+    assert len(json.loads((tmp_path / "class/table.json").read_text())) == 4

@@ -1,0 +1,89 @@
+"""What all training scripts of the shape models share: checkpoints that resume, a log of losses, learning rates."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def learning_rate(update: int, updates: int, warmup: int = 100, cooldown: float = 0.3) -> float:
+    """A factor: warm-up, a constant stretch, then a linear fall to 1 % over the last `cooldown` of the run."""
+    if update < warmup:
+        return (update + 1) / warmup
+    start = updates * (1 - cooldown)
+    return min(1.0, max(0.01, (updates - update) / max(1.0, updates - start)))
+
+
+class Run:
+    """A training run in a folder: `checkpoint.pt` and `loss.jsonl`. Ctrl-C and SIGTERM save, then stop.
+
+    Iterating gives the numbers of the updates that are still to be done. `keep` are the objects with `state_dict` and
+    `load_state_dict` that a checkpoint holds; `average` is an exponential moving average of `model`'s weights.
+    """
+
+    def __init__(self, folder: Path, updates: int, model: nn.Module, *, every: int, ema: float = 0.0, **keep: Any):
+        self.folder, self.updates, self.model, self.every, self.ema = folder, updates, model, every, ema
+        self.keep = {"model": model, **keep}
+        self.update, self.seconds, self.stopping = 0, 0.0, False
+        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.rows: list[dict[str, float]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoint = folder / "checkpoint.pt"
+        if self.checkpoint.exists():
+            saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            for name, kept in self.keep.items():
+                kept.load_state_dict(saved[name])
+            self.average = {name: value.to(self.average[name].device) for name, value in saved["average"].items()}
+            self.update, self.seconds = saved["update"], saved["seconds"]
+            print(f"resumed at update {self.update}", flush=True)
+
+    def __iter__(self):
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda *_: setattr(self, "stopping", True))
+        self.started = time.perf_counter()
+        while self.update < self.updates and not self.stopping:
+            yield self.update
+        self.save()
+        print(f"stopped at update {self.update} of {self.updates}", flush=True)
+
+    def done(self, batch: int, **values: float) -> None:
+        """One update is done, with these losses."""
+        self.update += 1
+        self.rows.append(values)
+        if not all(math.isfinite(value) for value in values.values()):
+            raise RuntimeError(f"a loss is not finite at update {self.update}: {values}; lower the learning rate")
+        if self.ema:
+            decay = min(self.ema, (1 + self.update) / (10 + self.update))
+            current = self.model.state_dict()
+            floats = [name for name, value in current.items() if value.is_floating_point()]
+            torch._foreach_lerp_([self.average[n] for n in floats], [current[n] for n in floats], 1 - decay)
+        if self.update % 50 == 0:
+            elapsed, self.started = time.perf_counter() - self.started, time.perf_counter()
+            self.seconds += elapsed
+            names = self.rows[-1]
+            row = {"update": self.update} | {n: sum(r[n] for r in self.rows) / len(self.rows) for n in names}
+            row |= {"samples_per_second": round(len(self.rows) * batch / elapsed, 2), "seconds": round(self.seconds, 1)}
+            with (self.folder / "loss.jsonl").open("a") as file:
+                file.write(json.dumps({k: round(v, 7) for k, v in row.items()}) + "\n")
+            print(row, flush=True)
+            self.rows = []
+        if self.update % self.every == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        temporary = self.checkpoint.with_suffix(".tmp")
+        states = {name: kept.state_dict() for name, kept in self.keep.items()}
+        torch.save(
+            states | {"average": self.average, "update": self.update, "seconds": self.seconds},
+            temporary,
+        )
+        os.replace(temporary, self.checkpoint)

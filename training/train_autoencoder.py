@@ -1,0 +1,147 @@
+"""Train the autoencoder of small-flux (`text`) or of small-video (`video`) on scenes of shapes.
+
+    python training/train_autoencoder.py text --run runs/autoencoder-text
+    python training/train_autoencoder.py video --run runs/autoencoder-video
+
+`AutoencoderKL` and `AutoencoderKLHunyuanVideo` of diffusers, small. Both compress each side by 4 to 8 channels, the
+latter also time by 4. The video autoencoder first learns from single frames, which
+are cheap. The same command resumes. At the end the run folder holds `autoencoder/`, in diffusers' format
+and with the scaling factor that makes latents of unit variance, and `reconstruction.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, AutoencoderKLHunyuanVideo
+from PIL import Image
+from torch import nn
+
+from loop import Run, learning_rate
+from relcache_models import shapes
+
+SIDE = {"text": 64, "video": 48}
+FRAMES = {"text": 1, "video": 9}
+CHANNELS = 8
+
+
+def build(task: str, **changes: float) -> nn.Module:
+    """The untrained autoencoder of `task`."""
+    if task == "text":
+        return AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(16, 32, 48),
+            layers_per_block=1,
+            latent_channels=CHANNELS,
+            norm_num_groups=8,
+            sample_size=SIDE[task],
+            mid_block_add_attention=False,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+            force_upcast=False,
+            **{"scaling_factor": 1.0, "shift_factor": 0.0} | changes,
+        )
+    return AutoencoderKLHunyuanVideo(
+        down_block_types=("HunyuanVideoDownBlock3D",) * 3,
+        up_block_types=("HunyuanVideoUpBlock3D",) * 3,
+        block_out_channels=(12, 32, 48),
+        layers_per_block=1,
+        latent_channels=CHANNELS,
+        norm_num_groups=4,
+        spatial_compression_ratio=4,
+        temporal_compression_ratio=4,
+        mid_block_add_attention=False,
+        **{"scaling_factor": 1.0} | changes,
+    )
+
+
+def scenes(
+    task: str, number: int, seed: int, frames: int | None = None
+) -> tuple[list[shapes.Prompt], list[shapes.Scene], torch.Tensor]:
+    """Random training prompts, scenes, and their pictures (number, 3, side, side) or clips (…, 3, frames, side, side).
+
+    Values are in [-1, 1], as the autoencoders take them. `frames` is for fewer than the model's.
+    """
+    rng = random.Random(seed)
+    prompts = [shapes.sample_prompt(rng, video=task == "video") for _ in range(number)]
+    composed = [shapes.compose(prompt, rng, frames=FRAMES[task]) for prompt in prompts]
+    if frames is not None:
+        composed = [replace(scene, path=tuple(path[:frames] for path in scene.path)) for scene in composed]
+    pixels = shapes.render(composed, SIDE[task], seed) * 2 - 1
+    return prompts, composed, pixels.transpose(1, 2) if task == "video" else pixels[:, 0]
+
+
+@torch.no_grad()
+def sheet(task: str, autoencoder: nn.Module, path: Path) -> float:
+    """Write pairs of rows, originals above reconstructions, of scenes not trained on; returns their mean PSNR in dB."""
+    _, _, pixels = scenes(task, 16, seed=-1)
+    again = autoencoder.decode(autoencoder.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
+    errors = ((again - pixels) / 2).square().flatten(1).mean(1)
+    if task == "video":
+        pixels, again = (clips[:4].transpose(1, 2).flatten(0, 1) for clips in (pixels, again))
+    columns = 8 if task == "text" else FRAMES[task]
+    rows = []
+    for start in range(0, len(pixels), columns):
+        rows += [pixels[start : start + columns], again[start : start + columns]]
+    picture = torch.cat([torch.cat(list(row), -1) for row in rows], -2)
+    bytes_ = ((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(bytes_).resize((2 * bytes_.shape[1], 2 * bytes_.shape[0]), Image.Resampling.NEAREST).save(path)
+    return float((-10 * errors.log10()).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=("text", "video"))
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--updates", type=int, default=2500)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--kl", type=float, default=2e-4, help="weight of the KL divergence per latent value, in nats")
+    parser.add_argument("--stills", type=float, default=0.7, help="share of the updates on single frames (video)")
+    options = parser.parse_args()
+
+    torch.manual_seed(0)
+    autoencoder = build(options.task).train()
+    optimiser = torch.optim.AdamW(autoencoder.parameters(), lr=options.learning_rate, betas=(0.9, 0.98))
+    run = Run(options.run, options.updates, autoencoder, every=250, ema=0.995, optimiser=optimiser)
+    for update in run:
+        for group in optimiser.param_groups:
+            group["lr"] = options.learning_rate * learning_rate(update, options.updates)
+        still = options.task == "video" and update < options.stills * options.updates
+        number = options.batch if still or options.task == "text" else options.batch // 4
+        _, _, pixels = scenes(options.task, number, seed=update, frames=1 if still else None)
+        posterior = autoencoder.encode(pixels).latent_dist
+        again = autoencoder.decode(posterior.sample()).sample
+        stands_out = (pixels - pixels.mean((-2, -1), keepdim=True)).abs().mean(1, keepdim=True)
+        errors = F.smooth_l1_loss(again, pixels, beta=0.1, reduction="none")
+        distance = (errors * (1 + 10 * stands_out)).mean()  # a shape's outline matters more than the background
+        divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        optimiser.zero_grad(set_to_none=True)
+        (distance + options.kl * divergence).backward()
+        nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
+        optimiser.step()
+        run.done(number, mse=(again - pixels).square().mean().item() / 4, kl=divergence.item())
+
+    autoencoder.load_state_dict(run.average)
+    autoencoder.eval()
+    with torch.no_grad():
+        latents = torch.cat(
+            [autoencoder.encode(scenes(options.task, 32, seed=-2 - i)[2]).latent_dist.sample() for i in range(8)]
+        )
+    changes = {"scaling_factor": 1 / latents.std().item()}
+    if options.task == "text":
+        changes["shift_factor"] = latents.mean().item()
+    final = build(options.task, **changes)
+    final.load_state_dict(autoencoder.state_dict())
+    final.eval().save_pretrained(options.run / "autoencoder")
+    print(changes, "PSNR", sheet(options.task, final, options.run / "reconstruction.png"))
+
+
+if __name__ == "__main__":
+    main()

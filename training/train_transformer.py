@@ -1,0 +1,258 @@
+"""Train the transformer of small-flux (`text`) or of small-video (`video`) by flow matching on scenes of shapes.
+
+    python training/train_transformer.py text --run runs/transformer-text --updates 6000
+    python training/train_transformer.py video --run runs/transformer-video --updates 6000
+
+The networks are diffusers' own `FluxTransformer2DModel` and `HunyuanVideoTransformer3DModel`. They need what
+`train_autoencoder.py` and `train_text_encoders.py` leave in their run folders. The same command resumes.
+
+As FLUX.1 dev and HunyuanVideo are, they are distilled for guidance: in the last part of the run (`--distil`) the target
+is moved by (w - 1)(v_conditional - v_unconditional), where both velocities are the model's own without guidance and
+w = 1 + strength (g - 1) follows the guidance g that the model is told. One forward per step then samples with guidance.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import transformers
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLHunyuanVideo,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    HunyuanVideoTransformer3DModel,
+)
+from torch import nn
+
+from loop import Run, learning_rate
+from muon import Muon
+from train_autoencoder import CHANNELS, SIDE, scenes
+
+TOKENS = 12  # of text in training: the longest prompt, its end, and padding
+GUIDANCE = {"text": (3.5, 2.2), "video": (6.0, 2.2)}  # the pipeline's default guidance, and the w that it shall mean
+
+
+def build(task: str, heads: int) -> nn.Module:
+    """The untrained transformer of `task`: 4 + 8 blocks for pictures, 3 + 6 for clips, `heads` heads of 32."""
+    if task == "text":
+        return FluxTransformer2DModel(
+            in_channels=4 * CHANNELS,
+            num_layers=4,
+            num_single_layers=8,
+            attention_head_dim=32,
+            num_attention_heads=heads,
+            joint_attention_dim=64,
+            pooled_projection_dim=64,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 14, 14),
+        )
+    return HunyuanVideoTransformer3DModel(
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        num_attention_heads=heads,
+        attention_head_dim=32,
+        num_layers=3,
+        num_single_layers=6,
+        num_refiner_layers=1,
+        text_embed_dim=64,
+        pooled_projection_dim=64,
+        rope_axes_dim=(8, 12, 12),
+    )
+
+
+def initialise(model: nn.Module) -> None:
+    """Modulations and the last projection start at zero, so that every block starts as the identity."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+            if ".norm" in name or name.startswith(("norm_out", "proj_out")):
+                nn.init.zeros_(module.weight)
+
+
+class Texts:
+    """The frozen text encoders and tokenizers of `task`, as its pipeline calls them."""
+
+    def __init__(self, task: str, folder: Path):
+        self.task = task
+        self.clip_tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "clip")
+        self.clip = transformers.CLIPTextModel.from_pretrained(folder / "clip").eval()
+        words = folder / ("t5" if task == "text" else "llama")
+        self.tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(words)
+        kind = transformers.T5EncoderModel if task == "text" else transformers.LlamaModel
+        self.encoder = kind.from_pretrained(words).eval()
+
+    @torch.no_grad()
+    def __call__(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Features (n, TOKENS, 64), their mask (n, TOKENS) and pooled features (n, 64)."""
+        pooled = self.clip(self.clip_tokenizer(texts, padding=True, return_tensors="pt").input_ids).pooler_output
+        if self.task == "text":
+            tokens = self.tokenizer(texts, padding="max_length", max_length=TOKENS, return_tensors="pt")
+            return self.encoder(tokens.input_ids)[0], tokens.attention_mask, pooled
+        prefix = 95
+        texts = ["<system> " * prefix + text + " <eot>" for text in texts]
+        tokens = self.tokenizer(texts, padding="max_length", max_length=prefix + TOKENS, return_tensors="pt")
+        hidden = self.encoder(tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True)
+        return hidden.hidden_states[-3][:, prefix:], tokens.attention_mask[:, prefix:], pooled
+
+
+class Reservoir:
+    """Latents and text features of scenes, of which `refresh` replaces the oldest by fresh ones."""
+
+    def __init__(self, task: str, autoencoder: nn.Module, texts: Texts, size: int, device: torch.device):
+        self.task, self.autoencoder, self.texts, self.size, self.device = task, autoencoder, texts, size, device
+        self.columns: list[torch.Tensor] = []
+        self.next, self.filled = 0, 0
+
+    @torch.no_grad()
+    def refresh(self, number: int, seed: int) -> None:
+        prompts, _, pixels = scenes(self.task, number, seed)
+        latents = self.autoencoder.encode(pixels).latent_dist.sample(torch.Generator().manual_seed(seed))
+        config = self.autoencoder.config
+        latents = (latents - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+        fresh = [value.to(self.device) for value in (latents, *self.texts([str(prompt) for prompt in prompts]))]
+        if not self.columns:
+            self.columns = [value.new_zeros(self.size, *value.shape[1:]) for value in fresh]
+        rows = torch.arange(self.next, self.next + number) % self.size
+        for column, value in zip(self.columns, fresh, strict=True):
+            column[rows] = value
+        self.next = (self.next + number) % self.size
+        self.filled = min(self.size, self.filled + number)
+
+    def draw(self, number: int, generator: torch.Generator) -> list[torch.Tensor]:
+        rows = torch.randint(self.filled, (number,), generator=generator)
+        return [column[rows] for column in self.columns]
+
+
+class Velocity(nn.Module):
+    """The transformer called as its pipeline calls it: velocity (n, …) of latents at noise level sigma (n,)."""
+
+    def __init__(self, task: str, transformer: nn.Module):
+        super().__init__()
+        self.task, self.transformer = task, transformer
+        side = SIDE[task] // 8
+        ids = FluxPipeline._prepare_latent_image_ids(1, side, side, torch.device("cpu"), torch.float32)
+        self.register_buffer("image_ids", ids, persistent=False)
+        self.register_buffer("text_ids", torch.zeros(TOKENS, 3), persistent=False)
+
+    def forward(self, latents, sigma, guidance, text, mask, pooled, padding):
+        """`padding` (n,) is the logarithm of how many padding tokens each of FLUX's stands for.
+
+        FLUX does not mask padding. Its padding tokens are all the same, so one of them whose attention logit is
+        raised by log k acts as k of them: training on 12 tokens covers prompts padded to 512.
+        """
+        if self.task == "video":
+            return self.transformer(
+                latents, timestep=sigma * 1000, encoder_hidden_states=text, encoder_attention_mask=mask,
+                pooled_projections=pooled, guidance=guidance * 1000, return_dict=False,
+            )[0]  # fmt: skip
+        number, channels, height, width = latents.shape
+        bias = torch.where(mask == 0, padding[:, None], 0.0)
+        bias = torch.cat([bias, bias.new_zeros(number, self.image_ids.shape[0])], 1)[:, None, None]
+        packed = self.transformer(
+            FluxPipeline._pack_latents(latents, number, channels, height, width), timestep=sigma,
+            encoder_hidden_states=text, pooled_projections=pooled, guidance=guidance, img_ids=self.image_ids,
+            txt_ids=self.text_ids, joint_attention_kwargs={"attention_mask": bias}, return_dict=False,
+        )[0]  # fmt: skip
+        return FluxPipeline._unpack_latents(packed, height * 4, width * 4, 4 * 1)
+
+
+def optimisers(model: nn.Module, rate: float) -> tuple[Muon, torch.optim.AdamW]:
+    """Muon for the matrices inside the blocks, AdamW for all else (embedders, modulations, norms, last projection)."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        inside = "transformer_blocks." in name and parameter.ndim == 2 and ".norm" not in name
+        (matrices if inside else others).append(parameter)
+    return Muon(matrices, lr=rate), torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=("text", "video"))
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--autoencoder", type=Path, help="default: runs/autoencoder-TASK/autoencoder")
+    parser.add_argument("--text-encoders", type=Path, default=Path("runs/text-encoders"))
+    parser.add_argument("--updates", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--distil", type=float, default=0.2, help="share of the updates that learn guidance")
+    parser.add_argument("--fresh", type=int, default=16, help="new scenes per update")
+    parser.add_argument("--reservoir", type=int, default=40000, help="scenes that are kept")
+    parser.add_argument("--checkpoint-every", type=int, default=200)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--no-compile", action="store_true")
+    options = parser.parse_args()
+    task, device = options.task, torch.device(options.device)
+
+    kind = AutoencoderKL if task == "text" else AutoencoderKLHunyuanVideo
+    folder = options.autoencoder or Path(f"runs/autoencoder-{task}/autoencoder")
+    autoencoder = kind.from_pretrained(folder).eval().requires_grad_(False)
+    reservoir = Reservoir(task, autoencoder, Texts(task, options.text_encoders), options.reservoir, device)
+
+    torch.manual_seed(0)
+    transformer = build(task, options.heads).to(device).train()
+    initialise(transformer)
+    muon, adam = optimisers(transformer, options.learning_rate)
+    run = Run(
+        options.run, options.updates, transformer, every=options.checkpoint_every, ema=0.9985, muon=muon, adam=adam
+    )
+    velocity = Velocity(task, transformer).to(device)
+    step = velocity if options.no_compile else torch.compile(velocity)
+    for part in range(8):
+        reservoir.refresh(512, seed=-1000 - 8 * run.update - part)
+    nothing = [value.to(device) for value in Texts(task, options.text_encoders)([""])]
+    usual, meant = GUIDANCE[task]
+    strength = (meant - 1) / (usual - 1)
+
+    for update in run:
+        rate = options.learning_rate * learning_rate(update, options.updates)
+        for group in (*muon.param_groups, *adam.param_groups):
+            group["lr"] = rate
+        generator = torch.Generator().manual_seed(update)
+        reservoir.refresh(options.fresh, seed=update)
+        latents, text, mask, pooled = reservoir.draw(options.batch, generator)
+        dropped = (torch.rand(options.batch, generator=generator) < 0.1).to(device)
+        for row in dropped.nonzero()[:, 0].tolist():
+            text[row], mask[row], pooled[row] = (value[0] for value in nothing)
+
+        spread = (torch.arange(options.batch) + torch.rand(options.batch, generator=generator)) / options.batch
+        normal = torch.special.ndtri(spread.clamp(1e-4, 1 - 1e-4))  # stratified over the batch
+        sigma = torch.sigmoid(0.2 + 1.2 * normal).to(device)
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        shape = (-1,) + (1,) * (latents.ndim - 1)
+        noisy = torch.lerp(latents, noise, sigma.view(shape))
+        guidance = (1 + 7 * torch.rand(options.batch, generator=generator)).to(device)
+        total = torch.exp(torch.rand(options.batch, generator=generator) * 3.8 + 2.5).to(device)  # 12 to 544 tokens
+        used = mask.sum(1)
+        padding = ((total - used).clamp(min=1) / (TOKENS - used).clamp(min=1)).log()
+        target = noise - latents
+
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            if update >= options.updates * (1 - options.distil):
+                plain = torch.rand(options.batch, generator=generator).to(device) < 0.25
+                guidance = torch.where(plain | dropped, 1.0, guidance)
+                one = torch.ones_like(guidance)
+                empty = [value.expand(options.batch, *value.shape[1:]) for value in nothing]
+                with torch.no_grad():
+                    conditional = step(noisy, sigma, one, text, mask, pooled, padding)
+                    unconditional = step(noisy, sigma, one, *empty, padding)
+                weight = (strength * (guidance - 1)).view(shape)
+                target = target + weight * (conditional - unconditional).float()
+            errors = (step(noisy, sigma, guidance, text, mask, pooled, padding).float() - target).square()
+        loss = errors.mean()
+        muon.zero_grad(set_to_none=True)
+        adam.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
+        muon.step()
+        adam.step()
+        run.done(options.batch, loss=loss.item())
+
+
+if __name__ == "__main__":
+    main()
