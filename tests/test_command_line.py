@@ -63,6 +63,22 @@ def test_demo_table(demo_folder: Path) -> None:
         assert full["tflops"] * 5 / 12 < row["tflops"] < full["tflops"]
 
 
+def test_demo_of_prompts(tmp_path: Path) -> None:
+    """Pictures of prompts, judged by the recogniser; the sheet has the prompts above its columns."""
+    options = ["--samples", "3", "--steps", "10", "--nfc", "5", "--calibration-samples", "1"]
+    output = run("demo", "--task", "text", *options, "--methods", "fora,rfc-1", "--out", str(tmp_path))
+    assert "small-flux: 3 samples, 10 steps" in output
+    rows = json.loads((tmp_path / "text/table.json").read_text())
+    assert [(row["method"], row["order"]) for row in rows] == [("full", None), ("fora", 0), ("rfc", 1)]
+    for row in rows:
+        assert row["right"] <= min(row[key] for key in ("kind", "colour", "size", "place"))
+        assert "frechet" not in row
+    assert rows[1]["psnr"] < 60
+    assert {path.name for path in (tmp_path / "text").glob("*.*")} == {
+        "table.json", "table.md", "settings.json", "sheet-nfc5.png",
+    }  # fmt: skip
+
+
 def test_demo_files(demo_folder: Path) -> None:
     table = (demo_folder / "class/table.md").read_text()
     assert "| full |" in table
@@ -140,6 +156,7 @@ def test_calibrate_prints_the_threshold(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["demo", "--methods", "rcf"], "unknown method 'rcf': did you mean 'r"),
+        (["demo", "--task", "music"], "there is no task 'music'; there are class, text, video, all"),
         (["demo", "--steps", "2"], "no more than the warm-up"),
         (["demo", "--samples", "1"], "at least 2 samples"),
         (["demo", "--nfc", "many"], "whole numbers with commas"),

@@ -138,3 +138,17 @@ def test_a_class_that_cannot_be_cached_says_why() -> None:
     model = type("TransformerTemporalModel", (nn.Module,), {})()
     with pytest.raises(ValueError, match=r"does not cache TransformerTemporalModel: a building block of video U-Nets"):
         relcache.enable(model, FORA(3))
+
+
+def test_an_unknown_class_has_neighbours() -> None:
+    result = RUNNER.invoke(app, ["models", "fluks"])
+    assert result.exit_code == 1
+    assert "no class's name holds 'fluks'; the nearest are FluxTransformer2DModel" in " ".join(result.output.split())
+    assert RUNNER.invoke(app, ["models", "FluxTransformer2D"]).stdout.splitlines()[-1] == "1 class"
+
+
+def test_a_pipeline_with_two_transformers_says_so() -> None:
+    seen = relcache.inspect(small_pipelines.wan(experts=2)[0])
+    assert seen.others == ("pipe.transformer_2",)
+    assert "the pipeline has other transformers: inspect pipe.transformer_2 for them" in str(seen)
+    assert relcache.inspect(flux_transformer()).others == ()

@@ -38,6 +38,16 @@ def test_metrics_do_not_depend_on_the_batch() -> None:
         assert torch.allclose(alone, metric(images, references), rtol=1e-6)
 
 
+def test_a_clip_has_the_mean_of_its_frames() -> None:
+    generator = torch.Generator().manual_seed(2)
+    clips, references = (torch.rand(2, 3, 3, 16, 16, generator=generator) for _ in range(2))
+    for metric in (psnr, ssim):
+        expected = torch.stack(
+            [metric(clip, reference).mean() for clip, reference in zip(clips, references, strict=True)]
+        )
+        assert torch.allclose(metric(clips, references), expected, rtol=1e-6)
+
+
 def test_frechet_distance_of_two_gaussians() -> None:
     """Diagonal Gaussians: ‖μ₁ - μ₂‖² + Σ (σ₁ - σ₂)². The samples are whitened so that their moments are exact."""
     generator = torch.Generator().manual_seed(0)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiTPipeline, DiTTransformer2DModel
+from diffusers import DiTPipeline, DiTTransformer2DModel, FluxPipeline
+from torch import Tensor
 
 import relcache
 import relcache_models
@@ -20,14 +21,18 @@ def size(folder: Path) -> int:
 
 
 def test_names_and_folders() -> None:
-    assert relcache_models.names() == ["classifier-fashion-mnist", "dit-fashion-mnist"]
-    with pytest.raises(ValueError, match="there are: classifier-fashion-mnist, dit-fashion-mnist"):
+    assert relcache_models.names() == [
+        "classifier-fashion-mnist", "dit-fashion-mnist", "recogniser-pictures", "small-flux",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="there are: classifier-fashion-mnist, dit-fashion-mnist, recogniser"):
         relcache_models.folder("dit-cifar")
 
 
 def test_sizes() -> None:
     assert size(MODEL) <= 24e6
     assert size(relcache_models.folder("classifier-fashion-mnist")) <= 2e6
+    assert size(relcache_models.folder("small-flux")) <= 24e6
+    assert size(relcache_models.folder("recogniser-pictures")) <= 2e6
     assert size(Path(relcache.__file__).parent) < 1e6  # what the library's own wheel holds
     for name in relcache_models.names():
         assert (relcache_models.folder(name) / "README.md").stat().st_size > 500
@@ -59,3 +64,43 @@ def test_pictures_show_the_class_asked_for() -> None:
     with torch.no_grad():
         right = (classifier(pictures).argmax(1) == torch.tensor(labels)).float().mean()
     assert right >= 0.75  # 85 % less two standard deviations of a share of 60
+
+
+def picture(pipeline: FluxPipeline, prompts: list[str], seeds: list[int], length: int = 16, steps: int = 50) -> Tensor:
+    """Pictures (n, 3, 64, 64) by the plain pipeline."""
+    return pipeline(
+        prompts, height=64, width=64, num_inference_steps=steps, max_sequence_length=length, output_type="pt",
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+    ).images  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small_flux() -> FluxPipeline:
+    pipeline = FluxPipeline.from_pretrained(relcache_models.folder("small-flux"))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_small_flux_is_of_the_size_it_says(small_flux: FluxPipeline) -> None:
+    config = small_flux.transformer.config
+    assert (config.num_layers, config.num_single_layers) == (4, 8)
+    assert config.num_attention_heads * config.attention_head_dim == 128
+    assert all(parameter.isfinite().all() for parameter in small_flux.transformer.parameters())
+
+
+def test_padding_of_the_prompt_hardly_matters(small_flux: FluxPipeline) -> None:
+    """With 512 text tokens, as FLUX has them unless told, the picture is about that with 16."""
+    prompts = ["a large red circle above a large blue square"]
+    short, long = (picture(small_flux, prompts, [0], length, steps=12) for length in (16, 512))
+    assert (short - long).abs().mean() < 0.03
+
+
+def test_prompts_in_one_batch_do_not_touch(small_flux: FluxPipeline) -> None:
+    """With steps fixed beforehand, a picture made alone and one made among others agree to 1e-4."""
+    prompts = ["a large red circle above a large blue square", "a small white star on the left", "a purple ring"]
+    plan = relcache.method_from_text("plan:full_steps=[0,1,2,5,9,14],order=2")
+    with relcache.enable(small_flux, plan):
+        together = picture(small_flux, prompts, [0, 1, 2], steps=18)
+        for row, prompt in enumerate(prompts):
+            alone = picture(small_flux, [prompt], [row], steps=18)
+            assert (together[row] - alone[0]).abs().max() < 1e-4

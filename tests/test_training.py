@@ -1,4 +1,4 @@
-"""The training scripts on a data set of a few made-up pictures: they run, resume, and export what they trained."""
+"""The training scripts on very little data, for very few updates: they run, resume, and export what they trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DiTPipeline
+from diffusers import DiffusionPipeline, DiTPipeline
 
 SCRIPTS = Path(__file__).parent.parent / "training"
 
@@ -91,3 +91,74 @@ def test_classifier_training(data: Path, tmp_path: Path) -> None:
     assert not classifier.training
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert 0 <= metrics["test_accuracy"] <= 1
+
+
+def script(name: str, *arguments: object) -> str:
+    """Output of a training script that ends well."""
+    command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("task", ["text", "video"])
+def test_training_of_a_text_model(task: str, tmp_path: Path) -> None:
+    """Encoders, autoencoder, transformer, pipeline: plain diffusers loads the folder and samples it."""
+    encoders, autoencoder, run = (tmp_path / part for part in ("encoders", "autoencoder", "run"))
+    names = ["clip", "t5" if task == "text" else "llama"]
+    script("train_text_encoders.py", "--out", encoders, "--only", *names, "--updates", 2, "--batch", 4)
+    script("train_autoencoder.py", task, "--run", autoencoder, "--updates", 2, "--batch", 4)
+    assert (autoencoder / "reconstruction.png").stat().st_size > 1000
+    where = ["--autoencoder", autoencoder / "autoencoder", "--text-encoders", encoders]
+    small = ["--heads", 2, "--batch", 4, "--first", 8, "--fresh", 2, "--no-compile"]
+    train = ("train_transformer.py", task, "--run", run, *where, *small, "--distil", 0.5, "--updates")
+    assert "stopped at update 2 of 2" in script(*train, 2)
+    assert "resumed at update 2" in script(*train, 4)
+    script("export_pipeline.py", task, "--out", tmp_path / "model", "--run", run, *where, "--heads", 2)
+
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "model")
+    average = torch.load(run / "checkpoint.pt", weights_only=True)["average"]
+    state = pipeline.transformer.state_dict()
+    assert all(torch.equal(state[name], value.half().float()) for name, value in average.items())
+    assert state["proj_out.weight"].abs().sum() > 0  # it starts at zero
+    size = {"height": 64, "width": 64} if task == "text" else {"height": 48, "width": 48, "num_frames": 9}
+    made = pipeline("a red circle", num_inference_steps=2, output_type="np", max_sequence_length=16, **size)
+    pixels = made.images if task == "text" else made.frames
+    assert pixels.shape == ((1, 64, 64, 3) if task == "text" else (1, 9, 48, 48, 3))
+
+
+def test_padding_is_inert_in_t5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of the words do not change with the padding behind them, and all padding has the same features."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import train_text_encoders as scripts
+
+    tokenizer = scripts.t5_tokenizer()
+    encoder = scripts.t5_encoder(tokenizer).eval()
+    scripts.settle(encoder)
+    with torch.no_grad():
+        found = [
+            encoder(tokenizer("a red star", padding="max_length", max_length=length, return_tensors="pt").input_ids)[0][
+                0
+            ]
+            for length in (4, 16, 512)
+        ]
+    for features in found[1:]:
+        assert torch.equal(features[:4], found[0])
+        assert (features[4:] - features[4]).abs().max() < 1e-3 * features[4].abs().max()
+
+
+def test_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import train_text_encoders as scripts
+
+    template = scripts.DEFAULT_PROMPT_TEMPLATE
+    llama = scripts.llama_tokenizer()
+    prompt = "A small red circle moves left."
+    ids = llama(template["template"].format(prompt)).input_ids
+    words = llama.convert_ids_to_tokens(ids)
+    assert words[: template["crop_start"]] == ["<system>"] * 95
+    assert words[95:] == ["a", "small", "red", "circle", "moves", "left", "<eot>"]
+    t5 = scripts.t5_tokenizer()
+    assert t5.convert_ids_to_tokens(t5("An orange cat, below").input_ids) == ["an", "orange", "<unk>", "below", "</s>"]
+    clip = scripts.clip_tokenizer()
+    assert len(clip("a small red circle above a blue square").input_ids) == 8 + 2

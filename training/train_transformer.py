@@ -182,6 +182,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--distil", type=float, default=0.2, help="share of the updates that learn guidance")
     parser.add_argument("--fresh", type=int, default=16, help="new scenes per update")
+    parser.add_argument("--first", type=int, default=4096, help="scenes before the first update")
     parser.add_argument("--reservoir", type=int, default=40000, help="scenes that are kept")
     parser.add_argument("--checkpoint-every", type=int, default=200)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -203,8 +204,8 @@ def main() -> None:
     )
     velocity = Velocity(task, transformer).to(device)
     step = velocity if options.no_compile else torch.compile(velocity)
-    for part in range(8):
-        reservoir.refresh(512, seed=-1000 - 8 * run.update - part)
+    for start in range(0, options.first, 512):
+        reservoir.refresh(min(512, options.first - start), seed=-1000 - options.first * run.update - start)
     nothing = [value.to(device) for value in Texts(task, options.text_encoders)([""])]
     usual, meant = GUIDANCE[task]
     strength = (meant - 1) / (usual - 1)

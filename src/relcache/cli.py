@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
 import platform
@@ -34,7 +35,7 @@ from relcache.bench.pipelines import (
     number_of_classes,
 )
 from relcache.bench.sampling import Sampler, Samples
-from relcache.bench.tasks import TASKS
+from relcache.bench.tasks import TASKS, shipped_tasks
 from relcache.figures.sheet import Row
 from relcache.methods import BY_NAME, Method, config_from_text, method_from_config
 from relcache.metrics.pair import psnr
@@ -116,7 +117,7 @@ def demo(
         targets = _numbers(nfc, steps) if nfc else targets_for(steps)
         every = [
             Settings(name, samples, steps, guidance, seed, batch, calibration_samples)
-            for name in (TASKS if task == "all" else [task])
+            for name in (shipped_tasks() if task == "all" else [task])
         ]
         for settings in every:
             _demonstrate(settings, out / settings.task, device, entries, targets)
@@ -268,6 +269,13 @@ def models(
 ) -> None:
     """List the transformers that relcache knows: what is cached in each block, and how it is tested."""
     specs = [spec for spec in SPECS if name.lower() in spec.class_name.lower()]
+    unsupported = {known: reason for known, reason in UNSUPPORTED.items() if name.lower() in known.lower()}
+    if not specs and not unsupported:
+        known = {re.sub(r"(Video)?(Transformer|DiT).*", "", spec.class_name).lower(): spec.class_name for spec in SPECS}
+        near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
+        hint = f"; the nearest are {', '.join(known[match] for match in near)}" if near else ""
+        errors.print(f"[bold red]error:[/] no class's name holds {escape(repr(name))}{hint}", soft_wrap=True)
+        raise typer.Exit(1)
     if as_json:
         rows = [
             {"class": spec.class_name, "units": describe(spec), "streams": streams(spec), "pipelines": spec.pipelines}
@@ -276,17 +284,18 @@ def models(
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table(header_style="bold", box=None, padding=(0, 1), pad_edge=False)
-    for heading in ("class", "units per block", "streams", "tested"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("class", overflow="fold", ratio=3)
+    table.add_column("units per block", overflow="fold", ratio=5)
+    table.add_column("streams", justify="right", no_wrap=True)
+    table.add_column("tested", overflow="fold", ratio=2)
     for spec in specs:
         tested = ["small model", *spec.pipelines]
         units = "\n".join(f"{stack}: {', '.join(parts)}" for stack, parts in describe(spec).items())
         table.add_row(spec.class_name, escape(units), str(streams(spec)), ", ".join(tested))
     console.print(table)
-    console.print(f"{len(specs)} classes", highlight=False)
-    for class_name, reason in UNSUPPORTED.items():
-        if name.lower() in class_name.lower():
-            console.print(f"not cached: {class_name}: {reason}", highlight=False)
+    console.print(f"{len(specs)} class{'es' * (len(specs) != 1)}", highlight=False)
+    for class_name, reason in unsupported.items():
+        console.print(f"not cached: {class_name}: {reason}", highlight=False)
 
 
 @app.command()

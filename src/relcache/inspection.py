@@ -51,13 +51,15 @@ class Row:
 class Inspection:
     """One transformer: `cached` are the units of its spec, `computed` what is computed at every step.
 
-    Where there is no spec, `cached` is empty and `suggestion` holds one to begin with, in Python.
+    Where there is no spec, `cached` is empty and `suggestion` holds one to begin with, in Python. `others` are the
+    pipeline's other transformers, as expressions to inspect.
     """
 
     model: str
     cached: list[Row]
     computed: list[Row]
     suggestion: str = ""
+    others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         share = sum(row.share or 0.0 for row in self.cached)
@@ -67,6 +69,8 @@ class Inspection:
         lines += ["computed at every step:", *(f"  {row}" for row in self.computed)]
         if self.suggestion:
             lines += ["no spec; one to begin with (see that each pattern is right):", self.suggestion]
+        if self.others:
+            lines.append(f"the pipeline has other transformers: inspect {' or '.join(self.others)} for them")
         return "\n".join(lines)
 
 
@@ -93,7 +97,8 @@ def inspect(
         TypeError: not a pipeline or transformer.
         ValueError: a spec that matches no module.
     """
-    model = next(iter(find_transformers(model_or_pipe)[0].values()))
+    (_, model), *more = find_transformers(model_or_pipe)[0].items()
+    others = tuple(f"pipe.{name}" for name, other in more if other is not model)
     if spec is None and type(model).__name__ in {known.class_name for known in SPECS}:
         spec = spec_for(model, SPECS)
     if inputs is None and spec is not None and spec.inputs is not None:
@@ -102,13 +107,14 @@ def inspect(
     if spec is None:
         candidates = list(_candidates(model, trace))
         rows = [trace.row(_pattern(name), type(module).__name__, [[name]]) for name, module in _top(model, set())]
-        return Inspection(type(model).__name__, [], _merge(rows), _suggest(model, candidates, inputs))
+        return Inspection(type(model).__name__, [], _merge(rows), _suggest(model, candidates, inputs), others)
     units = spec.units(model)
     cached = [trace.row(_pattern(unit.name), _kind(unit.part), [list(unit.modules)]) for unit in units if not unit.turn]
     inside = {name for unit in units for name in unit.modules}
     rows = [trace.row(_pattern(name), type(module).__name__, [[name]]) for name, module in _top(model, inside)]
     rows = sorted(_merge(rows), key=lambda row: row.share or 0.0, reverse=True)
-    return Inspection(type(model).__name__, _merge(cached), [row for row in rows if row.parameters or row.share])
+    computed = [row for row in rows if row.parameters or row.share]
+    return Inspection(type(model).__name__, _merge(cached), computed, others=others)
 
 
 class _Trace:

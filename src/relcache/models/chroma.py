@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from relcache.models.base import ModelSpec, Size, grid_ids, joint, parallel
+from relcache.models.base import ModelSpec, Size, grid_ids
+from relcache.models.flux import DOUBLE_AND_SINGLE
 
 
 def _inputs(config: Any, size: Size) -> dict[str, Any]:
@@ -21,12 +22,7 @@ def _inputs(config: Any, size: Size) -> dict[str, Any]:
 
 CHROMA = ModelSpec(
     class_name="ChromaTransformer2DModel",
-    modules=(
-        joint("transformer_blocks.*.attn"),
-        "transformer_blocks.*.ff",
-        "transformer_blocks.*.ff_context",
-        parallel("single_transformer_blocks.*", ("proj_mlp", "attn"), "proj_out"),
-    ),
+    modules=DOUBLE_AND_SINGLE,
     conditioning=("encoder_hidden_states",),
     inputs=_inputs,
     text=512,

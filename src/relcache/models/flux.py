@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from relcache.models.base import ModelSpec, Size, joint, parallel
+from relcache.models.base import ModelSpec, Size, grid_ids, joint, parallel
 
 
 def _inputs(config: Any, size: Size) -> dict[str, Any]:
@@ -14,9 +14,7 @@ def _inputs(config: Any, size: Size) -> dict[str, Any]:
         "encoder_hidden_states": torch.randn(size.batch, size.text, config.joint_attention_dim),
         "pooled_projections": torch.randn(size.batch, config.pooled_projection_dim),
         "timestep": torch.full((size.batch,), 0.5),
-        "img_ids": torch.cartesian_prod(
-            torch.arange(1), torch.arange(size.height // 2), torch.arange(size.width // 2)
-        ).float(),
+        "img_ids": grid_ids(1, size.height // 2, size.width // 2),
         "txt_ids": torch.zeros(size.text, 3),
     }
     if config.guidance_embeds:
@@ -24,14 +22,16 @@ def _inputs(config: Any, size: Size) -> dict[str, Any]:
     return inputs
 
 
+DOUBLE_AND_SINGLE = (
+    joint("transformer_blocks.*.attn"),
+    "transformer_blocks.*.ff",
+    "transformer_blocks.*.ff_context",
+    parallel("single_transformer_blocks.*", ("proj_mlp", "attn"), "proj_out"),
+)
+
 FLUX = ModelSpec(
     class_name="FluxTransformer2DModel",
-    modules=(
-        joint("transformer_blocks.*.attn"),
-        "transformer_blocks.*.ff",
-        "transformer_blocks.*.ff_context",
-        parallel("single_transformer_blocks.*", ("proj_mlp", "attn"), "proj_out"),
-    ),
+    modules=DOUBLE_AND_SINGLE,
     conditioning=("encoder_hidden_states", "pooled_projections"),
     inputs=_inputs,
     text=512,

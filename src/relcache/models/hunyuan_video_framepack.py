@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from relcache.models.base import ModelSpec, Size, joint, parallel
+from relcache.models.base import ModelSpec, Size
+from relcache.models.flux import DOUBLE_AND_SINGLE
 
 
 def _inputs(config: Any, size: Size) -> dict[str, Any]:
@@ -32,12 +33,7 @@ def _inputs(config: Any, size: Size) -> dict[str, Any]:
 
 HUNYUAN_VIDEO_FRAMEPACK = ModelSpec(
     class_name="HunyuanVideoFramepackTransformer3DModel",
-    modules=(
-        joint("transformer_blocks.*.attn"),
-        "transformer_blocks.*.ff",
-        "transformer_blocks.*.ff_context",
-        parallel("single_transformer_blocks.*", ("proj_mlp", "attn"), "proj_out"),
-    ),
+    modules=DOUBLE_AND_SINGLE,
     conditioning=("encoder_hidden_states", "pooled_projections"),
     inputs=_inputs,
     text=256,

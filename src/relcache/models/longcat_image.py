@@ -1,33 +1,18 @@
 """LongCat-Image (Meituan, 2025): double blocks with joint attention, then single blocks."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from relcache.models.base import ModelSpec, Size, grid_ids, joint, parallel
+from relcache.models.base import Size
+from relcache.models.ovis_image import OVIS_IMAGE, ovis_inputs
 
 
 def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    height, width = size.height // 2, size.width // 2  # the pipeline packs 2 x 2 latents into a token
-    places = torch.arange(size.text).float()
-    return {
-        "hidden_states": torch.randn(size.batch, height * width, config.in_channels),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.joint_attention_dim),
-        "timestep": torch.full((size.batch,), 0.5),
-        "img_ids": grid_ids(1, height, width) + torch.tensor([1.0, size.text, size.text]),
-        "txt_ids": torch.stack([torch.zeros(size.text), places, places], dim=1),
-    }
+    inputs = ovis_inputs(config, size)
+    inputs["img_ids"] = inputs["img_ids"] + torch.tensor([1.0, size.text, size.text])
+    return inputs
 
 
-LONGCAT_IMAGE = ModelSpec(
-    class_name="LongCatImageTransformer2DModel",
-    modules=(
-        joint("transformer_blocks.*.attn"),
-        "transformer_blocks.*.ff",
-        "transformer_blocks.*.ff_context",
-        parallel("single_transformer_blocks.*", ("proj_mlp", "attn"), "proj_out"),
-    ),
-    conditioning=("encoder_hidden_states",),
-    inputs=_inputs,
-    text=512,
-)
+LONGCAT_IMAGE = replace(OVIS_IMAGE, class_name="LongCatImageTransformer2DModel", inputs=_inputs, text=512)

@@ -4,10 +4,12 @@ from typing import Any
 
 import torch
 
-from relcache.models.base import ModelSpec, Size, grid_ids, joint, parallel
+from relcache.models.base import ModelSpec, Size, grid_ids
+from relcache.models.flux import DOUBLE_AND_SINGLE
 
 
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
+def ovis_inputs(config: Any, size: Size) -> dict[str, Any]:
+    """Arguments of one forward of Ovis-Image."""
     height, width = size.height // 2, size.width // 2  # the pipeline packs 2 x 2 latents into a token
     places = torch.arange(size.text).float()
     return {
@@ -21,13 +23,8 @@ def _inputs(config: Any, size: Size) -> dict[str, Any]:
 
 OVIS_IMAGE = ModelSpec(
     class_name="OvisImageTransformer2DModel",
-    modules=(
-        joint("transformer_blocks.*.attn"),
-        "transformer_blocks.*.ff",
-        "transformer_blocks.*.ff_context",
-        parallel("single_transformer_blocks.*", ("proj_mlp", "attn"), "proj_out"),
-    ),
+    modules=DOUBLE_AND_SINGLE,
     conditioning=("encoder_hidden_states",),
-    inputs=_inputs,
+    inputs=ovis_inputs,
     text=256,
 )

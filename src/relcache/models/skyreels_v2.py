@@ -1,23 +1,16 @@
-"""SkyReels-V2 (Skywork, arXiv 2504.13074): self-attention, cross-attention and feed-forward of each block.
+"""SkyReels-V2 (Skywork, arXiv 2504.13074): Wan 2.1, whose diffusion-forcing models give each frame its own timestep."""
 
-The diffusion-forcing models give each frame a timestep of its own.
-"""
-
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from relcache.models.base import ModelSpec, Size
+from relcache.models.base import Size
+from relcache.models.wan import WAN, wan_inputs
 
 
 def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    inputs: dict[str, Any] = {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.frames, size.height, size.width),
-        "timestep": torch.full((size.batch,), 500),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.text_dim),
-    }
-    if config.image_dim is not None:
-        inputs["encoder_hidden_states_image"] = torch.randn(size.batch, 257, config.image_dim)
+    inputs = wan_inputs(config, size)
     if config.inject_sample_info:
         inputs["timestep"] = torch.full((size.batch, size.frames), 500)
         inputs["enable_diffusion_forcing"] = True
@@ -25,10 +18,4 @@ def _inputs(config: Any, size: Size) -> dict[str, Any]:
     return inputs
 
 
-SKYREELS_V2 = ModelSpec(
-    class_name="SkyReelsV2Transformer3DModel",
-    modules=("blocks.*.attn1", "blocks.*.attn2", "blocks.*.ffn"),
-    conditioning=("encoder_hidden_states", "encoder_hidden_states_image"),
-    inputs=_inputs,
-    text=512,
-)
+SKYREELS_V2 = replace(WAN, class_name="SkyReelsV2Transformer3DModel", inputs=_inputs, pipelines=())

@@ -10,7 +10,8 @@ import torch
 from relcache.models.base import ModelSpec, Size
 
 
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
+def wan_inputs(config: Any, size: Size) -> dict[str, Any]:
+    """Arguments of one forward of Wan, and of the models that were made from it."""
     inputs = {
         "hidden_states": torch.randn(size.batch, config.in_channels, size.frames, size.height, size.width),
         "timestep": torch.full((size.batch,), 500),
@@ -25,7 +26,7 @@ WAN = ModelSpec(
     class_name="WanTransformer3DModel",
     modules=("blocks.*.attn1", "blocks.*.attn2", "blocks.*.ffn"),
     conditioning=("encoder_hidden_states", "encoder_hidden_states_image"),
-    inputs=_inputs,
+    inputs=wan_inputs,
     text=512,
     pipelines=("WanPipeline",),
 )
