@@ -121,6 +121,7 @@ def test_clips(hunyuan: Path, tmp_path: Path) -> None:
         (["--prompt", "a"], "DiTPipeline is asked by --classes, not by --prompt"),
         (["--compare", "full,rfx"], "unknown method 'rfx': did you mean 'rf"),
         (["--compare", "full,fora"], "fora needs interval"),
+        (["--method", "fora:interval=4", "--nfc", "14"], "fora has interval=4, which decides its full steps"),
         (["--size", "64by64"], "--size takes HEIGHTxWIDTH such as 480x832, or one number, got '64by64'"),
         (["--size", "0"], "got '0'"),
         (["--frames", "9"], "DiTPipeline takes no num_frames"),

@@ -55,8 +55,13 @@ def at_budget(
     config = to_begin_with(config)
     build = BY_NAME.get(str(config.get("method")).lower())
     parameters = inspect.signature(build).parameters if build else {}
+    if "interval" in config:
+        raise ValueError(
+            f"{config['method']} has interval={config['interval']}, which decides its full steps: leave that out, or "
+            f"do not ask for {nfc} full steps"
+        )
     if "interval" in parameters:
-        return method_from_config({"interval": interval_for(nfc, sampler.steps, config.get("phase")), **config})
+        return method_from_config({**config, "interval": interval_for(nfc, sampler.steps, config.get("phase"))})
     method = method_from_config(config)
     if "threshold" not in parameters:
         return method
