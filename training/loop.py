@@ -35,6 +35,7 @@ class Run:
         self.update, self.seconds, self.stopping = 0, 0.0, False
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.rows: list[dict[str, float]] = []
+        self.samples = 0
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = folder / "checkpoint.pt"
         if self.checkpoint.exists():
@@ -51,6 +52,8 @@ class Run:
         self.started = time.perf_counter()
         while self.update < self.updates and not self.stopping:
             yield self.update
+        if self.rows:
+            self._log()
         self.save()
         print(f"stopped at update {self.update} of {self.updates}", flush=True)
 
@@ -65,18 +68,22 @@ class Run:
             current = self.model.state_dict()
             floats = [name for name, value in current.items() if value.is_floating_point()]
             torch._foreach_lerp_([self.average[n] for n in floats], [current[n] for n in floats], 1 - decay)
+        self.samples += batch
         if self.update % 50 == 0:
-            elapsed, self.started = time.perf_counter() - self.started, time.perf_counter()
-            self.seconds += elapsed
-            names = self.rows[-1]
-            row = {"update": self.update} | {n: sum(r[n] for r in self.rows) / len(self.rows) for n in names}
-            row |= {"samples_per_second": round(len(self.rows) * batch / elapsed, 2), "seconds": round(self.seconds, 1)}
-            with (self.folder / "loss.jsonl").open("a") as file:
-                file.write(json.dumps({k: round(v, 7) for k, v in row.items()}) + "\n")
-            print(row, flush=True)
-            self.rows = []
+            self._log()
         if self.update % self.every == 0:
             self.save()
+
+    def _log(self) -> None:
+        """Add a row to the log: the means since the last one."""
+        elapsed, self.started = time.perf_counter() - self.started, time.perf_counter()
+        self.seconds += elapsed
+        row = {"update": self.update} | {n: sum(r[n] for r in self.rows) / len(self.rows) for n in self.rows[-1]}
+        row |= {"samples_per_second": round(self.samples / elapsed, 2), "seconds": round(self.seconds, 1)}
+        with (self.folder / "loss.jsonl").open("a") as file:
+            file.write(json.dumps({k: round(v, 7) for k, v in row.items()}) + "\n")
+        print(row, flush=True)
+        self.rows, self.samples = [], 0
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""

@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--kl", type=float, default=2e-4, help="weight of the KL divergence per latent value, in nats")
+    parser.add_argument("--measured", type=int, default=256, help="scenes by which the latents are scaled at the end")
     parser.add_argument("--stills", type=float, default=0.7, help="share of the updates on single frames (video)")
     options = parser.parse_args()
 
@@ -131,9 +132,10 @@ def main() -> None:
     autoencoder.load_state_dict(run.average)
     autoencoder.eval()
     with torch.no_grad():
-        latents = torch.cat(
-            [autoencoder.encode(scenes(options.task, 32, seed=-2 - i)[2]).latent_dist.sample() for i in range(8)]
-        )
+        parts = [
+            scenes(options.task, min(32, options.measured), seed=-2 - i)[2] for i in range(-(-options.measured // 32))
+        ]
+        latents = torch.cat([autoencoder.encode(part).latent_dist.sample() for part in parts])
     changes = {"scaling_factor": 1 / latents.std().item()}
     if options.task == "text":
         changes["shift_factor"] = latents.mean().item()

@@ -228,7 +228,7 @@ def train(name: str, encoder: nn.Module, tokenizer, options: argparse.Namespace)
             print(name, update + 1, round(loss.item(), 4), flush=True)
     with torch.no_grad():
         for held_out in (False, True):
-            prompts = [shapes.sample_prompt(rng, video=i % 2 == 0, held_out=held_out) for i in range(1000)]
+            prompts = [shapes.sample_prompt(rng, video=i % 2 == 0, held_out=held_out) for i in range(options.checks)]
             said = "held-out" if held_out else "other"
             print(name, said, "prompts understood:", right(prompts, 95)[1].float().mean().item(), flush=True)
     encoder.eval().save_pretrained(options.out / name)
@@ -241,6 +241,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=("t5", "clip", "llama"), default=("t5", "clip", "llama"))
     parser.add_argument("--updates", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--checks", type=int, default=1000, help="prompts of each sort that are tried at the end")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     options = parser.parse_args()
     torch.manual_seed(0)
