@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import relcache_models
+from relcache.bench import files
 from relcache.bench.pipelines import DEFAULT_MODEL, load_pipeline
 from relcache.bench.sampling import Sampler
 from relcache.methods import method_from_text
@@ -52,8 +53,7 @@ def main() -> None:
     }
     print("\n" + json.dumps(result, indent=2))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+        files.write_json(options.out, result)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import json
 import random
 from pathlib import Path
 
+from relcache.bench import files
 from relcache.bench.pipelines import load_pipeline
 from relcache.bench.sampling import Sampler
 from relcache.bench.tasks import TASKS
@@ -56,8 +57,7 @@ def main() -> None:
         result["held out" if held_out else "of training"] = judge(made.images, prompts, None)
     print("\n" + json.dumps(result, indent=2))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+        files.write_json(options.out, result)
 
 
 if __name__ == "__main__":

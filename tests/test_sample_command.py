@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from relcache.bench.asked import split_methods
 from relcache.bench.sampling import Sampler
 from relcache.cli import app
 
@@ -88,20 +89,33 @@ def test_a_picture_is_its_own_whatever_is_made_with_it(flux: Path, tmp_path: Pat
 
 
 def test_methods_side_by_side(flux: Path, tmp_path: Path) -> None:
-    methods = "full,fora,taylorseer-1,rfc"
+    methods = "full,fora,taylorseer-1,taylorseer-2,rfc"
     output = sample(*of_flux(flux, *PROMPTS, "--compare", methods, "--nfc", 4, "--out", tmp_path))
-    for name in ("full", "FORA", "TaylorSeer", "RFC"):
+    for name in methods.split(","):
         assert f"{name}: 2 in " in output
-        assert (tmp_path / f"001-a-wire-seed1-{name.lower()}.png").is_file()
+        assert (tmp_path / f"001-a-wire-seed1-{name}.png").is_file()
     reports = json.loads((tmp_path / "report.json").read_text())
-    assert [report["nfc"] for report in reports] == [8, 4, 4, 4]
+    assert [report["nfc"] for report in reports] == [8, 4, 4, 4, 4]
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height > sheet.width  # four rows of two wide pictures with their captions
 
 
+def test_a_threshold_of_prompts(flux: Path) -> None:
+    """Fewer prompts than samples: they come in turn."""
+    few = ["--steps", "8", "--samples", "3", "--nfc", "4", "--model", str(flux)]
+    result = RUNNER.invoke(app, ["calibrate", *few, *PROMPTS, "--size", "16x24"])
+    assert result.exit_code == 0, result.output
+    assert 0 < float(result.output.split()[-1]) < 10
+
+
+def test_lists_of_methods() -> None:
+    assert split_methods("full,rfc:order=1,threshold=0.3,fora") == ["full", "rfc:order=1,threshold=0.3", "fora"]
+    assert split_methods("plan:full_steps=[0,1,2],order=1, full") == ["plan:full_steps=[0,1,2],order=1", " full"]
+
+
 def test_clips(hunyuan: Path, tmp_path: Path) -> None:
     sample(*of_hunyuan(hunyuan, *PROMPTS, "--compare", "full,fora:interval=3", "--out", tmp_path))
-    with Image.open(tmp_path / "000-an-owl-on-a-wire-seed0-fora.gif") as clip:
+    with Image.open(tmp_path / "000-an-owl-on-a-wire-seed0-fora-interval-3.gif") as clip:
         assert clip.n_frames == 9
         assert clip.size == (256, 256)
     with Image.open(tmp_path / "clips.gif") as clips:

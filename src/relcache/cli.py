@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 import platform
 import re
@@ -22,22 +21,20 @@ from rich.table import Table
 
 from relcache import __version__
 from relcache.bench import files
-from relcache.bench.calibration import WARMUP, at_budget, calibration_seeds, to_begin_with
+from relcache.bench.asked import call_options, conditions, for_calibration, named_config, split_methods
+from relcache.bench.calibration import WARMUP, at_budget, calibration_seeds, to_begin_with, with_any_budget
 from relcache.bench.calibration import calibrate as find_threshold
 from relcache.bench.demo import Demo, Entry, Settings, choose, targets_for
 from relcache.bench.gallery import slug, write_each, write_sheets
 from relcache.bench.pipelines import (
     DEFAULT_MODEL,
     OFFLOADS,
-    class_numbers,
-    is_class_conditional,
     load_pipeline,
-    number_of_classes,
 )
 from relcache.bench.sampling import Sampler, Samples
 from relcache.bench.tasks import TASKS, shipped_tasks
 from relcache.figures.sheet import Row
-from relcache.methods import BY_NAME, Method, config_from_text, method_from_config
+from relcache.methods import config_from_text, method_from_config
 from relcache.metrics.pair import psnr
 from relcache.models import SPECS, UNSUPPORTED, describe, streams
 
@@ -52,6 +49,13 @@ errors = Console(stderr=True)
 
 Model = Annotated[str, typer.Option(help="A shipped model, a folder in diffusers' format, or a hub id.")]
 Steps = Annotated[int, typer.Option(min=1, help="Denoising steps.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")]
+Size = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels, or one number for both.")]
+Frames = Annotated[int | None, typer.Option(min=1, help="Frames of a clip.")]
+Option = Annotated[
+    list[str] | None,
+    typer.Option(help="A further argument of the pipeline's call, as name=value; give it again for more."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the first sample; the others count on from it.")]
 Batch = Annotated[int, typer.Option(min=1, help="Samples per batch.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
@@ -102,7 +106,7 @@ def demo(
         str | None, typer.Option(help="Comma-separated: fora, taylorseer-1, rfc (all orders), all, …")
     ] = None,
     nfc: Annotated[str | None, typer.Option(help="Comma-separated numbers of full steps; of 50 steps 14,8,7.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")] = None,
+    guidance: Guidance = None,
     batch: Batch = 32,
     calibration_samples: Annotated[int, typer.Option(min=1, help="Samples that thresholds are found on.")] = 6,
     device: Device = "auto",
@@ -169,13 +173,10 @@ def sample(
         str | None, typer.Option(help="A shipped model, a folder in diffusers' format, or a hub id.")
     ] = None,
     steps: Steps = 50,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")] = None,
-    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels, or one number for both.")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip.")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help="A further argument of the pipeline's call, as name=value; give it again for more."),
-    ] = None,
+    guidance: Guidance = None,
+    size: Size = None,
+    frames: Frames = None,
+    option: Option = None,
     seed: Seed = 0,
     batch: Batch = 32,
     out: Annotated[Path, typer.Option(help="Folder for the pictures or clips.")] = Path("relcache-samples"),
@@ -188,41 +189,40 @@ def sample(
     """Make a picture or a clip per prompt or class, and print the report; or one per method, and compare them."""
     with plain_errors(relief=_relief(device, dtype, batch, offload)):
         model = model or ("small-flux" if prompt else DEFAULT_MODEL)
-        given = compare.split(",") if compare else [method]
-        configs = [config_from_text(text.strip()) if ":" in text else _named(text) for text in given if text.strip()]
-        for config in configs:  # a mistake shows before anything is loaded
-            method_from_config(config if nfc is None else {**to_begin_with(config), **_any_interval(config)})
-        options = _options(model, guidance, size, frames, option or [])
+        given = [text.strip() for text in split_methods(compare or method)]
+        configs = {text: named_config(text) for text in given}
+        for config in configs.values():  # a mistake shows before anything is loaded
+            method_from_config(config if nfc is None else with_any_budget(config))
+        options = call_options(model, guidance, size, frames, option or [])
         pipeline = load_pipeline(model, device, dtype, offload)
         sampler = Sampler(pipeline, steps, batch, options)
-        conditions, names = _conditions(pipeline, prompt, classes)
-        seeds = [seed + index for index in range(len(conditions))]
-        made: list[tuple[Method, Samples]] = []
+        asked, names = conditions(pipeline, prompt, classes)
+        seeds = [seed + index for index in range(len(asked))]
+        made: dict[str, Samples] = {}
         with progress_bar() as bar:
             task = bar.add_task("loading", total=len(configs) * len(seeds))
-            for config in configs:
-                chosen = method_from_config(config) if nfc is None else None
-                if nfc is not None:
-                    bar.update(task, description=f"threshold of {config['method']}")
-                    calibration = _for_calibration(pipeline, conditions)
+            for text, config in configs.items():
+                bar.update(task, description=text)
+                if nfc is None:
+                    chosen = method_from_config(config)
+                else:
+                    calibration = for_calibration(pipeline, asked, min(8, len(asked)))
                     chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)
-                assert chosen is not None
-                bar.update(task, description=chosen.name)
-                made.append((chosen, sampler.run(chosen, seeds, conditions, lambda n: bar.advance(task, n))))
-                label = f"-{chosen.name.lower()}" if compare else ""
-                files_of = [
-                    f"{i:03d}-{name}-seed{s}{label}" for i, (name, s) in enumerate(zip(names, seeds, strict=True))
-                ]
-                write_each(out, made[-1][1].images.numpy(), files_of)
-        rows = [Row(_caption(chosen, samples, made[0]), samples.images.numpy()) for chosen, samples in made]
-        captions = [str(condition) for condition in conditions] if sampler.condition == "prompt" else []
+                made[text] = sampler.run(chosen, seeds, asked, lambda count: bar.advance(task, count))
+                label = f"-{slug(text)}" if compare else ""
+                stems = [f"{i:03d}-{name}-seed{s}{label}" for i, (name, s) in enumerate(zip(names, seeds, strict=True))]
+                write_each(out, made[text].images.numpy(), stems)
+        rows = [
+            Row(_caption(text, samples, made.get("full")), samples.images.numpy()) for text, samples in made.items()
+        ]
+        captions = [str(prompt) for prompt in asked] if sampler.condition == "prompt" else []
         write_sheets(out, rows, f"{model}, {steps} steps", captions)
-        reports = [report.to_dict() for _, samples in made for report in samples.reports]
+        reports = [report.to_dict() for samples in made.values() for report in samples.reports]
         files.write_json(out / "report.json", reports)
-        for chosen, samples in made:
+        for text, samples in made.items():
             for report in samples.reports:
                 console.print(str(report), highlight=False, soft_wrap=True, markup=False)
-            console.print(f"{chosen.name}: {len(seeds)} in {samples.seconds:.1f} s", highlight=False)
+            console.print(f"{text}: {len(seeds)} in {samples.seconds:.1f} s", highlight=False, markup=False)
         console.print(f"Written to {out}")
 
 
@@ -235,7 +235,10 @@ def calibrate(
     ] = None,
     model: Model = DEFAULT_MODEL,
     steps: Steps = 50,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")] = None,
+    guidance: Guidance = None,
+    size: Size = None,
+    frames: Frames = None,
+    option: Option = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration samples.")] = 16,
     batch: Batch = 16,
     device: Device = "auto",
@@ -244,18 +247,18 @@ def calibrate(
     """Print the threshold at which a method has a given mean number of full steps."""
     with plain_errors(relief=_relief(device, dtype, batch)):
         chosen = method_from_config(to_begin_with(config_from_text(method)))
-        options = _options(model, guidance, None, None, [])
+        options = call_options(model, guidance, size, frames, option or [])
         pipeline = load_pipeline(model, device, dtype)
         sampler = Sampler(pipeline, steps, batch, options)
         seeds = calibration_seeds(samples)
-        conditions = _for_calibration(pipeline, _conditions(pipeline, prompt, None)[0], samples)
+        asked = for_calibration(pipeline, conditions(pipeline, prompt, None)[0], samples)
         found: list[tuple[float, float]] = []
 
         def tell(threshold: float, count: float) -> None:
             found.append((threshold, count))
             errors.print(f"threshold {threshold:<8g} {count:g} full steps")
 
-        threshold = find_threshold(sampler, chosen, nfc, seeds, conditions, tell=tell)
+        threshold = find_threshold(sampler, chosen, nfc, seeds, asked, tell=tell)
         reached = dict(found).get(threshold)
         if reached is not None and reached != nfc:
             errors.print(f"no threshold gave {nfc:g} full steps; the nearest gives {reached:g}")
@@ -360,70 +363,9 @@ def _relief(device: str, dtype: str, batch: int, offload: str | None = None) -> 
     return relief + (["a smaller --size", "fewer --frames"] if offload is not None else [])
 
 
-def _named(name: str) -> dict[str, Any]:
-    """The config of a method that is given by its bare name, with its order after a hyphen if it has one."""
-    base, _, order = name.strip().partition("-")
-    return {"method": base, "order": int(order)} if order.isdigit() else {"method": name.strip()}
-
-
-def _any_interval(config: dict[str, Any]) -> dict[str, int]:
-    """An interval to check `config` with, where its method takes one."""
-    build = BY_NAME.get(str(config["method"]).lower())
-    return {"interval": 2} if build and "interval" in inspect.signature(build).parameters else {}
-
-
-def _options(
-    model: str, guidance: float | None, size: str | None, frames: int | None, more: list[str]
-) -> dict[str, Any]:
-    """Arguments of the pipeline's call: a shipped model's own, then what the command line gives."""
-    shipped = next((task for task in TASKS.values() if task.model == model), None)
-    options = {**shipped.options, "guidance_scale": shipped.guidance} if shipped else {}
-    if guidance is not None:
-        options["guidance_scale"] = guidance
-    if size is not None:
-        parts = size.lower().split("x")
-        if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
-            raise ValueError(f"--size takes HEIGHTxWIDTH such as 480x832, or one number, got {size!r}")
-        options |= {"height": int(parts[0]), "width": int(parts[-1])}
-    if frames is not None:
-        options["num_frames"] = frames
-    for text in more:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--option takes name=value, got {text!r}")
-        try:
-            options[name.strip()] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name.strip()] = value
-    return options
-
-
-def _conditions(pipeline: Any, prompts: list[str] | None, classes: str | None) -> tuple[list[int | str], list[str]]:
-    """What the pipeline is asked for, and a name of each for its file."""
-    if not is_class_conditional(pipeline):
-        if classes is not None or not prompts:
-            raise ValueError(
-                f"{type(pipeline).__name__} is asked by --prompt, not by --classes; give one prompt or more"
-            )
-        return list(prompts), [slug(prompt) for prompt in prompts]
-    if prompts:
-        raise ValueError(f"{type(pipeline).__name__} is asked by --classes, not by --prompt")
-    every = [str(number) for number in range(min(10, number_of_classes(pipeline)))]
-    labels = class_numbers(pipeline, classes.split(",") if classes is not None else every)
-    names = {number: name for name, number in pipeline.labels.items()}
-    return list(labels), [slug(names.get(label, str(label))) for label in labels]
-
-
-def _for_calibration(pipeline: Any, conditions: list[int | str], number: int = 8) -> list[int | str]:
-    """Conditions to calibrate on: all classes in turn, or the prompts, each once at least and `number` at the most."""
-    if is_class_conditional(pipeline):
-        return [index % number_of_classes(pipeline) for index in range(number)]
-    return [conditions[index % len(conditions)] for index in range(max(1, min(number, len(conditions))))]
-
-
-def _caption(method: Method, samples: Samples, first: tuple[Method, Samples]) -> str:
-    """The caption of a row: the method, its full steps, and its PSNR if the first row is full compute."""
-    caption = f"{method.name}\n{samples.nfc:.4g} full"
-    if first[0].name != "full" or samples is first[1]:
+def _caption(name: str, samples: Samples, full: Samples | None) -> str:
+    """The caption of a row: the method, its full steps, and its PSNR if full compute is there to compare with."""
+    caption = f"{name}\n{samples.nfc:.4g} full"
+    if full is None or samples is full:
         return caption
-    return f"{caption}, {float(psnr(samples.images, first[1].images).mean()):.1f} dB"
+    return f"{caption}, {float(psnr(samples.images, full.images).mean()):.1f} dB"

@@ -37,6 +37,14 @@ def to_begin_with(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in (("order", 2), ("threshold", 0.1)) if key in parameters} | dict(config)
 
 
+def with_any_budget(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with some interval or threshold where its method takes one: to see whether the rest of it is right."""
+    config = to_begin_with(config)
+    build = BY_NAME.get(str(config.get("method")).lower())
+    takes_interval = build is not None and "interval" in inspect.signature(build).parameters
+    return {"interval": 2, **config} if takes_interval else config
+
+
 def at_budget(
     config: Mapping[str, Any],
     nfc: int,

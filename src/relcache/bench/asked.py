@@ -1,0 +1,71 @@
+"""What a command line asks for, as the pipelines and methods take it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from relcache.bench.gallery import slug
+from relcache.bench.pipelines import class_numbers, is_class_conditional, number_of_classes
+from relcache.bench.tasks import TASKS
+from relcache.methods import config_from_text
+
+
+def split_methods(text: str) -> list[str]:
+    """The methods in a comma-separated list: a comma before `option=` belongs to the method before it."""
+    return [part for part in re.split(r",(?!\s*\w+=)(?![^\[]*\])", text) if part.strip()]
+
+
+def named_config(text: str) -> dict[str, Any]:
+    """The config of a method given as `name`, as `name-order` or as `name:option=value,…`."""
+    base, _, order = text.partition("-")
+    return {"method": base, "order": int(order)} if order.isdigit() else config_from_text(text)
+
+
+def call_options(
+    model: str, guidance: float | None, size: str | None, frames: int | None, more: list[str]
+) -> dict[str, Any]:
+    """Arguments of the pipeline's call: a shipped model's own, then what the command line gives."""
+    shipped = next((task for task in TASKS.values() if task.model == model), None)
+    options = {**shipped.options, "guidance_scale": shipped.guidance} if shipped else {}
+    if guidance is not None:
+        options["guidance_scale"] = guidance
+    if size is not None:
+        parts = size.lower().split("x")
+        if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
+            raise ValueError(f"--size takes HEIGHTxWIDTH such as 480x832, or one number, got {size!r}")
+        options |= {"height": int(parts[0]), "width": int(parts[-1])}
+    if frames is not None:
+        options["num_frames"] = frames
+    for text in more:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--option takes name=value, got {text!r}")
+        try:
+            options[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name.strip()] = value
+    return options
+
+
+def conditions(pipeline: Any, prompts: list[str] | None, classes: str | None) -> tuple[list[int | str], list[str]]:
+    """What the pipeline is asked for, and a name of each for its file."""
+    if not is_class_conditional(pipeline):
+        if classes is not None or not prompts:
+            raise ValueError(
+                f"{type(pipeline).__name__} is asked by --prompt, not by --classes; give one prompt or more"
+            )
+        return list(prompts), [slug(prompt) for prompt in prompts]
+    if prompts:
+        raise ValueError(f"{type(pipeline).__name__} is asked by --classes, not by --prompt")
+    every = [str(number) for number in range(min(10, number_of_classes(pipeline)))]
+    labels = class_numbers(pipeline, classes.split(",") if classes is not None else every)
+    names = {number: name for name, number in pipeline.labels.items()}
+    return list(labels), [slug(names.get(label, str(label))) for label in labels]
+
+
+def for_calibration(pipeline: Any, asked: list[int | str], number: int) -> list[int | str]:
+    """`number` conditions to calibrate on: all classes in turn, or the prompts asked for in turn."""
+    turn = range(number_of_classes(pipeline)) if is_class_conditional(pipeline) else asked
+    return [turn[index % len(turn)] for index in range(number)]
