@@ -28,33 +28,26 @@ def estimate_bytes(
     branches: int,
 ) -> int:
     """Bytes held after as many full steps as fill the cache, called with `inputs` for each of `branches`."""
-    return without_values(lambda copied: _fill(copied(model), spec, forecaster, schedule, copied(inputs), branches))
 
+    def fill(model: nn.Module, inputs: dict[str, Any]) -> int:
+        for unit in spec.units(model):
+            if not unit.part.streams and not unit.part.entries:
+                module = next(iter(unit.modules.values()))
+                module.forward = _or_like_its_input(module.forward)
+        host = Host("", model, spec, place=0, first_unit=0)
+        cache = Cache(host.unit_names, host.parts, {0}, forecaster, schedule, note=lambda key, text: None)
+        host.swap_units(cache, model)
+        rows = count_rows(inputs.get(host.sample))
+        cache.request = Request(None, None, rows)
+        for _ in range(forecaster.expansion.order + 1):
+            cache.open_step(full=True)
+            for branch in range(branches):
+                cache.open_call(host.place, str(branch), rows, Work(host.place, ((), {})))
+                model(**inputs)
+                cache.close_call()
+        return cache.request.cache_bytes
 
-def _fill(
-    model: nn.Module,
-    spec: ModelSpec,
-    forecaster: Forecaster,
-    schedule: Schedule,
-    inputs: dict[str, Any],
-    branches: int,
-) -> int:
-    for unit in spec.units(model):
-        if not unit.part.streams and not unit.part.entries:
-            module = next(iter(unit.modules.values()))
-            module.forward = _or_like_its_input(module.forward)
-    host = Host("", model, spec, place=0, first_unit=0)
-    cache = Cache(host.unit_names, host.parts, {0}, forecaster, schedule, note=lambda key, text: None)
-    host.swap_units(cache, model)
-    rows = count_rows(inputs.get(host.sample))
-    cache.request = Request(None, None, rows)
-    for _ in range(forecaster.expansion.order + 1):
-        cache.open_step(full=True)
-        for branch in range(branches):
-            cache.open_call(host.place, str(branch), rows, Work(host.place, ((), {})))
-            model(**inputs)
-            cache.close_call()
-    return cache.request.cache_bytes
+    return without_values(lambda copied: fill(copied(model), copied(inputs)))
 
 
 def _or_like_its_input(forward: Callable[..., Any]) -> Callable[..., Any]:
