@@ -45,6 +45,14 @@ def with_any_budget(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"interval": 2, **config} if takes_interval else config
 
 
+def has_budget(config: Mapping[str, Any]) -> bool:
+    """Whether the options of `config` alone decide its full steps: an interval, a threshold, a plan, or all of them."""
+    build = BY_NAME.get(str(config.get("method")).lower())
+    parameters = inspect.signature(build).parameters if build else {}
+    budgets = [name for name in ("interval", "threshold") if name in parameters]
+    return not budgets or any(name in config for name in budgets)
+
+
 def at_budget(
     config: Mapping[str, Any],
     nfc: int,
@@ -52,6 +60,7 @@ def at_budget(
     seeds: Sequence[int],
     conditions: Sequence[int | str],
     tell: Callable[[float, float], None] = lambda threshold, nfc: None,
+    known: Calibration | None = None,
 ) -> Method:
     """The method of `config` with the interval or the threshold that gives `nfc` full steps; full compute as it is.
 
@@ -73,7 +82,7 @@ def at_budget(
     method = method_from_config(config)
     if "threshold" not in parameters:
         return method
-    return method.with_threshold(calibrate(sampler, method, nfc, seeds, conditions, tell=tell))
+    return method.with_threshold(calibrate(sampler, method, nfc, seeds, conditions, known, tell=tell))
 
 
 @dataclass

@@ -1,0 +1,236 @@
+"""Methods compared on the same seeds and conditions: what work that is, and the table that comes of it.
+
+Everything made is kept in the output folder as soon as it is made; the same call goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import relcache
+from relcache.bench import files
+from relcache.bench.calibration import FIRST_SEED, calibration_seeds
+from relcache.bench.entries import Entry
+from relcache.bench.pool import Pool
+from relcache.bench.work import Budget, Measuring, Sampling, Setup, Work, done
+
+FULL = "full"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the samples of a comparison; what is kept in a folder belongs to one of these.
+
+    Attributes:
+        setup: model, steps, options of its call.
+        conditions: class labels or prompts, one for each sample.
+        seed: of the first sample; the others count on from it.
+        batch: samples per batch. A method whose schedule looks at the samples decides for a batch at a time.
+        calibration: the conditions that thresholds are found on, with seeds that results are never reported on.
+        identity: what else the samples depend on, such as a digest of the weights.
+    """
+
+    setup: Setup
+    conditions: tuple[int | str, ...]
+    seed: int = 0
+    batch: int = 32
+    calibration: tuple[int | str, ...] = ()
+    identity: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.conditions:
+            raise ValueError("a comparison needs at least one sample")
+        if self.batch < 1:
+            raise ValueError(f"the batch holds at least 1 sample, got {self.batch}")
+        if not 0 <= self.seed <= FIRST_SEED - len(self.conditions):
+            raise ValueError(
+                f"the seed lies between 0 and {FIRST_SEED - len(self.conditions)}; those above calibrate"
+            )
+
+    @property
+    def samples(self) -> int:
+        return len(self.conditions)
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the folder of its samples."""
+        setup = asdict(self.setup)
+        del setup["measures"]
+        known = [setup, self.conditions, self.seed, self.batch, self.calibration, self.identity]
+        known += [relcache.__version__, torch.__version__]
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method at one number of full steps (None where its own options decide it)."""
+
+    entry: Entry
+    nfc: int | None
+
+    @property
+    def name(self) -> str:
+        """Names its folder."""
+        return self.entry.name if self.nfc is None else f"{self.entry.name}-nfc{self.nfc}"
+
+
+@dataclass
+class Comparison:
+    """A comparison in progress.
+
+    Args:
+        settings: what is made.
+        entries: the methods.
+        targets: the numbers of full steps.
+        out: the folder.
+        announce: called with a text when a piece of work is begun or has something to say.
+        advance: called with the number of samples done.
+    """
+
+    settings: Settings
+    entries: Sequence[Entry]
+    targets: Sequence[int]
+    out: Path
+    announce: Callable[[str], None] = lambda text: None
+    advance: Callable[[int], None] = lambda count: None
+    full: Cell = field(default_factory=lambda: Cell(Entry(FULL, {"method": "full"}), None), init=False)
+
+    @property
+    def store(self) -> Path:
+        """The folder of the samples."""
+        return self.out / "runs" / self.settings.digest
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """Full compute, then every method at every number of full steps."""
+        fixed = [Cell(entry, None) for entry in self.entries if entry.fixed]
+        return [
+            self.full,
+            *fixed,
+            *(Cell(entry, nfc) for nfc in self.targets for entry in self.entries if not entry.fixed),
+        ]
+
+    @property
+    def size(self) -> int:
+        """Samples of all cells together."""
+        return len(self.cells) * self.settings.samples
+
+    def run(self, pool: Pool) -> None:
+        """Make and measure what is not there yet."""
+        self._do(pool, self._budgets())
+        for cells in ([self.full], self.cells[1:]):
+            self._do(pool, [work for cell in cells for work in self.sampling(cell)])
+        measures = self.settings.setup.measures
+        self._do(pool, [work for cell in self.cells for name in measures for work in self.measuring(cell, name)])
+
+    def _do(self, pool: Pool, pieces: Sequence[Work]) -> None:
+        left = [piece for piece in pieces if not done(piece)]
+        self.advance(sum(piece.size for piece in pieces) - sum(piece.size for piece in left))
+        pool.do(left, lambda piece: self.advance(piece.size), self.announce)
+
+    def _budgets(self) -> list[Work]:
+        """The searches for intervals and thresholds."""
+        return [
+            Budget(
+                self._budget_file(entry), self.store / f"{entry.name}-tried.json", entry.config, tuple(self.targets),
+                tuple(calibration_seeds(len(self.settings.calibration))), self.settings.calibration,
+            )
+            for entry in self.entries if not entry.fixed
+        ]  # fmt: skip
+
+    def _budget_file(self, entry: Entry) -> Path:
+        targets = "-".join(map(str, self.targets))
+        return self.store / f"{entry.name}-at-{targets}.json"
+
+    def config(self, cell: Cell) -> Mapping[str, Any]:
+        """The config of a cell's method, its interval or threshold found."""
+        if cell.nfc is None:
+            return cell.entry.config
+        return files.read_json(self._budget_file(cell.entry))[str(cell.nfc)]
+
+    def _batches(self) -> Iterator[tuple[int, tuple[int, ...], tuple[int | str, ...]]]:
+        for start in range(0, self.settings.samples, self.settings.batch):
+            rows = self.settings.conditions[start : start + self.settings.batch]
+            seeds = tuple(self.settings.seed + start + index for index in range(len(rows)))
+            yield start, seeds, rows
+
+    def _samples_file(self, cell: Cell, start: int) -> Path:
+        return self.store / cell.name / f"{start:06d}.npz"
+
+    def _measure_file(self, cell: Cell, start: int, measure: str) -> Path:
+        return self.store / cell.name / f"{start:06d}-{measure}.npz"
+
+    def sampling(self, cell: Cell) -> list[Sampling]:
+        """The batches of a cell."""
+        config = self.config(cell)
+        return [Sampling(self._samples_file(cell, start), config, seeds, rows) for start, seeds, rows in self._batches()]
+
+    def measuring(self, cell: Cell, measure: str) -> list[Measuring]:
+        """One measure of the batches of a cell."""
+        return [
+            Measuring(
+                self._measure_file(cell, start, measure), measure, self._samples_file(cell, start),
+                self._samples_file(self.full, start), rows,
+            )
+            for start, _, rows in self._batches()
+        ]  # fmt: skip
+
+    # What was made
+
+    def parts(self, cell: Cell) -> Iterator[dict[str, np.ndarray]]:
+        """The batches of a cell, in order: images, seeds, seconds, …"""
+        for start, _, _ in self._batches():
+            yield files.read_arrays(self._samples_file(cell, start))
+
+    def values(self, cell: Cell, measure: str, name: str) -> Iterator[torch.Tensor]:
+        """What a measure found under `name`, batch by batch."""
+        for start, _, _ in self._batches():
+            yield torch.from_numpy(files.read_arrays(self._measure_file(cell, start, measure))[name])
+
+    def images(self, cell: Cell, most: int) -> np.ndarray:
+        """The first `most` samples of a cell, float32 in [0, 1]."""
+        kept: list[np.ndarray] = []
+        for part in self.parts(cell):
+            kept.append(part["images"][: most - sum(map(len, kept))])
+            if sum(map(len, kept)) >= most:
+                break
+        return np.concatenate(kept).astype(np.float32) / 255
+
+    def cost(self, cell: Cell) -> dict[str, float | None]:
+        """What a cell's samples cost: full steps and FLOPs per sample, seconds and bytes."""
+        reports, seconds, memory = [], [], []
+        for part in self.parts(cell):
+            reports.append(json.loads(str(part["report"])))
+            seconds.append(float(part["seconds"]) / len(part["seeds"]))
+            memory.append(float(part["memory"]))
+        rows = [report["batch"] for report in reports]
+        flops = [report["flops"] for report in reports]
+        timed = seconds[1:] or seconds  # the first batch warms up
+        return {
+            "nfc": sum(r["nfc"] * n for r, n in zip(reports, rows, strict=True)) / sum(rows),
+            "tflops": None if None in flops else sum(flops) / self.settings.samples / 1e12,
+            "seconds": float(np.median(timed)),
+            "cache_gb": max(report["cache_bytes"] for report in reports) / 1e9,
+            "memory_gb": None if math.isnan(max(memory)) else max(memory) / 1e9,
+        }
+
+    def row(self, cell: Cell) -> dict[str, Any]:
+        """What is known of a cell without any measure."""
+        config = self.config(cell)
+        return {
+            "method": cell.entry.name,
+            "nfc_target": self.settings.setup.steps if cell is self.full else cell.nfc,
+            "threshold": config.get("threshold"),
+            "interval": config.get("interval"),
+            **self.cost(cell),
+        }

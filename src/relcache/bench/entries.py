@@ -1,0 +1,150 @@
+"""The methods that a benchmark compares: by name, with options, or from a file."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from relcache.bench.asked import split_methods
+from relcache.bench.calibration import has_budget, with_any_budget
+from relcache.bench.gallery import slug
+from relcache.methods import config_from_text, method_from_config
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method of a comparison.
+
+    Attributes:
+        name: what files and tables call it.
+        config: for `relcache.method_from_config`; without an interval or threshold these follow from the number of
+            full steps that is asked for, with one it is run once, as it is.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        method_from_config(with_any_budget(self.config))  # a mistake shows before anything is loaded
+
+    @property
+    def fixed(self) -> bool:
+        """Whether its own options decide its full steps."""
+        return has_budget(self.config)
+
+
+PUBLISHED = {
+    "fora": "fora",
+    "taylorseer-1": "taylorseer:order=1",
+    "taylorseer-2": "taylorseer:order=2",
+    "taylorseer-p3-1": "taylorseer:order=1,phase=3",
+    "rfe-1": "rfe:order=1",
+    "rfe-2": "rfe:order=2",
+    "rcs-1": "rcs:order=1",
+    "rcs-2": "rcs:order=2",
+    "rfc-1": "rfc:order=1",
+    "rfc-2": "rfc:order=2",
+}
+"""What is compared unless methods are named: the peers, each half of RFC alone, and RFC."""
+
+OURS = {
+    "newton-1": "newton:order=1",
+    "newton-2": "newton:order=2",
+    "rfe-newton-1": "rfe:order=1,direction=newton",
+    "rfe-newton-2": "rfe:order=2,direction=newton",
+    "rfc-newton-1": "rfc:order=1,direction=newton",
+    "rfc-newton-2": "rfc:order=2,direction=newton",
+}
+WEIGHTS = {f"linear-{weight}": f"linear:weight={weight}" for weight in (0.8, 1.0, 1.2)}
+SHORT = {**PUBLISHED, **OURS, **WEIGHTS}
+
+ABLATION = ("taylorseer-1", "rfe-1", "rcs-1", "rfc-1", *WEIGHTS)
+"""The paper's ablation: first order with neither half, with each and with both; and fixed weights instead of RFE."""
+
+
+def choose(text: str | None) -> list[Entry]:
+    """The methods of a comma-separated list, or of a TOML or YAML file.
+
+    A name of the table above stands for one method, a part of names for all orders (`rfc`), `ablation` for the paper's
+    ablation, `all` for everything; `name:option=value,…` is a method with options. None is the published comparison.
+
+    Raises:
+        ValueError: an unknown name (the message gives the nearest right one), or wrong options.
+    """
+    if text is None:
+        return [_short(name) for name in PUBLISHED]
+    if Path(text).suffix.lower() in (".toml", ".yaml", ".yml"):
+        return from_file(Path(text))
+    chosen: dict[str, Entry] = {}
+    for part in (part.strip() for part in split_methods(text)):
+        if part.lower() == "full":  # always there
+            continue
+        for entry in _named(part):
+            chosen.setdefault(entry.name, entry)
+    return list(chosen.values())
+
+
+def _named(text: str) -> list[Entry]:
+    if ":" in text:
+        return [Entry(slug(text), config_from_text(text))]
+    name = text.lower()
+    groups: dict[str, Sequence[str]] = {"all": list(SHORT), "ablation": ABLATION}
+    hits = groups.get(name) or [known for known in SHORT if known == name or known.rpartition("-")[0] == name]
+    if not hits:
+        everything = [*SHORT, *sorted({known.rpartition("-")[0] or known for known in SHORT}), *groups]
+        near = difflib.get_close_matches(name, everything, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown method {text!r}: {hint}there are {', '.join(everything)}")
+    return [_short(hit) for hit in hits]
+
+
+def _short(name: str) -> Entry:
+    return Entry(name, config_from_text(SHORT[name]))
+
+
+def from_file(path: Path) -> list[Entry]:
+    """The methods of a TOML file's `[[methods]]`, or of a YAML file's list `methods`.
+
+    Each has the key `method` and that method's options, and may have a `name`.
+
+    Raises:
+        ValueError: a file that cannot be read, other keys, or two methods of one name.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+        read = tomllib.loads(content) if path.suffix.lower() == ".toml" else yaml.safe_load(content)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read as methods: {error}") from error
+    listed = read.get("methods") if isinstance(read, dict) else None
+    if not isinstance(listed, list) or set(read) != {"methods"} or not all(isinstance(item, dict) for item in listed):
+        found = ", ".join(map(str, read)) if isinstance(read, dict) and read else type(read).__name__
+        raise ValueError(f"{path} has one key, 'methods', a list of tables; got {found}")
+    entries: dict[str, Entry] = {}
+    for number, item in enumerate(listed, 1):
+        config = dict(item)
+        name = str(config.pop("name", "")) or _default_name(config)
+        try:
+            entry = Entry(slug(name), config)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"method {number} of {path}: {error}") from error
+        if entry.name in entries:
+            raise ValueError(f"{path} has two methods named {entry.name!r}: give each a name of its own")
+        entries[entry.name] = entry
+    return list(entries.values())
+
+
+def _default_name(config: Mapping[str, Any]) -> str:
+    options = "-".join(f"{key}-{json.dumps(value)}" for key, value in config.items() if key != "method")
+    return f"{config.get('method', '')}-{options}" if options else str(config.get("method", ""))

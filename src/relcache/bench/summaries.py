@@ -1,0 +1,93 @@
+"""Columns of a comparison's table: numbers made of the measures of all samples of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from relcache.bench.comparison import Cell, Comparison
+from relcache.metrics.batches import Batch
+from relcache.metrics.distribution import Gaussian, fit, frechet_distance, inception_score, precision_recall
+from relcache.metrics.features import Extractor
+
+Summary = Callable[[Comparison, Cell], float | None]
+
+
+def mean(measure: str, name: str, against_full: bool = False) -> Summary:
+    """The mean over the samples; None for full compute itself where samples are measured against it."""
+
+    def summary(comparison: Comparison, cell: Cell) -> float | None:
+        if against_full and cell is comparison.full:
+            return None
+        return float(torch.cat(list(comparison.values(cell, measure, name))).double().mean())
+
+    return summary
+
+
+def distance_to_full(measure: str, name: str = "features") -> Summary:
+    """The Fréchet distance to the samples of full compute."""
+
+    def summary(comparison: Comparison, cell: Cell) -> float | None:
+        if cell is comparison.full or comparison.settings.samples < 2:
+            return None
+        return frechet_distance(
+            fit(comparison.values(cell, measure, name)), fit(comparison.values(comparison.full, measure, name))
+        )
+
+    return summary
+
+
+def score(measure: str) -> Summary:
+    """The Inception score of a measure's probabilities."""
+    return lambda comparison, cell: inception_score(comparison.values(cell, measure, "probabilities"))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The samples of the data that a benchmark compares with: a batch of ADM's evaluator.
+
+    Statistics come from the file where it holds them, else from its pictures, through `extractor`.
+    """
+
+    path: Path
+    extractor: Callable[[], Extractor]
+
+    @cached_property
+    def _features(self) -> dict[str, torch.Tensor]:
+        extract = self.extractor()
+        parts = [extract(torch.from_numpy(part.copy()).movedim(-1, 1)) for part in Batch(self.path).pictures(64)]
+        return {name: torch.cat([part[name] for part in parts]) for name in ("features", "spatial")} if parts else {}
+
+    @cached_property
+    def _statistics(self) -> dict[str, Gaussian]:
+        return Batch(self.path).statistics
+
+    def gaussian(self, name: str) -> Gaussian | None:
+        """The distribution of its "features" or "spatial" features; None where it has none."""
+        if name not in self._statistics and self._features:
+            self._statistics[name] = fit([self._features[name]])
+        return self._statistics.get(name)
+
+    def distance(self, measure: str, name: str) -> Summary:
+        """The Fréchet distance to it: FID or sFID."""
+
+        def summary(comparison: Comparison, cell: Cell) -> float | None:
+            known = self.gaussian(name)
+            return None if known is None else frechet_distance(fit(comparison.values(cell, measure, name)), known)
+
+        return summary
+
+    def coverage(self, measure: str, index: int) -> Summary:
+        """Precision (0) or recall (1) against its pictures."""
+
+        def summary(comparison: Comparison, cell: Cell) -> float | None:
+            if not self._features:
+                return None
+            samples = torch.cat(list(comparison.values(cell, measure, "features")))
+            return precision_recall(self._features["features"], samples)[index]
+
+        return summary

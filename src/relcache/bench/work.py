@@ -1,0 +1,180 @@
+"""The pieces of work of a benchmark, each of which ends in one file that is there whole or not at all.
+
+Any process can do any piece, once or again, with the same result: seeds belong to samples, and every piece says all
+that it needs. So pieces may run in one process or on many machines, and a killed one loses itself alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from relcache.bench import files
+from relcache.bench.calibration import Calibration, at_budget
+from relcache.bench.measures import Measure, make_measure
+from relcache.bench.pipelines import load_pipeline
+from relcache.bench.sampling import Sampler
+from relcache.methods import method_from_config
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a process needs to know before it can do any piece of work.
+
+    Attributes:
+        model, device, dtype, offload: as `load_pipeline` takes them.
+        steps: denoising steps.
+        options: further arguments of the pipeline's call.
+        measures: by name, the options of each measure.
+        threads: of each process; 0 leaves torch's own number. Results are equal to the last bit only with as many.
+    """
+
+    model: str
+    device: str = "auto"
+    dtype: str = "float32"
+    offload: str = "none"
+    steps: int = 50
+    options: Mapping[str, Any] = field(default_factory=dict)
+    measures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Find the interval or the threshold that gives each of some numbers of full steps.
+
+    `file` then holds the configs that have them, by number; `tried` keeps what a killed search has found.
+    """
+
+    file: Path
+    tried: Path
+    config: Mapping[str, Any]
+    targets: tuple[int, ...]
+    seeds: tuple[int, ...]
+    conditions: tuple[int | str, ...]
+
+    @property
+    def size(self) -> int:
+        """Samples that it adds to the results."""
+        return 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Make one batch of samples by the method of `config`."""
+
+    file: Path
+    config: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    conditions: tuple[int | str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.seeds)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Take one measure of one batch of samples, against the batch of the same seeds made with full compute."""
+
+    file: Path
+    measure: str
+    samples: Path
+    references: Path
+    conditions: tuple[int | str, ...]
+
+    @property
+    def size(self) -> int:
+        return 0
+
+
+Work = Budget | Sampling | Measuring
+
+
+def done(work: Work) -> bool:
+    """Whether its file is there."""
+    return work.file.exists()
+
+
+class Worker:
+    """Does pieces of work; loads the model and the measures' networks when a piece first needs them."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self._pipeline: Any = None
+        self._measures: dict[str, Measure] = {}
+
+    @property
+    def pipeline(self) -> Any:
+        """The model that is sampled."""
+        if self._pipeline is None:
+            s = self.setup
+            self._pipeline = load_pipeline(s.model, s.device, s.dtype, s.offload)
+        return self._pipeline
+
+    def do(self, work: Work, tell: Callable[[str], None] = lambda text: None) -> None:
+        """Do `work`, unless its file is there."""
+        if done(work):
+            return
+        if isinstance(work, Budget):
+            self._find(work, tell)
+        elif isinstance(work, Sampling):
+            self._sample(work)
+        else:
+            self._measure(work)
+
+    def _sampler(self, batch: int) -> Sampler:
+        return Sampler(self.pipeline, self.setup.steps, batch, self.setup.options)
+
+    def _find(self, work: Budget, tell: Callable[[str], None]) -> None:
+        known = Calibration()
+        if work.tried.exists():
+            known.tried.update({threshold: found for threshold, found in files.read_json(work.tried)})
+
+        def keep(threshold: float, found: float) -> None:
+            files.write_json(work.tried, sorted(known.tried.items()))
+            tell(f"{work.config['method']}: τ = {threshold:g} gives {found:g} full steps")
+
+        sampler = self._sampler(len(work.seeds))
+        configs = {}
+        for nfc in work.targets:
+            method = at_budget(work.config, nfc, sampler, work.seeds, work.conditions, keep, known)
+            budgets = {name: getattr(method.schedule, name, None) for name in ("interval", "threshold")}
+            configs[nfc] = {**work.config, **{name: value for name, value in budgets.items() if value is not None}}
+        files.write_json(work.file, configs)
+
+    def _sample(self, work: Sampling) -> None:
+        cuda = self.pipeline.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        began = time.time()
+        samples = self._sampler(len(work.seeds)).run(method_from_config(work.config), work.seeds, work.conditions)
+        files.write_arrays(
+            work.file,
+            {
+                "images": (samples.images * 255).round().clamp(0, 255).to(torch.uint8).numpy(),
+                "seeds": np.array(work.seeds),
+                "seconds": np.array(samples.seconds),
+                "began": np.array(began),
+                "memory": np.array(torch.cuda.max_memory_allocated() if cuda else np.nan),
+                "report": np.array(json.dumps(samples.reports[0].to_dict())),
+            },
+        )
+
+    def _measure(self, work: Measuring) -> None:
+        if work.measure not in self._measures:
+            options = self.setup.measures[work.measure]
+            self._measures[work.measure] = make_measure(work.measure, self.setup.device, **options)
+        images = files.read_arrays(work.samples)["images"]
+        references = images if work.references == work.samples else files.read_arrays(work.references)["images"]
+        measured = self._measures[work.measure](
+            torch.from_numpy(images), torch.from_numpy(references), list(work.conditions)
+        )
+        files.write_arrays(work.file, {name: values.numpy() for name, values in measured.items()})
