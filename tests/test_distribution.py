@@ -61,7 +61,7 @@ def test_frechet_distance_of_known_gaussians() -> None:
 
 @pytest.mark.parametrize("rows", [40, 400])
 def test_frechet_distance_against_scipy(rows: int) -> None:
-    """As the published evaluators compute it: the matrix root of the covariances' product; rows fewer than the width."""
+    """As the published evaluators compute it: the matrix root of the covariances' product."""
     linalg = pytest.importorskip("scipy.linalg")
     left = random(rows, 64, seed=1) @ random(64, 64, seed=2)
     right = random(rows + 50, 64, seed=3) + 0.3
@@ -124,7 +124,7 @@ def test_precision_and_recall() -> None:
     assert 0 < recall < precision <= 1
     assert precision_recall(references, references) == (1.0, 1.0)
     assert precision_recall(references, samples + 100) == (0.0, 0.0)
-    with pytest.raises(ValueError, match="3 neighbours need more samples"):
+    with pytest.raises(ValueError, match="3 neighbours need more samples on each side"):
         precision_recall(references, samples[:3])
 
 

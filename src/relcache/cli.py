@@ -21,18 +21,23 @@ from rich.table import Table
 
 from relcache import __version__
 from relcache.bench import files
-from relcache.bench.asked import call_options, conditions, for_calibration, named_config, split_methods
-from relcache.bench.calibration import WARMUP, at_budget, calibration_seeds, to_begin_with, with_any_budget
+from relcache.bench.asked import call_options, conditions, for_calibration
+from relcache.bench.benchmarks import SMALL, Benchmark, Column, benchmark_of
+from relcache.bench.calibration import at_budget, calibration_seeds, to_begin_with, with_any_budget
 from relcache.bench.calibration import calibrate as find_threshold
-from relcache.bench.demo import Demo, Entry, Settings, choose, targets_for
+from relcache.bench.entries import named_config, split_methods
 from relcache.bench.gallery import slug, write_each, write_sheets
 from relcache.bench.pipelines import (
     DEFAULT_MODEL,
     OFFLOADS,
     load_pipeline,
+    usable_device,
 )
+from relcache.bench.pool import make_pool
+from relcache.bench.prepare import Asked, prepare, read_prompts, tasks, with_measure
+from relcache.bench.results import write
 from relcache.bench.sampling import Sampler, Samples
-from relcache.bench.tasks import TASKS, shipped_tasks
+from relcache.bench.summaries import against
 from relcache.figures.sheet import Row
 from relcache.methods import config_from_text, method_from_config
 from relcache.metrics.pair import psnr
@@ -59,6 +64,13 @@ Option = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the first sample; the others count on from it.")]
 Batch = Annotated[int, typer.Option(min=1, help="Samples per batch.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
+Offload = Annotated[str, typer.Option(help="none, model, group or sequential: less GPU memory, and slower.")]
+Methods = Annotated[
+    str | None,
+    typer.Option(help="Comma-separated: fora, rfc-1, rfc (all orders), rfc:order=2, all; or a TOML or YAML file."),
+]
+Targets = Annotated[str | None, typer.Option(help="Comma-separated numbers of full steps; of 50 steps 14,8,7.")]
+CalibrationSamples = Annotated[int, typer.Option(min=1, help="Samples that thresholds are found on.")]
 DType = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 
 
@@ -102,55 +114,108 @@ def demo(
     steps: Steps = 50,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder; each task has one of its own in it.")] = Path("relcache-demo"),
-    methods: Annotated[
-        str | None, typer.Option(help="Comma-separated: fora, taylorseer-1, rfc (all orders), all, …")
-    ] = None,
-    nfc: Annotated[str | None, typer.Option(help="Comma-separated numbers of full steps; of 50 steps 14,8,7.")] = None,
+    methods: Methods = None,
+    nfc: Targets = None,
     guidance: Guidance = None,
     batch: Batch = 32,
-    calibration_samples: Annotated[int, typer.Option(min=1, help="Samples that thresholds are found on.")] = 6,
+    calibration_samples: CalibrationSamples = 6,
     device: Device = "auto",
 ) -> None:
     """Sample the shipped models with every method at equal cost and compare with full compute.
 
     class: a class-conditional DiT; text: pictures by FLUX's architecture; video: clips by HunyuanVideo's. Prints the
-    table and writes table.json, table.md and sheets. Run again with the same options, it goes on from what is there.
+    table and writes tables and sheets. Run again with the same options, it goes on from what is there.
     """
     with plain_errors(resumes=True, relief=_relief(device, "float32", batch)):
-        entries = choose(methods)
-        targets = _numbers(nfc, steps) if nfc else targets_for(steps)
-        every = [
-            Settings(name, samples, steps, guidance, seed, batch, calibration_samples)
-            for name in (shipped_tasks() if task == "all" else [task])
-        ]
-        for settings in every:
-            _demonstrate(settings, out / settings.task, device, entries, targets)
+        asked = Asked(
+            methods=methods, nfc=nfc, samples=samples, steps=steps, seed=seed, guidance=guidance, batch=batch,
+            calibration_samples=calibration_samples, device=device,
+        )  # fmt: skip
+        for name in tasks(task):
+            _compare(SMALL[name], asked, out / name)
 
 
-def _demonstrate(settings: Settings, out: Path, device: str, entries: list[Entry], targets: list[int]) -> None:
-    """Run the demonstration of one task, with a progress bar, and print its table."""
-    task = TASKS[settings.task]
-    out.mkdir(parents=True, exist_ok=True)
-    pipeline = load_pipeline(task.model, device)
+@app.command()
+def bench(
+    benchmark: Annotated[str, typer.Argument(help="class-conditional, text-to-image or text-to-video.")],
+    model: Annotated[str | None, typer.Option(help="A shipped model, a folder, or a hub id.")] = None,
+    preset: Annotated[str, typer.Option(help="paper: the published protocol; small: the shipped model.")] = "paper",
+    methods: Methods = None,
+    nfc: Targets = None,
+    samples: Annotated[int | None, typer.Option(help="Pictures or clips per method.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+    seed: Seed = 0,
+    prompts: Annotated[Path | None, typer.Option(help="File with a prompt on each line, or a CSV file.")] = None,
+    guidance: Guidance = None,
+    size: Size = None,
+    frames: Frames = None,
+    option: Option = None,
+    batch: Batch = 32,
+    calibration_samples: CalibrationSamples = 6,
+    reference: Annotated[Path | None, typer.Option(help="ADM's reference batch (.npz), for FID and sFID.")] = None,
+    inception: Annotated[Path | None, typer.Option(help="File with the Inception weights.")] = None,
+    workers: Annotated[str, typer.Option(help="A number, or the address of a Ray cluster.")] = "1",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of each worker; 0 leaves torch's number.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder; each benchmark has its own in it.")] = Path("relcache-bench"),
+    device: Device = "auto",
+    dtype: DType = "float32",
+    offload: Offload = "none",
+) -> None:
+    """Run one of the paper's benchmarks: every method from the same seeds, measured, in the paper's columns.
+
+    Run again with the same options, it goes on from what is there, with any number of workers.
+    """
+    with plain_errors(resumes=True, relief=_relief(device, dtype, batch, offload)):
+        chosen = benchmark_of(benchmark, preset)
+        asked = Asked(
+            model=model, methods=methods, nfc=nfc, samples=samples, steps=steps, seed=seed, guidance=guidance,
+            batch=batch, calibration_samples=calibration_samples, device=device, dtype=dtype, offload=offload,
+            prompts=None if prompts is None else read_prompts(prompts), threads=threads,
+            options=call_options(None, None, size, frames, option or []),
+        )  # fmt: skip
+        columns = dict(chosen.columns)
+        if "inception" in chosen.measures:
+            chosen = with_measure(chosen, "inception", weights=None if inception is None else str(inception))
+            columns = {**against(reference, inception, usable_device(device)), **columns}
+        elif reference is not None or inception is not None:
+            raise ValueError("--reference and --inception are of class-conditional with the paper's preset")
+        _compare(chosen, asked, out / benchmark, workers, columns, benchmark if preset == "paper" else "")
+
+
+def _compare(
+    benchmark: Benchmark,
+    asked: Asked,
+    out: Path,
+    workers: str = "1",
+    columns: Mapping[str, Column] | None = None,
+    protocol: str = "",
+) -> None:
+    """Run a comparison with a progress bar, and print its table."""
+    columns = benchmark.columns if columns is None else columns
     with progress_bar() as bar:
-        # one bar that is renamed, and the total as it becomes known
-        work = bar.add_task("loading", total=(1 + len(entries) * len(targets)) * settings.samples)
-
-        def announce(text: str, count: int) -> None:
-            bar.update(work, description=text)
-
-        demonstration = Demo(pipeline, settings, out, announce, lambda count: bar.advance(work, count))
-        rows = demonstration.run(entries, targets)
-        bar.update(work, description="done", total=bar.tasks[0].completed)
-    about = f"{task.model}: {settings.samples} samples, {settings.steps} steps, guidance {settings.guidance:g}"
-    console.print(rich_table(rows, about, task.columns))
+        work = bar.add_task("loading", total=None)
+        comparison = prepare(
+            benchmark, asked, out,
+            announce=lambda text: bar.update(work, description=text),
+            advance=lambda count: bar.advance(work, count),
+        )  # fmt: skip
+        bar.update(work, total=comparison.size)
+        with make_pool(comparison.settings.setup, workers) as pool:
+            comparison.run(pool)
+        bar.update(work, description="measuring")
+        rows, written = write(comparison, benchmark, columns, protocol)
+        bar.update(work, description="done")
+    setup = comparison.settings.setup
+    about = (
+        f"{setup.model}: {comparison.settings.samples} samples, {setup.steps} steps, "
+        f"guidance {setup.options['guidance_scale']:g}"
+    )
+    console.print(rich_table(rows, about, columns))
     console.print(
-        f"PSNR and SSIM are against full compute; {task.meaning}. GFLOPs are per sample, seconds for all samples on "
+        f"PSNR and SSIM are against full compute; {benchmark.meaning}. FLOPs and seconds are per sample, seconds on "
         "this machine."
     )
-    console.print(
-        f"Written to {out}: {', '.join(['table.json', 'table.md', *(p.name for p in demonstration.written)])}"
-    )
+    console.print(f"Written to {out}: {', '.join(path.name for path in written)}")
 
 
 @app.command()
@@ -182,9 +247,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for the pictures or clips.")] = Path("relcache-samples"),
     device: Device = "auto",
     dtype: DType = "float32",
-    offload: Annotated[
-        str, typer.Option(help="none, model, group or sequential: less GPU memory, and slower.")
-    ] = "none",
+    offload: Offload = "none",
 ) -> None:
     """Make a picture or a clip per prompt or class, and print the report; or one per method, and compare them."""
     with plain_errors(relief=_relief(device, dtype, batch, offload)):
@@ -309,45 +372,30 @@ def version() -> None:
     )
 
 
-def rich_table(rows: list[dict[str, Any]], title: str, scores: Mapping[str, str]) -> Table:
-    """The demonstration's rows as a table for the terminal; `scores` are the headings of the task's own columns."""
+def rich_table(rows: list[dict[str, Any]], title: str, columns: Mapping[str, Column]) -> Table:
+    """A comparison's rows as a table for the terminal."""
     table = Table(title=title, header_style="bold", box=None, padding=(0, 1), pad_edge=False)
-    columns = {
+    most = max((row["tflops"] for row in rows if row["tflops"] is not None), default=0)
+    unit, scale = ("TFLOPs", 1) if most >= 1 else ("GFLOPs", 1e3)
+    shown = {
         "full": ("nfc", ".4g"),
         "τ": ("threshold", ".3g"),
-        "GFLOPs": ("gflops", ".1f"),
-        "s": ("seconds", ".1f"),
-        "PSNR": ("psnr", ".2f"),
-        "SSIM": ("ssim", ".4f"),
-        **{heading: (name, ".3f") for name, heading in scores.items()},
+        unit: ("flops", ".1f"),
+        "s": ("seconds", ".3g"),
+        **{column.heading: (name, column.form) for name, column in columns.items()},
     }
     table.add_column("method", no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+    for heading in shown:
+        table.add_column(heading, justify="right", no_wrap=True)
     past = None
     for row in rows:
         if past is not None and row["nfc_target"] != past:
             table.add_section()
         past = row["nfc_target"]
-        name = f"{row['method']}-{row['order']}" if row["order"] else row["method"]
-        values = {**row, "gflops": row["tflops"] * 1e3}
-        table.add_row(
-            name, *("–" if values[key] is None else format(values[key], form) for key, form in columns.values())
-        )
+        values = {**row, "flops": None if row["tflops"] is None else row["tflops"] * scale}
+        cells = ("–" if values[key] is None else format(values[key], form) for key, form in shown.values())
+        table.add_row(row["method"], *cells)
     return table
-
-
-def _numbers(text: str, steps: int) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise ValueError(f"--nfc takes whole numbers with commas between them, such as 14,8,7; got {text!r}")
-    for number in numbers:
-        if not WARMUP < number <= steps:
-            raise ValueError(f"--nfc lies above the warm-up, {WARMUP}, and at most at {steps}, the steps; got {number}")
-    return list(dict.fromkeys(numbers))
 
 
 def _relief(device: str, dtype: str, batch: int, offload: str | None = None) -> list[str]:

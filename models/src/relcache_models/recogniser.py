@@ -53,17 +53,26 @@ class Recogniser(nn.Module):
         else:
             self.heads["motion"] = nn.Linear(width, len(shapes.MOTIONS))
 
-    def forward(self, clips: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits of what `clips` (n, frames, 3, side, side) in [0, 1] show, under the names of `shapes.labels`.
-
-        Each is (n, classes); of clips, kind and colour are told frame by frame, (n, frames, classes).
-        """
+    def _encoded(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of each frame (n, frames, width) and of the whole clip (n, width)."""
         if clips.ndim != 5 or clips.shape[1:] != (self.frames, 3, self.side, self.side):
             raise ValueError(
                 f"the recogniser takes (n, {self.frames}, 3, {self.side}, {self.side}), got {tuple(clips.shape)}"
             )
         each = self.trunk((clips * 2 - 1).flatten(0, 1)).unflatten(0, clips.shape[:2])
-        whole = self.whole(each.flatten(1))
+        return each, self.whole(each.flatten(1))
+
+    @torch.no_grad()
+    def features(self, clips: torch.Tensor) -> torch.Tensor:
+        """Features (n, width) of `clips` (n, frames, 3, side, side) in [0, 1]."""
+        return self._encoded(clips)[1]
+
+    def forward(self, clips: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits of what `clips` (n, frames, 3, side, side) in [0, 1] show, under the names of `shapes.labels`.
+
+        Each is (n, classes); of clips, kind and colour are told frame by frame, (n, frames, classes).
+        """
+        each, whole = self._encoded(clips)
         by_frame = ("kind0", "colour0") if self.frames > 1 else ()
         return {name: head(each if name in by_frame else whole) for name, head in self.heads.items()}
 

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
+from relcache.bench.benchmarks import SMALL
 from relcache.bench.gallery import slug
 from relcache.bench.pipelines import class_numbers, is_class_conditional, number_of_classes
-from relcache.bench.tasks import TASKS
-from relcache.methods import config_from_text
-
-
-def split_methods(text: str) -> list[str]:
-    """The methods in a comma-separated list: a comma before `option=` belongs to the method before it."""
-    return [part for part in re.split(r",(?!\s*\w+=)(?![^\[]*\])", text) if part.strip()]
-
-
-def named_config(text: str) -> dict[str, Any]:
-    """The config of a method given as `name`, as `name-order` or as `name:option=value,…`."""
-    base, _, order = text.partition("-")
-    return {"method": base, "order": int(order)} if order.isdigit() else config_from_text(text)
 
 
 def call_options(
-    model: str, guidance: float | None, size: str | None, frames: int | None, more: list[str]
+    model: str | None, guidance: float | None, size: str | None, frames: int | None, more: list[str]
 ) -> dict[str, Any]:
     """Arguments of the pipeline's call: a shipped model's own, then what the command line gives."""
-    shipped = next((task for task in TASKS.values() if task.model == model), None)
+    shipped = next((task for task in SMALL.values() if task.model == model), None)
     options = {**shipped.options, "guidance_scale": shipped.guidance} if shipped else {}
     if guidance is not None:
         options["guidance_scale"] = guidance

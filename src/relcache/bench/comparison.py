@@ -53,9 +53,7 @@ class Settings:
         if self.batch < 1:
             raise ValueError(f"the batch holds at least 1 sample, got {self.batch}")
         if not 0 <= self.seed <= FIRST_SEED - len(self.conditions):
-            raise ValueError(
-                f"the seed lies between 0 and {FIRST_SEED - len(self.conditions)}; those above calibrate"
-            )
+            raise ValueError(f"the seed lies between 0 and {FIRST_SEED - len(self.conditions)}; those above calibrate")
 
     @property
     def samples(self) -> int:
@@ -173,7 +171,9 @@ class Comparison:
     def sampling(self, cell: Cell) -> list[Sampling]:
         """The batches of a cell."""
         config = self.config(cell)
-        return [Sampling(self._samples_file(cell, start), config, seeds, rows) for start, seeds, rows in self._batches()]
+        return [
+            Sampling(self._samples_file(cell, start), config, seeds, rows) for start, seeds, rows in self._batches()
+        ]
 
     def measuring(self, cell: Cell, measure: str) -> list[Measuring]:
         """One measure of the batches of a cell."""
@@ -196,6 +196,11 @@ class Comparison:
         """What a measure found under `name`, batch by batch."""
         for start, _, _ in self._batches():
             yield torch.from_numpy(files.read_arrays(self._measure_file(cell, start, measure))[name])
+
+    def scalars(self, cell: Cell, measure: str) -> list[str]:
+        """The names under which a measure found one number for each sample."""
+        found = files.read_arrays(self._measure_file(cell, 0, measure))
+        return [name for name, values in found.items() if values.ndim == 1]
 
     def images(self, cell: Cell, most: int) -> np.ndarray:
         """The first `most` samples of a cell, float32 in [0, 1]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from relcache.bench.asked import split_methods
 from relcache.bench.calibration import has_budget, with_any_budget
 from relcache.bench.gallery import slug
 from relcache.methods import config_from_text, method_from_config
@@ -148,3 +148,14 @@ def from_file(path: Path) -> list[Entry]:
 def _default_name(config: Mapping[str, Any]) -> str:
     options = "-".join(f"{key}-{json.dumps(value)}" for key, value in config.items() if key != "method")
     return f"{config.get('method', '')}-{options}" if options else str(config.get("method", ""))
+
+
+def split_methods(text: str) -> list[str]:
+    """The methods in a comma-separated list: a comma before `option=` belongs to the method before it."""
+    return [part for part in re.split(r",(?!\s*\w+=)(?![^\[]*\])", text) if part.strip()]
+
+
+def named_config(text: str) -> dict[str, Any]:
+    """The config of a method given as `name`, as `name-order` or as `name:option=value,…`."""
+    base, _, order = text.partition("-")
+    return {"method": base, "order": int(order)} if order.isdigit() else config_from_text(text)

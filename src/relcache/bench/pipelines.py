@@ -44,12 +44,7 @@ def load_pipeline(
     source: str | Path = relcache_models.folder(model) if model in relcache_models.names() else model
     if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
         raise ValueError(f"{source} holds no model_index.json, so it is not a pipeline folder of diffusers")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    device = usable_device(device)
     if offload != "none" and torch.device(device).type == "cpu":
         raise ValueError(
             f"offload {offload!r} keeps weights off a GPU until they are needed; on the CPU they are there"
@@ -70,6 +65,21 @@ def load_pipeline(
     else:
         pipeline.to(device)
     return pipeline
+
+
+def usable_device(device: str) -> str:
+    """`device`, or a GPU where there is one for "auto".
+
+    Raises:
+        ValueError: a device that cannot be used here.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def _loaded(model: str, source: str | Path, precision: torch.dtype) -> Any:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -77,7 +77,8 @@ class Cluster(Pool):
     def do(self, pieces: Sequence[Work], advance: Callable[[Work], None], tell: Callable[[str], None]) -> None:
         ray = self._ray
         waiting = deque((piece, ATTEMPTS) for piece in pieces)
-        idle, busy = deque(self._actors), {}
+        idle = deque(self._actors)
+        busy: dict[Any, tuple[Any, Work, int]] = {}
         while waiting or busy:
             while waiting and idle:
                 actor = idle.popleft()
@@ -118,4 +119,3 @@ def make_pool(setup: Setup, workers: str = "1") -> Pool:
     if workers != "auto" and not workers.startswith("ray://") and not (workers.isdigit() and int(workers)):
         raise ValueError(f"--workers takes a number, ray://HOST:PORT or auto, got {workers!r}")
     return Cluster(setup, workers)
-

@@ -12,7 +12,7 @@ import torch
 from relcache.bench.comparison import Cell, Comparison
 from relcache.metrics.batches import Batch
 from relcache.metrics.distribution import Gaussian, fit, frechet_distance, inception_score, precision_recall
-from relcache.metrics.features import Extractor
+from relcache.metrics.features import Extractor, Inception
 
 Summary = Callable[[Comparison, Cell], float | None]
 
@@ -44,6 +44,15 @@ def distance_to_full(measure: str, name: str = "features") -> Summary:
 def score(measure: str) -> Summary:
     """The Inception score of a measure's probabilities."""
     return lambda comparison, cell: inception_score(comparison.values(cell, measure, "probabilities"))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its heading in a terminal, the format of its numbers, and what makes them."""
+
+    heading: str
+    form: str
+    summary: Summary
 
 
 @dataclass(frozen=True)
@@ -91,3 +100,16 @@ class Reference:
             return precision_recall(self._features["features"], samples)[index]
 
         return summary
+
+
+def against(reference: Path | None, weights: Path | None, device: str) -> dict[str, Column]:
+    """The columns that compare with ADM's reference batch; none without one."""
+    if reference is None:
+        return {}
+    known = Reference(reference, lambda: Inception(weights, device))
+    return {
+        "fid": Column("FID", ".2f", known.distance("inception", "features")),
+        "sfid": Column("sFID", ".2f", known.distance("inception", "spatial")),
+        "precision": Column("precision", ".3f", known.coverage("inception", 0)),
+        "recall": Column("recall", ".3f", known.coverage("inception", 1)),
+    }

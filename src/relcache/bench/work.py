@@ -136,7 +136,7 @@ class Worker:
     def _find(self, work: Budget, tell: Callable[[str], None]) -> None:
         known = Calibration()
         if work.tried.exists():
-            known.tried.update({threshold: found for threshold, found in files.read_json(work.tried)})
+            known.tried.update(dict(files.read_json(work.tried)))
 
         def keep(threshold: float, found: float) -> None:
             files.write_json(work.tried, sorted(known.tried.items()))

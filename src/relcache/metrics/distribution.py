@@ -118,7 +118,7 @@ def precision_recall(references: Tensor, samples: Tensor, neighbours: int = 3) -
     """
     if min(len(references), len(samples)) <= neighbours:
         raise ValueError(
-            f"{neighbours} neighbours need more samples than that on each side, got {len(references)} and {len(samples)}"
+            f"{neighbours} neighbours need more samples on each side, got {len(references)} and {len(samples)}"
         )
     return (
         _covered(samples, references, _radii(references, neighbours)),

@@ -1,0 +1,190 @@
+"""From a benchmark and what was asked for to a comparison that can be run."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import relcache_models
+from relcache.bench.benchmarks import SMALL, Benchmark, shipped
+from relcache.bench.calibration import WARMUP, calibration_seeds
+from relcache.bench.comparison import Comparison, Settings
+from relcache.bench.entries import choose
+from relcache.bench.pipelines import usable_device
+from relcache.bench.work import Setup
+
+EDGE = 1 << 20  # bytes at each end of a weights file that tell it from others
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks of a benchmark; None leaves the benchmark's own.
+
+    Attributes:
+        methods: as `entries.choose` takes it.
+        nfc: numbers of full steps with commas between them.
+        prompts: instead of the benchmark's own conditions.
+        options: further arguments of the pipeline's call.
+    """
+
+    model: str | None = None
+    methods: str | None = None
+    nfc: str | None = None
+    samples: int | None = None
+    steps: int | None = None
+    seed: int = 0
+    guidance: float | None = None
+    batch: int = 32
+    calibration_samples: int = 6
+    prompts: Sequence[str] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    dtype: str = "float32"
+    offload: str = "none"
+    threads: int = 0
+
+
+def tasks(name: str) -> list[str]:
+    """The tasks that `--task` names.
+
+    Raises:
+        ValueError: an unknown task, or one whose model is not shipped.
+    """
+    if name == "all":
+        return list(shipped())
+    if name not in SMALL:
+        raise ValueError(f"there is no task {name!r}; there are {', '.join(SMALL)}, all")
+    if name not in shipped():
+        raise ValueError(f"{SMALL[name].model}, the model of the task {name!r}, is not shipped yet")
+    return [name]
+
+
+def prepare(
+    benchmark: Benchmark,
+    asked: Asked,
+    out: Path,
+    announce: Callable[[str], None] = lambda text: None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Comparison:
+    """The comparison that `asked` makes of `benchmark`, its results in `out`.
+
+    Raises:
+        ValueError: something that cannot be had; the message says what, and what can.
+    """
+    steps = asked.steps or benchmark.steps
+    if steps <= WARMUP:
+        raise ValueError(f"{steps} steps are no more than the warm-up of {WARMUP} full steps: nothing would be cached")
+    entries = choose(asked.methods)
+    targets = numbers(asked.nfc, steps) if asked.nfc else targets_for(benchmark, steps)
+    guidance = benchmark.guidance if asked.guidance is None else asked.guidance
+    setup = Setup(
+        model=asked.model or benchmark.model,
+        device=usable_device(asked.device),
+        dtype=asked.dtype,
+        offload=asked.offload,
+        steps=steps,
+        options={**benchmark.options, "guidance_scale": guidance, **asked.options},
+        measures=benchmark.measures,
+        threads=asked.threads,
+    )
+    settings = Settings(
+        setup,
+        conditions=conditions(benchmark, asked),
+        seed=asked.seed,
+        batch=asked.batch,
+        calibration=_calibration(benchmark, asked),
+        identity=identity(setup.model),
+    )
+    return Comparison(settings, entries, targets, out, announce, advance)
+
+
+def conditions(benchmark: Benchmark, asked: Asked) -> tuple[int | str, ...]:
+    """Class labels or prompts, one for each sample."""
+    samples = benchmark.samples if asked.samples is None else asked.samples
+    if samples < 2:
+        raise ValueError(f"a comparison needs at least 2 samples, got {samples}")
+    if asked.prompts is not None:
+        if asked.samples is not None and asked.samples > len(asked.prompts):
+            raise ValueError(f"{asked.samples} samples need as many prompts, got {len(asked.prompts)}")
+        return tuple(asked.prompts[: asked.samples])
+    if benchmark.conditions is None:
+        raise ValueError(f"{benchmark.model} needs prompts: give a file with one on each line as --prompts")
+    return tuple(benchmark.conditions([asked.seed + index for index in range(samples)]))
+
+
+def _calibration(benchmark: Benchmark, asked: Asked) -> tuple[int | str, ...]:
+    if asked.calibration_samples < 1:
+        raise ValueError(f"thresholds need at least 1 calibration sample, got {asked.calibration_samples}")
+    if benchmark.conditions is not None and asked.prompts is None:
+        return tuple(benchmark.conditions(calibration_seeds(asked.calibration_samples)))
+    prompts = asked.prompts or ()
+    return tuple(prompts[index % len(prompts)] for index in range(asked.calibration_samples))
+
+
+def targets_for(benchmark: Benchmark, steps: int) -> list[int]:
+    """The benchmark's numbers of full steps; of a run with other steps about the same shares, above the warm-up."""
+    return sorted({max(WARMUP + 1, round(nfc * steps / benchmark.steps)) for nfc in benchmark.targets}, reverse=True)
+
+
+def numbers(text: str, steps: int) -> list[int]:
+    """The numbers of full steps that `--nfc` gives."""
+    try:
+        found = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise ValueError(f"--nfc takes whole numbers with commas between them, such as 14,8,7; got {text!r}")
+    for number in found:
+        if not WARMUP < number <= steps:
+            raise ValueError(f"--nfc lies above the warm-up, {WARMUP}, and at most at {steps}, the steps; got {number}")
+    return list(dict.fromkeys(found))
+
+
+def identity(model: str) -> str:
+    """Tells the weights of a shipped model or of a folder from others; of a hub id its name must do."""
+    folder = relcache_models.folder(model) if model in relcache_models.names() else Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".safetensors", ".bin", ".json") and path.is_file():
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(folder).as_posix()} {size} ".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(EDGE))
+                file.seek(max(0, size - EDGE))
+                digest.update(file.read(EDGE))
+    return digest.hexdigest()
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt per line of a text file, or the column `Prompts` of a CSV file.
+
+    Raises:
+        ValueError: no such file, an empty line between prompts, no prompt at all, or no such column.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the prompts in {path} cannot be read: {error}") from error
+    if path.suffix.lower() == ".csv":
+        table = list(csv.DictReader(text.splitlines()))
+        column = next((name for name in (table[0] if table else ()) if name.lower() in ("prompts", "prompt")), None)
+        if column is None:
+            raise ValueError(f"{path} has no column 'Prompts'")
+        lines = [row[column] or "" for row in table]
+    else:
+        lines = text.rstrip("\n").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise ValueError(f"line {number} of {path} is empty: give one prompt on each line")
+    return [line.strip() for line in lines]
+
+
+def with_measure(benchmark: Benchmark, name: str, **options: Any) -> Benchmark:
+    """`benchmark` with more options of one of its measures."""
+    return replace(benchmark, measures={**benchmark.measures, name: {**benchmark.measures.get(name, {}), **options}})
