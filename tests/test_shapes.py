@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
 from itertools import pairwise
@@ -40,13 +41,25 @@ def test_words() -> None:
     assert below.layout == "vertical"
 
 
+def test_an_open_colour_is_any_but_a_held_out_one() -> None:
+    prompt = parse("a large ring in the middle")
+    assert prompt == Prompt((Shape("ring", None, "large"),), place="middle")
+    assert str(prompt) == "a large ring in the middle"
+    assert shapes.said([prompt])["colour0"].tolist() == [-1]
+    scenes = [compose(prompt, random.Random(seed)) for seed in range(300)]
+    assert shapes.labels(scenes)["colour0"].tolist() == [-1] * 300
+    nearest = {min(COLOURS, key=lambda name: math.dist(COLOURS[name], scene.paints[0])) for scene in scenes}
+    assert nearest == set(COLOURS) - {"green"}  # a green ring is held out
+    assert compose(parse("a red ring"), random.Random(0)).paints == (COLOURS["red"],)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "a cat", "a red circle above", "a red circle on a blue square", "red circle", "a red circle grows slowly",
      "a red circle left of a blue square at the top"],
 )  # fmt: skip
 def test_other_words_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is not a prompt of the shapes: a \[small\|large\] COLOUR KIND"):
+    with pytest.raises(ValueError, match=r"is not a prompt of the shapes: a \[small\|large\] \[COLOUR\] KIND"):
         parse(text)
 
 

@@ -62,14 +62,20 @@ def build(task: str, **changes: float) -> nn.Module:
 
 
 def scenes(
-    task: str, number: int, seed: int, frames: int | None = None
+    task: str, number: int, seed: int, frames: int | None = None, open_colours: float = 0.0
 ) -> tuple[list[shapes.Prompt], list[shapes.Scene], torch.Tensor]:
     """Random training prompts, scenes, and their pictures (number, 3, side, side) or clips (…, 3, frames, side, side).
 
-    Values are in [-1, 1], as the autoencoders take them. `frames` is for fewer than the model's.
+    Values are in [-1, 1], as the autoencoders take them. `frames` is for fewer than the model's. `open_colours` is the
+    share of shapes whose colour is left open.
     """
     rng = random.Random(seed)
     prompts = [shapes.sample_prompt(rng, video=task == "video") for _ in range(number)]
+    if open_colours:
+        prompts = [
+            replace(p, shapes=tuple(replace(s, colour=None) if rng.random() < open_colours else s for s in p.shapes))
+            for p in prompts
+        ]
     composed = [shapes.compose(prompt, rng, frames=FRAMES[task]) for prompt in prompts]
     if frames is not None:
         composed = [replace(scene, path=tuple(path[:frames] for path in scene.path)) for scene in composed]

@@ -14,6 +14,7 @@ w = 1 + strength (g - 1) follows the guidance g that the model is told. One forw
 from __future__ import annotations
 
 import argparse
+import random
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from torch import nn
 
 from loop import Run, learning_rate
 from muon import Muon
+from relcache_models import shapes
 from train_autoencoder import CHANNELS, SIDE, scenes
 
 TOKENS = 12  # of text in training: the longest prompt, its end, and padding
@@ -100,6 +102,11 @@ class Texts:
         return hidden.hidden_states[-3][:, prefix:], tokens.attention_mask[:, prefix:], pooled
 
 
+def thinned(text: str, rng: random.Random, share: float = 0.1) -> str:
+    """`text` without some of its words for kinds."""
+    return " ".join(word for word in text.split() if word not in shapes.KINDS or rng.random() >= share)
+
+
 class Reservoir:
     """Latents and text features of scenes, of which `refresh` replaces the oldest by fresh ones."""
 
@@ -110,11 +117,13 @@ class Reservoir:
 
     @torch.no_grad()
     def refresh(self, number: int, seed: int) -> None:
-        prompts, _, pixels = scenes(self.task, number, seed)
+        # Kinds in any colour, and colours on any kind: so pairs come out that no prompt ever joined.
+        prompts, _, pixels = scenes(self.task, number, seed, open_colours=0.3)
         latents = self.autoencoder.encode(pixels).latent_dist.sample(torch.Generator().manual_seed(seed))
         config = self.autoencoder.config
         latents = (latents - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
-        fresh = [value.to(self.device) for value in (latents, *self.texts([str(prompt) for prompt in prompts]))]
+        rng = random.Random(seed)
+        fresh = [value.to(self.device) for value in (latents, *self.texts([thinned(str(p), rng) for p in prompts]))]
         if not self.columns:
             self.columns = [value.new_zeros(self.size, *value.shape[1:]) for value in fresh]
         rows = torch.arange(self.next, self.next + number) % self.size
@@ -223,7 +232,7 @@ def main() -> None:
 
         spread = (torch.arange(options.batch) + torch.rand(options.batch, generator=generator)) / options.batch
         normal = torch.special.ndtri(spread.clamp(1e-4, 1 - 1e-4))  # stratified over the batch
-        sigma = torch.sigmoid(0.2 + 1.2 * normal).to(device)
+        sigma = torch.sigmoid(1.0 + 1.2 * normal).to(device)  # shapes take form above 0.8, the rest is texture
         noise = torch.randn(latents.shape, generator=generator).to(device)
         shape = (-1,) + (1,) * (latents.ndim - 1)
         noisy = torch.lerp(latents, noise, sigma.view(shape))

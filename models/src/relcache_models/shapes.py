@@ -2,7 +2,7 @@
 
 The text models that relcache ships are trained on this generator alone. A prompt names one or two shapes and where
 they are ("a small red circle above a blue square"), or one shape and how it moves ("a large white star bounces").
-What a prompt leaves open (a size, a place, the background, the light) is drawn at random.
+What a prompt leaves open (a size, a colour, a place, the background, the light) is drawn at random.
 
 Lengths are fractions of the picture's side, so that the same scene can be drawn at any resolution. Pictures are float
 tensors in [0, 1], drawn from signed distances with anti-aliased edges.
@@ -10,6 +10,7 @@ tensors in [0, 1], drawn from signed distances with anti-aliased edges.
 
 from __future__ import annotations
 
+import colorsys
 import math
 import random
 from collections.abc import Sequence
@@ -43,19 +44,19 @@ HELD_OUT = frozenset(
 
 MARGIN = 0.03
 GRAMMAR = (
-    "a [small|large] COLOUR KIND [on the left|on the right|at the top|at the bottom|in the middle], "
-    "a [small|large] COLOUR KIND above|below|left of|right of a [small|large] COLOUR KIND, or "
-    "a [small|large] COLOUR KIND moves left|moves right|moves up|moves down|grows|shrinks|bounces; "
+    "a [small|large] [COLOUR] KIND [on the left|on the right|at the top|at the bottom|in the middle], "
+    "a [small|large] [COLOUR] KIND above|below|left of|right of a [small|large] [COLOUR] KIND, or "
+    "a [small|large] [COLOUR] KIND moves left|moves right|moves up|moves down|grows|shrinks|bounces; "
     f"COLOUR is one of {', '.join(COLOURS)}, KIND one of {', '.join(KINDS)}"
 )
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape as a prompt names it; `size` is None where the prompt leaves it open."""
+    """One shape as a prompt names it; `colour` and `size` are None where the prompt leaves them open."""
 
     kind: str
-    colour: str
+    colour: str | None
     size: str | None = None
 
     def __str__(self) -> str:
@@ -114,8 +115,9 @@ def parse(text: str) -> Prompt:
         if not words or words.pop(0) not in ("a", "an"):
             raise ValueError
         size = words.pop(0) if words and words[0] in SIZES else None
-        colour, kind = words.pop(0), words.pop(0)
-        if colour not in COLOURS or kind not in KINDS:
+        colour = words.pop(0) if words and words[0] in COLOURS else None
+        kind = words.pop(0)
+        if kind not in KINDS:
             raise ValueError
         return Shape(kind, colour, size)
 
@@ -165,13 +167,14 @@ class Scene:
     """A prompt with everything that it left open decided: what a picture or a clip shows.
 
     `shapes`, with their sizes, go from top to bottom or from left to right. `path` holds for each of them, and for
-    each frame, the centre's x and y and the radius.
+    each frame, the centre's x and y and the radius; `paints` their colours, red, green and blue in [0, 1].
     """
 
     shapes: tuple[Shape, ...]
     layout: str
     path: tuple[tuple[tuple[float, float, float], ...], ...]
     angles: tuple[float, ...]
+    paints: tuple[tuple[float, float, float], ...]
     motion: str | None = None
 
 
@@ -190,7 +193,20 @@ def compose(prompt: Prompt, rng: random.Random, *, frames: int = 1) -> Scene:
         path = [(where,) * frames for where in _pair(layout == "vertical", radii, rng)]
     else:
         path = [(_single(layout, radii[0], rng),) * frames]
-    return Scene(shapes, layout, tuple(path), tuple(rng.uniform(-0.25, 0.25) for _ in shapes), prompt.motion)
+    angles = tuple(rng.uniform(-0.25, 0.25) for _ in shapes)
+    paints = tuple(COLOURS[shape.colour] if shape.colour else _paint(shape.kind, rng) for shape in shapes)
+    return Scene(shapes, layout, tuple(path), angles, paints, prompt.motion)
+
+
+def _paint(kind: str, rng: random.Random) -> tuple[float, float, float]:
+    """Any lively colour but those that lie nearest to one which is held out for `kind`."""
+    while True:
+        pale = rng.random() < 0.2
+        saturation, value = (rng.uniform(0, 0.1), 0.95) if pale else (rng.uniform(0.55, 1), rng.uniform(0.6, 1))
+        paint = colorsys.hsv_to_rgb(rng.random(), saturation, value)
+        nearest = min(COLOURS, key=lambda name: math.dist(COLOURS[name], paint))
+        if (nearest, kind) not in HELD_OUT:
+            return paint
 
 
 def _single(layout: str, radius: float, rng: random.Random) -> tuple[float, float, float]:
@@ -287,7 +303,7 @@ def _painted(
     path = torch.tensor([scene.path[position] for scene in scenes])[..., None, None]  # scenes, frames, 3, 1, 1
     turn = torch.tensor([scene.angles[position] for scene in scenes])[:, None, None, None]
     kind = torch.tensor([KINDS.index(scene.shapes[position].kind) for scene in scenes])
-    colour = torch.tensor([COLOURS[scene.shapes[position].colour] for scene in scenes])[:, None, :, None, None] + tint
+    colour = torch.tensor([scene.paints[position] for scene in scenes])[:, None, :, None, None] + tint
 
     def distance(shift: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Signed distance to the edge in pixels, and how far a pixel lies from the light in radii."""
@@ -316,8 +332,8 @@ def labels(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
         for position in range(2):
             shape = scene.shapes[position] if position < len(scene.shapes) else None
             for name, words in (("kind", KINDS), ("colour", tuple(COLOURS)), ("size", tuple(SIZES))):
-                value = words.index(getattr(shape, name)) if shape else -1
-                found.setdefault(f"{name}{position}", []).append(value)
+                value = getattr(shape, name, None)
+                found.setdefault(f"{name}{position}", []).append(words.index(value) if value else -1)
     return {name: torch.tensor(values) for name, values in found.items()}
 
 
