@@ -13,9 +13,10 @@ import random
 from pathlib import Path
 
 from relcache.bench import files
+from relcache.bench.benchmarks import SMALL
+from relcache.bench.measures import make_measure
 from relcache.bench.pipelines import load_pipeline
 from relcache.bench.sampling import Sampler
-from relcache.bench.tasks import TASKS
 from relcache.methods import method_from_text
 from relcache_models import shapes
 
@@ -32,10 +33,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
-    task = TASKS[options.task]
-    call = {**task.options, "guidance_scale": task.guidance if options.guidance is None else options.guidance}
-    sampler = Sampler(load_pipeline(options.model or task.model, options.device), options.steps, 32, call)
-    judge = task.judge()
+    benchmark = SMALL[options.task]
+    guidance = benchmark.guidance if options.guidance is None else options.guidance
+    call = {**benchmark.options, "guidance_scale": guidance}
+    pipeline = load_pipeline(options.model or benchmark.model, options.device)
+    sampler = Sampler(pipeline, options.steps, 32, call)
+    judge = make_measure("recogniser", "cpu", **benchmark.measures["recogniser"])
     result = {
         "task": options.task,
         "steps": options.steps,
@@ -54,7 +57,11 @@ def main() -> None:
             prompts,
             lambda count: print(".", end="", flush=True),
         )
-        result["held out" if held_out else "of training"] = judge(made.images, prompts, None)
+        result["held out" if held_out else "of training"] = {
+            name: float(right.float().mean())
+            for name, right in judge((made.images * 255).round().byte(), made.images, prompts).items()
+            if right.ndim == 1
+        }
     print("\n" + json.dumps(result, indent=2))
     if options.out:
         files.write_json(options.out, result)

@@ -12,14 +12,15 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
+from relcache.bench.benchmarks import SMALL
 from relcache.bench.calibration import interval_for
-from relcache.bench.demo import choose, targets_for
-from relcache.bench.tasks import TASKS
+from relcache.bench.entries import choose
+from relcache.bench.prepare import targets_for
 from relcache.cli import app, rich_table
 
 RUNNER = CliRunner()
 KEYS = {
-    "method", "order", "nfc_target", "nfc", "threshold", "tflops", "seconds", "psnr", "ssim", "accuracy", "frechet",
+    "method", "nfc_target", "nfc", "threshold", "tflops", "seconds", "psnr", "ssim", "accuracy", "frechet",
 }  # fmt: skip
 
 
@@ -50,11 +51,11 @@ def test_demo_table(demo_folder: Path) -> None:
     assert full["method"] == "full"
     assert full["nfc"] == 12
     assert full["psnr"] is None
-    names = {(row["method"], row["order"]) for row in others}
-    assert names >= {("fora", 0), *((m, order) for m in ("taylorseer", "rfe", "rcs", "rfc") for order in (1, 2))}
+    names = {row["method"] for row in others}
+    assert names >= {"fora", *(f"{m}-{order}" for m in ("taylorseer", "rfe", "rcs", "rfc") for order in (1, 2))}
     for row in others:
         assert row["nfc_target"] == 5
-        assert (row["threshold"] is not None) == (row["method"] in ("rcs", "rfc"))
+        assert (row["threshold"] is not None) == (row["method"].split("-")[0] in ("rcs", "rfc"))
         assert row["threshold"] is not None or row["nfc"] == 5
         assert 5 < row["psnr"] < 100
         assert -1 < row["ssim"] < 1
@@ -69,20 +70,20 @@ def test_demo_of_prompts(tmp_path: Path) -> None:
     output = run("demo", "--task", "text", *options, "--methods", "fora,rfc-1", "--out", str(tmp_path))
     assert "small-flux: 3 samples, 10 steps" in output
     rows = json.loads((tmp_path / "text/table.json").read_text())
-    assert [(row["method"], row["order"]) for row in rows] == [("full", None), ("fora", 0), ("rfc", 1)]
+    assert [row["method"] for row in rows] == ["full", "fora", "rfc-1"]
     for row in rows:
         assert row["right"] <= min(row[key] for key in ("kind", "colour", "size", "place"))
         assert "frechet" not in row
     assert rows[1]["psnr"] < 60
     assert {path.name for path in (tmp_path / "text").glob("*.*")} == {
-        "table.json", "table.md", "settings.json", "sheet-nfc5.png",
+        "table.json", "table.md", "table.csv", "samples.csv", "settings.json", "sheet-nfc5.png",
     }  # fmt: skip
 
 
 def test_demo_files(demo_folder: Path) -> None:
     table = (demo_folder / "class/table.md").read_text()
     assert "| full |" in table
-    assert "| rfc | 2 |" in table
+    assert "| rfc-2 | 5 |" in table
     with Image.open(demo_folder / "class/sheet-nfc5.png") as sheet:
         assert min(sheet.size) > 400
         assert np.asarray(sheet.convert("L")).std() > 20  # pictures, not a blank page
@@ -93,7 +94,9 @@ def test_demo_goes_on_from_what_is_there(demo_folder: Path) -> None:
     """A second run reads every picture; with one file gone it makes that one again, and the same."""
     before = json.loads((demo_folder / "class/table.json").read_text())
     files = {path: path.stat().st_mtime_ns for path in demo_folder.rglob("*.npz")}
-    removed = [path for path in files if path.stem in ("taylorseer-2-nfc5", "rfc-2-nfc5")]
+    removed = [
+        path for path in files if path.parent.name in ("taylorseer-2-nfc5", "rfc-2-nfc5") and path.stem.isdigit()
+    ]
     pictures = [np.load(path)["images"] for path in removed]
     for path in removed:
         path.unlink()
@@ -107,12 +110,12 @@ def test_demo_goes_on_from_what_is_there(demo_folder: Path) -> None:
 
 def test_demo_of_chosen_methods(tmp_path: Path) -> None:
     rows = demo(tmp_path, "--methods", "fora,rfe-2")
-    assert [(row["method"], row["order"]) for row in rows] == [("full", None), ("fora", 0), ("rfe", 2)]
+    assert [row["method"] for row in rows] == ["full", "fora", "rfe-2"]
 
 
 def test_damaged_results_are_named(tmp_path: Path) -> None:
     demo(tmp_path, "--methods", "fora")
-    damaged = next(tmp_path.rglob("fora-nfc5.npz"))
+    damaged = next(tmp_path.rglob("fora-nfc5/000000.npz"))
     damaged.write_bytes(damaged.read_bytes()[:100])
     arguments = ["demo", "--samples", "4", "--steps", "12", "--nfc", "5", "--calibration-samples", "2"]
     result = RUNNER.invoke(app, [*arguments, "--methods", "fora", "--out", str(tmp_path)])
@@ -198,8 +201,8 @@ def test_published_numbers_of_full_steps() -> None:
     assert interval_for(14, 50, phase=3) == 4
     assert interval_for(8, 50, phase=3) == 8
     assert interval_for(40, 50) == 1  # every other step is full at 2: 26 of 50, and 40 lies nearer to all
-    assert targets_for(50) == [14, 8, 7]
-    assert targets_for(12) == [3]
+    assert targets_for(SMALL["class"], 50) == [14, 8, 7]
+    assert targets_for(SMALL["class"], 12) == [3]
 
 
 def test_names_choose_one_order_or_all() -> None:
@@ -212,7 +215,7 @@ def test_table_fits_a_narrow_terminal(demo_folder: Path) -> None:
     rows = json.loads((demo_folder / "class/table.json").read_text())
     rows[1] |= {"seconds": 123.4, "frechet": 12.345, "threshold": 0.2345, "nfc": 13.75, "tflops": 0.0352}
     console = Console(width=80, file=io.StringIO())
-    console.print(rich_table(rows, "title", TASKS["class"].columns))
+    console.print(rich_table(rows, "title", SMALL["class"].columns))
     printed = console.file.getvalue()
     assert "…" not in printed
     assert "taylorseer-p3-1" in printed

@@ -207,7 +207,7 @@ def test_a_killed_demo_leaves_whole_files_and_goes_on(tmp_path: Path) -> None:
     assert finished
     for path in finished:
         with np.load(path) as arrays:
-            assert arrays["images"].shape[0] == 4
+            assert all(len(arrays[name]) == 4 for name in arrays.files if arrays[name].ndim)
     assert not list(tmp_path.rglob("table.md"))
     result = RUNNER.invoke(app, ["demo", *arguments, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
