@@ -51,6 +51,13 @@ class Handle:
         """What the last request did; also after `disable`."""
         return self._session.report()
 
+    def states(self) -> list[tuple[str, str, Any]]:
+        """What the forecaster keeps of the last request: branch, module, and the forecaster's own state.
+
+        A module with several outputs, such as joint attention, has an entry for each; the second is named `MODULE[1]`.
+        """
+        return self._session.states()
+
     def reset(self) -> None:
         """Forget the last request: the next call begins a new one.
 

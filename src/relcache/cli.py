@@ -21,12 +21,15 @@ from rich.table import Table
 
 from relcache import __version__
 from relcache.bench import files
-from relcache.bench.asked import call_options, conditions, for_calibration
+from relcache.bench.analysis import analyze as record
+from relcache.bench.asked import asked_of, call_options, conditions, for_calibration
 from relcache.bench.benchmarks import SMALL, Benchmark, Column, benchmark_of
 from relcache.bench.calibration import at_budget, calibration_seeds, to_begin_with, with_any_budget
 from relcache.bench.calibration import calibrate as find_threshold
-from relcache.bench.entries import named_config, split_methods
+from relcache.bench.entries import choose, named_config, split_methods
 from relcache.bench.gallery import slug, write_each, write_sheets
+from relcache.bench.illustrations import illustrate, summary
+from relcache.bench.page import write_page
 from relcache.bench.pipelines import (
     DEFAULT_MODEL,
     OFFLOADS,
@@ -156,6 +159,7 @@ def bench(
     inception: Annotated[Path | None, typer.Option(help="File with the Inception weights.")] = None,
     workers: Annotated[str, typer.Option(help="A number, or the address of a Ray cluster.")] = "1",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of each worker; 0 leaves torch's number.")] = 0,
+    html: Annotated[bool, typer.Option("--html", help="Also write all into one page, report.html.")] = False,
     out: Annotated[Path, typer.Option(help="Folder; each benchmark has its own in it.")] = Path("relcache-bench"),
     device: Device = "auto",
     dtype: DType = "float32",
@@ -180,6 +184,8 @@ def bench(
         elif reference is not None or inception is not None:
             raise ValueError("--reference and --inception are of class-conditional with the paper's preset")
         _compare(chosen, asked, out / benchmark, workers, columns, benchmark if preset == "paper" else "")
+        if html:
+            console.print(f"Written to {write_page(out / benchmark)}")
 
 
 def _compare(
@@ -203,7 +209,7 @@ def _compare(
         with make_pool(comparison.settings.setup, workers) as pool:
             comparison.run(pool)
         bar.update(work, description="measuring")
-        rows, written = write(comparison, benchmark, columns, protocol)
+        rows, written = write(comparison, columns, protocol)
         bar.update(work, description="done")
     setup = comparison.settings.setup
     about = (
@@ -216,6 +222,67 @@ def _compare(
         "this machine."
     )
     console.print(f"Written to {out}: {', '.join(path.name for path in written)}")
+
+
+@app.command()
+def analyze(
+    model: Model = DEFAULT_MODEL,
+    methods: Methods = "fora,taylorseer-1,rfe-1",
+    interval: Annotated[int, typer.Option(min=2, help="Steps from one full step to the next.")] = 4,
+    samples: Annotated[int, typer.Option(min=1, help="Pictures or clips.")] = 8,
+    steps: Steps = 50,
+    seed: Seed = 0,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="A prompt instead of the shipped model's own; give it again for more.")
+    ] = None,
+    guidance: Guidance = None,
+    size: Size = None,
+    frames: Frames = None,
+    option: Option = None,
+    module: Annotated[
+        list[str] | None, typer.Option(help="A module to show, as relcache analyze names it; again for more.")
+    ] = None,
+    batch: Batch = 4,
+    out: Annotated[Path, typer.Option(help="Folder for numbers and figures.")] = Path("relcache-analysis"),
+    device: Device = "auto",
+    dtype: DType = "float32",
+    offload: Offload = "none",
+) -> None:
+    """Record how a model's features change and how far each forecast strays, in one run with full compute.
+
+    All methods forecast from the same full steps: what differs is the forecaster. Draws the paper's figures 1 and 2.
+    """
+    with plain_errors(resumes=True, relief=_relief(device, dtype, batch, offload)):
+        entries = choose(methods)
+        seeds = [seed + index for index in range(samples)]
+        with progress_bar() as bar:
+            task = bar.add_task("full compute", total=samples)
+            known = record(
+                model, entries, asked_of(model, prompt, seeds), seeds, out, interval=interval, steps=steps, batch=batch,
+                options=call_options(model, guidance, size, frames, option or []), device=usable_device(device),
+                dtype=dtype, offload=offload, advance=lambda count: bar.advance(task, count),
+            )  # fmt: skip
+            written = illustrate(out, module or ())
+        found = summary(known)
+        for key, value in found.items():
+            if isinstance(value, float):
+                console.print(f"{key}: {value:.3g}", highlight=False)
+        for name, value in found["relative L1 error of the output"].items():
+            console.print(f"relative L1 error of the output, {name}: {value:.3g}", highlight=False)
+        console.print(f"Written to {out}: {', '.join(path.name for path in written)}", highlight=False)
+
+
+@app.command()
+def figures(
+    folder: Annotated[Path, typer.Argument(help="Folder that bench, demo or analyze has written.")],
+    module: Annotated[
+        list[str] | None, typer.Option(help="A module of an analysis to show; give it again for more.")
+    ] = None,
+) -> None:
+    """Draw figures and sheets again from saved results."""
+    with plain_errors():
+        for path in illustrate(folder, module or ()):
+            console.print(str(path), highlight=False, soft_wrap=True)
 
 
 @app.command()

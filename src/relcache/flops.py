@@ -5,6 +5,7 @@ Knows nothing of caching. No weight is read and nothing is computed, so a model 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,51 +13,58 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from relcache.meta import without_values
 
 
 class Flops(NamedTuple):
-    """FLOPs of one forward, and those of the named modules within it."""
+    """FLOPs of one forward and of the named modules within it; `products` and `module_products` are attention's."""
 
     total: int
     modules: dict[str, int]
+    products: int
+    module_products: dict[str, int]
 
 
 class _Attention(TorchFunctionMode):
-    """Counts attention as its two matrix products, or not at all, whatever kernel would compute it."""
+    """Leaves attention out of what is computed, and counts its two matrix products, whatever kernel they would use."""
 
-    def __init__(self, count: bool):
+    def __init__(self, tracker: ModuleTracker):
         super().__init__()
-        self._count = count
+        self._tracker = tracker
+        self.products: Counter[str] = Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
         query, key, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
-        if not self._count:
-            return query.new_empty(*query.shape[:-1], value.shape[-1])
-        groups = query.shape[-3] // key.shape[-3]
-        if groups > 1:  # grouped queries
-            key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
-        return (query @ key.transpose(-1, -2)) @ value
+        rows = query.shape[:-1].numel()
+        count = 2 * rows * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+        self.products.update(dict.fromkeys(self._tracker.parents, count))
+        return query.new_empty(*query.shape[:-1], value.shape[-1])
 
 
-def count_modules(model: nn.Module, names: Sequence[str], args: Any, kwargs: Any, attention: bool = True) -> Flops:
-    """FLOPs of `model(*args, **kwargs)` and of its modules `names`, attention products counted if `attention`.
+def count_modules(model: nn.Module, names: Sequence[str], args: Any, kwargs: Any) -> Flops:
+    """FLOPs of `model(*args, **kwargs)` and of its modules `names`.
 
     Model and arguments are copies without values (`without_values`).
     """
-    with FlopCounterMode(display=False) as counter, _Attention(attention):
+    with ModuleTracker() as tracker, FlopCounterMode(display=False) as counter, _Attention(tracker) as attention:
         model(*args, **kwargs)
-    counts = counter.get_flop_counts()
+    counts, products = counter.get_flop_counts(), attention.products
 
     def of(key: str) -> int:
-        return sum(counts.get(key, {}).values())
+        return sum(counts.get(key, {}).values()) + products[key]
 
-    root = type(model).__name__
-    return Flops(of("Global"), {name: of(f"{root}.{name}") for name in names})
+    paths = {name: f"{type(model).__name__}.{name}" for name in names}
+    return Flops(
+        of("Global"),
+        {name: of(path) for name, path in paths.items()},
+        products["Global"],
+        {name: products[path] for name, path in paths.items()},
+    )
 
 
 def count_flops(model: nn.Module, *args: Any, attention: bool = True, **kwargs: Any) -> int:
@@ -69,6 +77,7 @@ def count_flops(model: nn.Module, *args: Any, attention: bool = True, **kwargs: 
 
     def count(copied: Callable[[Any], Any]) -> Flops:
         given, named = copied((args, kwargs))
-        return count_modules(copied(model), (), given, named, attention)
+        return count_modules(copied(model), (), given, named)
 
-    return without_values(count).total
+    counted = without_values(count)
+    return counted.total if attention else counted.total - counted.products

@@ -24,7 +24,8 @@ class Report:
         batch: rows of the transformer's batch (samples, times two where guidance doubles the batch).
         decision: what one decision on a full step covers.
         flops: floating point operations of the request, 2 per multiply-add; None if they could not be counted.
-        full_flops: the same with every step full.
+        linear_flops: the same without the products of attention, as papers count the larger models.
+        full_flops: `flops` with every step full.
         cache_bytes: most bytes that the cache held.
         fallbacks: how often something other than the method's own forecast was used, and why.
         notes: what else is worth knowing.
@@ -43,6 +44,7 @@ class Report:
     batch: int
     decision: str
     flops: int | None
+    linear_flops: int | None
     full_flops: int | None
     cache_bytes: int
     fallbacks: dict[str, int] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -265,9 +265,9 @@ class Session:
                 self._flops[key] = f"{type(error).__name__}: {error}"
         return self._flops[key]
 
-    def _unit_flops(self, count: Flops, host: int, index: int) -> int:
+    def _unit_flops(self, counts: Mapping[str, int], host: int, index: int) -> int:
         modules = self.hosts[host].unit_modules[index - self.hosts[host].first_unit]
-        return sum(count.modules[name] for name in modules)
+        return sum(counts[name] for name in modules)
 
     @property
     def last_call(self) -> tuple[int, int]:
@@ -275,11 +275,21 @@ class Session:
         request = self.cache.request
         return (request.batch, max(len(request.branches), 1)) if request is not None else (1, 1)
 
+    def states(self) -> list[tuple[str, str, Any]]:
+        """Branch, unit and state of the forecaster, for each stream of features that is kept."""
+        request = self.cache.request
+        return [
+            (name, f"{unit}[{place}]" if place else unit, stream.state)
+            for name, branch in (request.branches.items() if request else ())
+            for unit, cell in zip(self.unit_names, branch.cells, strict=False)
+            for place, stream in enumerate(cell.streams)
+        ]
+
     def report(self) -> Report:
         """The record of the present or last request. Counting FLOPs is done here, on the meta device."""
         request = self.cache.request or Request(None, None, 0)
         notes = list(self._notes.values())
-        flops = full_flops = 0
+        flops = full_flops = products = 0
         countable = True
         for key, work in request.work.items():
             count = self._count(key, work)
@@ -289,7 +299,10 @@ class Session:
                 continue
             full_flops += work.calls * count.total
             flops += work.calls * count.total
-            flops -= sum(times * self._unit_flops(count, work.host, index) for index, times in work.skipped.items())
+            products += work.calls * count.products
+            for index, times in work.skipped.items():
+                flops -= times * self._unit_flops(count.modules, work.host, index)
+                products -= times * self._unit_flops(count.module_products, work.host, index)
         shared = self.schedule.needs_signal and request.batch > 1
         return Report(
             method=self.method,
@@ -305,6 +318,7 @@ class Session:
             batch=request.batch,
             decision="one decision for the whole batch" if shared else "decisions independent of the batch",
             flops=flops if countable and request.work else None,
+            linear_flops=flops - products if countable and request.work else None,
             full_flops=full_flops if countable and request.work else None,
             cache_bytes=request.cache_bytes,
             fallbacks=request.fallback_counts(),

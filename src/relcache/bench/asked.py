@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from relcache.bench.benchmarks import SMALL
@@ -56,3 +57,12 @@ def for_calibration(pipeline: Any, asked: list[int | str], number: int) -> list[
     """`number` conditions to calibrate on: all classes in turn, or the prompts asked for in turn."""
     turn = range(number_of_classes(pipeline)) if is_class_conditional(pipeline) else asked
     return [turn[index % len(turn)] for index in range(number)]
+
+
+def asked_of(model: str, prompts: list[str] | None, seeds: Sequence[int]) -> list[int | str]:
+    """A condition for each seed: `prompts` in turn, else what the benchmark of a shipped model asks, else classes."""
+    if prompts:
+        return [prompts[index % len(prompts)] for index in range(len(seeds))]
+    known = next((task for task in SMALL.values() if task.model == model), SMALL["class"])
+    assert known.conditions is not None
+    return known.conditions(seeds)

@@ -202,15 +202,6 @@ class Comparison:
         found = files.read_arrays(self._measure_file(cell, 0, measure))
         return [name for name, values in found.items() if values.ndim == 1]
 
-    def images(self, cell: Cell, most: int) -> np.ndarray:
-        """The first `most` samples of a cell, float32 in [0, 1]."""
-        kept: list[np.ndarray] = []
-        for part in self.parts(cell):
-            kept.append(part["images"][: most - sum(map(len, kept))])
-            if sum(map(len, kept)) >= most:
-                break
-        return np.concatenate(kept).astype(np.float32) / 255
-
     def cost(self, cell: Cell) -> dict[str, float | None]:
         """What a cell's samples cost: full steps and FLOPs per sample, seconds and bytes."""
         reports, seconds, memory = [], [], []
@@ -219,11 +210,16 @@ class Comparison:
             seconds.append(float(part["seconds"]) / len(part["seeds"]))
             memory.append(float(part["memory"]))
         rows = [report["batch"] for report in reports]
-        flops = [report["flops"] for report in reports]
+
+        def per_sample(name: str) -> float | None:
+            counts = [report[name] for report in reports]
+            return None if None in counts else sum(counts) / self.settings.samples / 1e12
+
         timed = seconds[1:] or seconds  # the first batch warms up
         return {
             "nfc": sum(r["nfc"] * n for r, n in zip(reports, rows, strict=True)) / sum(rows),
-            "tflops": None if None in flops else sum(flops) / self.settings.samples / 1e12,
+            "tflops": per_sample("flops"),
+            "tflops_linear": per_sample("linear_flops"),
             "seconds": float(np.median(timed)),
             "cache_gb": max(report["cache_bytes"] for report in reports) / 1e9,
             "memory_gb": None if math.isnan(max(memory)) else max(memory) / 1e9,

@@ -30,10 +30,8 @@ class Here(Pool):
     """This process, one piece after the other."""
 
     def __init__(self, setup: Setup) -> None:
-        self._worker = Worker(setup)
         self._threads = torch.get_num_threads()
-        if setup.threads:
-            torch.set_num_threads(setup.threads)
+        self._worker = Worker(setup)
 
     def do(self, pieces: Sequence[Work], advance: Callable[[Work], None], tell: Callable[[str], None]) -> None:
         for piece in pieces:
@@ -73,6 +71,10 @@ class Cluster(Pool):
         number = int(workers) if workers.isdigit() else gpus or int(ray.cluster_resources()["CPU"])
         actor = ray.remote(max_restarts=-1, num_cpus=1, num_gpus=min(1.0, gpus / number) if gpus else 0)(Worker)
         self._actors = [actor.remote(setup) for _ in range(number)]
+
+    def processes(self) -> list[int]:
+        """Process numbers of the workers."""
+        return self._ray.get([actor.process.remote() for actor in self._actors])
 
     def do(self, pieces: Sequence[Work], advance: Callable[[Work], None], tell: Callable[[str], None]) -> None:
         ray = self._ray

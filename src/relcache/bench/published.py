@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 COLUMNS = {
-    "class-conditional": ("nfc", "tflops", "latency", "fid", "sfid", "fid2fc", "sfid2fc", "is"),
-    "text-to-image": ("nfc", "tflops", "latency", "psnr", "ssim", "lpips", "image_reward", "clip"),
-    "text-to-video": ("nfc", "tflops", "latency", "psnr", "ssim", "lpips", "vbench"),
+    "class-conditional": ("nfc", "tflops", "seconds", "fid", "sfid", "fid2fc", "sfid2fc", "is"),
+    "text-to-image": ("nfc", "tflops_linear", "seconds", "psnr", "ssim", "lpips", "image_reward", "clip"),
+    "text-to-video": ("nfc", "tflops_linear", "seconds", "psnr", "ssim", "lpips", "vbench"),
 }
 
 _ROWS: dict[str, dict[tuple[str, int], tuple[float | None, ...]]] = {

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from relcache.bench import files, gallery
-from relcache.bench.benchmarks import Benchmark, Column
-from relcache.bench.comparison import Cell, Comparison
+from relcache.bench import files
+from relcache.bench.comparison import Comparison
+from relcache.bench.illustrations import SETTINGS, illustrate
 from relcache.bench.published import published
-from relcache.figures.sheet import Row
+from relcache.bench.summaries import Column
 
 COST = {
     "nfc_target": "",
@@ -23,11 +23,11 @@ COST = {
     "interval": "",
     "threshold": ".4g",
     "tflops": ".4f",
+    "tflops_linear": ".4f",
     "seconds": ".3f",
     "cache_gb": ".4f",
     "memory_gb": ".2f",
 }
-SHOWN = 16  # samples on a sheet
 
 
 def rows_of(comparison: Comparison, columns: Mapping[str, Column]) -> list[dict[str, Any]]:
@@ -39,13 +39,12 @@ def rows_of(comparison: Comparison, columns: Mapping[str, Column]) -> list[dict[
 
 
 def write(
-    comparison: Comparison, benchmark: Benchmark, columns: Mapping[str, Column], protocol: str = ""
+    comparison: Comparison, columns: Mapping[str, Column], protocol: str = ""
 ) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Write table.json, table.csv, table.md, samples.csv, settings.json and sheets.
+    """Write table.json, table.csv, table.md, samples.csv, settings.json, sheets and figures.
 
     Args:
         comparison: a finished one.
-        benchmark: what it is of.
         columns: of the table.
         protocol: the paper's benchmark whose numbers stand beside those measured; none for other protocols.
 
@@ -58,7 +57,7 @@ def write(
     if protocol:
         for row in rows:
             numbers = published(protocol, row["method"], row["nfc_target"])
-            row |= {f"{name} (paper)": value for name, value in numbers.items() if name in (*columns, "tflops")}
+            row |= {f"{name} (paper)": value for name, value in numbers.items() if name in (*columns, *COST)}
         published_columns = dict.fromkeys(
             sorted({key for row in rows for key in row if key.endswith("(paper)")}), ".4g"
         )
@@ -67,12 +66,17 @@ def write(
     files.write_json(out / "table.json", rows)
     files.write_whole(out / "table.csv", _csv(rows, list(forms)))
     files.write_whole(out / "table.md", (_about(comparison) + files.markdown_table(rows, kept)).encode())
+    cells = [{"name": cell.name, "method": cell.entry.name, "nfc_target": cell.nfc} for cell in comparison.cells]
     files.write_json(
-        out / "settings.json", asdict(settings) | {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        out / SETTINGS,
+        asdict(settings)
+        | {"runs": comparison.store.relative_to(out).as_posix(), "cells": cells}
+        | {"columns": {name: column.heading for name, column in columns.items()}}
+        | {"torch": torch.__version__, "threads": torch.get_num_threads()},
     )
     files.write_whole(out / "samples.csv", _samples(comparison))
     names = ["table.json", "table.csv", "table.md", "samples.csv"]
-    return rows, [*(out / name for name in names), *_sheets(comparison, benchmark, rows)]
+    return rows, [*(out / name for name in names), *illustrate(out)]
 
 
 def _about(comparison: Comparison) -> str:
@@ -83,7 +87,7 @@ def _about(comparison: Comparison) -> str:
         f"{settings.samples} samples of {setup.model}, {setup.steps} steps, {options}, seeds from {settings.seed}, "
         f"batches of {settings.batch}, {setup.dtype} on {setup.device}. Thresholds found on "
         f"{len(settings.calibration)} other seeds. TFLOPs and seconds are per sample, seconds the median over batches "
-        "after the first.\n\n"
+        "after the first; tflops_linear leaves the products of attention out.\n\n"
     )
 
 
@@ -111,26 +115,3 @@ def _samples(comparison: Comparison) -> bytes:
                     row[name] = value
         rows += each
     return _csv(rows, list(dict.fromkeys(key for row in rows for key in row)))
-
-
-def _sheets(comparison: Comparison, benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """A sheet for each number of full steps."""
-    shown = {cell.name: row for cell, row in zip(comparison.cells, rows, strict=True)}
-    prompts = (
-        [str(condition) for condition in comparison.settings.conditions[:SHOWN]] if benchmark.task != "class" else []
-    )
-    full = Row("full compute", comparison.images(comparison.full, SHOWN))
-    written: list[Path] = []
-    for target in dict.fromkeys(cell.nfc for cell in comparison.cells[1:]):
-        cells = [cell for cell in comparison.cells[1:] if cell.nfc == target]
-        sheet = [full, *(Row(_caption(cell, shown[cell.name]), comparison.images(cell, SHOWN)) for cell in cells)]
-        steps = comparison.settings.setup.steps
-        title = "methods as given" if target is None else f"{target} of {steps} steps in full"
-        suffix = "" if target is None else f"-nfc{target}"
-        written += gallery.write_sheets(comparison.out, sheet, title, prompts, suffix)
-    return written
-
-
-def _caption(cell: Cell, row: Mapping[str, Any]) -> str:
-    quality = f"{row['psnr']:.1f} dB, " if row.get("psnr") is not None else ""
-    return f"{cell.entry.name}\n{quality}{row['nfc']:.4g} full"

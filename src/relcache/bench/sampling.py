@@ -85,16 +85,20 @@ class Sampler:
             rows = slice(start, start + self.batch)
             with enable(self.pipeline, method) as handle:
                 began = time.perf_counter()
-                output = self.pipeline(
-                    **{self.condition: list(conditions[rows])},
-                    num_inference_steps=self.steps,
-                    generator=[torch.Generator().manual_seed(seed) for seed in seeds[rows]],
-                    output_type="np",
-                    **self.options,
-                )
+                images.append(self.call(seeds[rows], conditions[rows]))
                 seconds += time.perf_counter() - began
                 reports.append(handle.report())
-            made = output.frames if hasattr(output, "frames") else output.images
-            images.append(torch.as_tensor(made).movedim(-1, -3).float())
-            advance(len(made))
+            advance(len(images[-1]))
         return Samples(torch.cat(images), seconds, reports)
+
+    def call(self, seeds: Sequence[int], conditions: Sequence[int | str]) -> Tensor:
+        """One batch by the pipeline as it is: float32 in [0, 1], as in `Samples`."""
+        output = self.pipeline(
+            **{self.condition: list(conditions)},
+            num_inference_steps=self.steps,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="np",
+            **self.options,
+        )
+        made = output.frames if hasattr(output, "frames") else output.images
+        return torch.as_tensor(made).movedim(-1, -3).float()

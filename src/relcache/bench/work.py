@@ -7,6 +7,7 @@ that it needs. So pieces may run in one process or on many machines, and a kille
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -107,6 +108,8 @@ class Worker:
     """Does pieces of work; loads the model and the measures' networks when a piece first needs them."""
 
     def __init__(self, setup: Setup) -> None:
+        if setup.threads:
+            torch.set_num_threads(setup.threads)
         self.setup = setup
         self._pipeline: Any = None
         self._measures: dict[str, Measure] = {}
@@ -118,6 +121,10 @@ class Worker:
             s = self.setup
             self._pipeline = load_pipeline(s.model, s.device, s.dtype, s.offload)
         return self._pipeline
+
+    def process(self) -> int:
+        """Number of the process that it works in."""
+        return os.getpid()
 
     def do(self, work: Work, tell: Callable[[str], None] = lambda text: None) -> None:
         """Do `work`, unless its file is there."""

@@ -1,0 +1,210 @@
+"""What a run with full compute tells of a model: how its features change, how far forecasts stray, how constant s is.
+
+One pass, with memory for as many features as the forecasters keep: at each step, of which all are full, a probe holds
+the forecasts that would have been made there against what was computed, and keeps numbers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relcache.api import enable
+from relcache.bench import files
+from relcache.bench.calibration import with_any_budget
+from relcache.bench.entries import Entry
+from relcache.bench.pipelines import is_class_conditional, load_pipeline
+from relcache.bench.prepare import identity
+from relcache.bench.sampling import Sampler
+from relcache.expansion import Expansion, Ladder, norm_l2, sum_absolute, weighted_sum
+from relcache.forecasters import Forecast, Forecaster
+from relcache.methods import Method, method_from_config
+from relcache.schedules import Always, Interval
+
+INDEX, PARTS = "analysis.json", "parts"  # what was recorded, and the folder of what each batch gave
+
+
+class Trail(NamedTuple):
+    """What a probe keeps of one stream: the last step's features, those of the forecasters, and numbers by step."""
+
+    input: Tensor
+    output: Tensor
+    inputs: Ladder
+    anchor: Tensor
+    states: tuple[Any, ...]
+    rows: dict[int, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Probe(Forecaster):
+    """Forecasts nothing, and records at each step what each of `forecasters` would have forecast there.
+
+    Between the full steps of `schedule` it records, of each sample: the relative L1 error of each forecast; that of the
+    predicted input (by the expansion of order `order`); and s, the change of the output since the last of these full
+    steps over that of the input. At every step: the L2 norms of the changes since the step before.
+    """
+
+    forecasters: tuple[tuple[str, Forecaster], ...]
+    schedule: Interval
+    order: int = 1
+
+    @property
+    def expansion(self) -> Expansion:
+        return Expansion(self.order)
+
+    def update(self, state: Trail | None, step: int, input: Tensor, output: Tensor) -> Trail:
+        rows = {} if state is None else state.rows
+        row: dict[str, Tensor] = {}
+        if state is not None:
+            row["input_change"] = norm_l2(input - state.input, "sample")
+            row["output_change"] = norm_l2(output - state.output, "sample")
+        if state is not None and not self.schedule.wants_full(None, step, None):
+            row |= self._strayed(state, step, input, output)
+            return state._replace(input=input, output=output, rows={**rows, step: row})
+        states = state.states if state else (None,) * len(self.forecasters)
+        states = tuple(
+            forecaster.update(known, step, input, output)
+            for (_, forecaster), known in zip(self.forecasters, states, strict=True)
+        )
+        inputs = self.expansion.extend(state.inputs if state else None, step, input)
+        return Trail(input, output, inputs, output, states, {**rows, step: row})
+
+    def _strayed(self, state: Trail, step: int, input: Tensor, output: Tensor) -> dict[str, Tensor]:
+        predicted = weighted_sum(state.inputs.terms, self.expansion.coefficients(state.inputs, step))
+        moved = norm_l2(input - state.inputs.terms[0], "sample")
+        row = {
+            "s": norm_l2(output - state.anchor, "sample") / moved,
+            "input_error": sum_absolute(input - predicted) / sum_absolute(input),
+        }
+        for (name, forecaster), known in zip(self.forecasters, state.states, strict=True):
+            forecast = forecaster.forecast(known, step, input).output
+            row[f"error {name}"] = sum_absolute(output - forecast) / sum_absolute(output)
+        return row
+
+    def forecast(self, state: Any, step: int, input: Tensor) -> Forecast:
+        raise TypeError("a probe forecasts nothing: give it the schedule Always")
+
+    def tensors(self, state: Trail) -> list[Tensor]:
+        kept = [state.input, state.output, state.anchor, *state.inputs.terms]
+        for (_, forecaster), known in zip(self.forecasters, state.states, strict=True):
+            kept += forecaster.tensors(known)
+        return kept
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `analyze` has recorded.
+
+    Attributes:
+        about: model, samples, steps, interval and the like.
+        methods: names of the forecasters.
+        modules: names of the streams: a module, and of joint attention also which output.
+        branches: names of the guidance branches.
+        values: by name, float32 (branches, modules, rows, steps), NaN where nothing is recorded. A row is a row of the
+            transformer's batch.
+    """
+
+    about: Mapping[str, Any]
+    methods: Sequence[str]
+    modules: Sequence[str]
+    branches: Sequence[str]
+    values: Mapping[str, np.ndarray]
+
+
+def analyze(
+    model: str,
+    entries: Sequence[Entry],
+    conditions: Sequence[int | str],
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    interval: int = 4,
+    steps: int = 50,
+    batch: int = 4,
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    offload: str = "none",
+    advance: Callable[[int], None] = lambda count: None,
+) -> Analysis:
+    """Record a run with full compute of `model` into `out`; batches that are there already are left alone.
+
+    The forecasts are those of the forecasters of `entries`, each at the same full steps: 0, 1, 1 + interval, ….
+
+    Raises:
+        ValueError: methods of which a forecaster is not to be had, or a model that cannot be loaded.
+    """
+    forecasters = tuple((entry.name, _forecaster(entry)) for entry in entries)
+    probe = Method(Probe(forecasters, Interval(interval)), Always(), "probe")
+    about = {
+        "model": model, "identity": identity(model), "samples": len(seeds), "first seed": seeds[0], "steps": steps,
+        "interval": interval, "batch": batch, "dtype": dtype, "methods": [entry.name for entry in entries],
+        "options": dict(options or {}), "conditions": list(conditions),
+    }  # fmt: skip
+    index = out / INDEX
+    if index.exists() and files.read_json(index)["about"] != about:
+        raise ValueError(f"{out} holds the analysis of something else: give another --out, or delete it")
+    pipeline = None
+    for start in range(0, len(seeds), batch):
+        part = out / PARTS / f"{start:06d}.npz"
+        if not part.exists():
+            if pipeline is None:
+                pipeline = load_pipeline(model, device, dtype, offload)
+                if is_class_conditional(pipeline) == isinstance(conditions[0], str):
+                    asked = "classes" if is_class_conditional(pipeline) else "prompts: give --prompt"
+                    raise ValueError(f"{type(pipeline).__name__} is asked by {asked}")
+                sampler = Sampler(pipeline, steps, batch, options or {})
+            rows = slice(start, start + batch)
+            with enable(pipeline, probe) as handle:
+                sampler.call(seeds[rows], conditions[rows])
+                names, arrays = _table(handle.states(), steps)
+            files.write_json(index, {"about": about, **names})
+            files.write_arrays(part, arrays)
+        advance(min(batch, len(seeds) - start))
+    return load(out)
+
+
+def load(folder: Path) -> Analysis:
+    """What `analyze` wrote into `folder`.
+
+    Raises:
+        ValueError: there is no analysis in it, or a damaged one.
+    """
+    index = folder / INDEX
+    if not index.exists():
+        raise ValueError(f"{folder} holds no analysis: relcache analyze makes one")
+    found = files.read_json(index)
+    parts = [files.read_arrays(path) for path in sorted((folder / PARTS).glob("*.npz"))]
+    values = {name: np.concatenate([part[name] for part in parts], 2) for name in parts[0]}
+    return Analysis(found["about"], found["about"]["methods"], found["modules"], found["branches"], values)
+
+
+def _forecaster(entry: Entry) -> Forecaster:
+    return method_from_config(with_any_budget(entry.config)).forecaster
+
+
+def _table(
+    states: Sequence[tuple[str, str, Trail]], steps: int
+) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
+    """Names of branches and modules, and what their trails hold, (branches, modules, rows, steps)."""
+    branches = list(dict.fromkeys(branch for branch, _, _ in states))
+    modules = list(dict.fromkeys(module for _, module, _ in states))
+    trails = {(branch, module): trail for branch, module, trail in states}
+    rows = len(states[0][2].output)
+    names = dict.fromkeys(name for trail in trails.values() for row in trail.rows.values() for name in row)
+    arrays = {}
+    for name in names:
+        array = np.full((len(branches), len(modules), rows, steps), np.nan, np.float32)
+        for (branch, module), trail in trails.items():
+            place = branches.index(branch), modules.index(module)
+            for step, row in trail.rows.items():
+                if name in row:
+                    array[(*place, slice(None), step)] = row[name].float().cpu().numpy()
+        arrays[name] = array
+    return {"branches": branches, "modules": modules}, arrays

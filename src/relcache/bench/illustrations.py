@@ -1,0 +1,247 @@
+"""Figures and sheets of a folder of results, from what is saved in it alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from relcache.bench import analysis, files, gallery
+from relcache.bench.analysis import Analysis
+from relcache.figures import plots
+from relcache.figures.plots import Line
+from relcache.figures.sheet import Row
+
+SETTINGS = "settings.json"
+SHOWN = 16  # samples on a sheet
+
+
+def illustrate(folder: Path, modules: Sequence[str] = ()) -> list[Path]:
+    """Draw what `folder`, of a benchmark or an analysis, has results for.
+
+    Args:
+        folder: what `relcache bench`, `relcache demo` or `relcache analyze` wrote.
+        modules: of an analysis, the modules to show, by name; by default three, spread over the model.
+
+    Returns:
+        The files: each figure as PNG and as SVG, sheets as PNG, clips as GIF.
+
+    Raises:
+        ValueError: the folder holds no results, or they are damaged; or it has no module of such a name.
+    """
+    written: list[Path] = []
+    if (folder / SETTINGS).exists():
+        written += _of_benchmark(folder)
+    if (folder / analysis.INDEX).exists():
+        written += _of_analysis(folder, modules)
+    if not written:
+        raise ValueError(
+            f"{folder} holds no results: relcache bench, demo and analyze make them (a folder for each benchmark)"
+        )
+    return written
+
+
+def _write(folder: Path, name: str, figure: Figure) -> list[Path]:
+    written = []
+    for extension, content in plots.render(figure).items():
+        written.append(folder / "figures" / f"{name}.{extension}")
+        files.write_whole(written[-1], content)
+    return written
+
+
+# Of a benchmark
+
+
+def _of_benchmark(folder: Path) -> list[Path]:
+    settings = files.read_json(folder / SETTINGS)
+    rows = files.read_json(folder / "table.json")
+    if len(rows) != len(settings["cells"]):
+        raise ValueError(f"table.json and {SETTINGS} of {folder} are of different runs: make them again")
+    cells = [{**cell, **row, "folder": folder / settings["runs"] / cell["name"]} for cell, row in
+             zip(settings["cells"], rows, strict=True)]  # fmt: skip
+    written = _sheets(folder, settings, cells)
+    for column, heading in settings["columns"].items():
+        drawn = _quality(cells, column)
+        if drawn:
+            figure = plots.lines({"": drawn}, "TFLOPs per sample", heading, marks=True)
+            written += _write(folder, f"{column}-flops", figure)
+    traced = _traces(cells)
+    if traced:
+        written += _write(folder, "traces", plots.traces(traced))
+    return written
+
+
+def _batches(folder: Path) -> Iterator[dict[str, np.ndarray]]:
+    """What was made for a cell, batch by batch."""
+    found = sorted(path for path in folder.glob("*.npz") if path.stem.isdigit())
+    if not found:
+        raise ValueError(f"the samples of {folder} are gone: the command that made them makes them again")
+    return map(files.read_arrays, found)
+
+
+def images_of(folder: Path, most: int) -> np.ndarray:
+    """The first `most` samples of a cell, float32 in [0, 1]."""
+    kept: list[np.ndarray] = []
+    for part in _batches(folder):
+        kept.append(part["images"][: most - sum(map(len, kept))])
+        if sum(map(len, kept)) >= most:
+            break
+    return np.concatenate(kept).astype(np.float32) / 255
+
+
+def _sheets(folder: Path, settings: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """A sheet for each number of full steps: its methods in rows, below full compute."""
+    prompts = [condition for condition in settings["conditions"][:SHOWN] if isinstance(condition, str)]
+    steps = settings["setup"]["steps"]
+    full, *others = cells
+    reference = Row("full compute", images_of(full["folder"], SHOWN))
+    written: list[Path] = []
+    for target in dict.fromkeys(_target(cell) for cell in others):
+        rows = [Row(_caption(cell), images_of(cell["folder"], SHOWN)) for cell in others if _target(cell) == target]
+        title = "methods as given" if target is None else f"{target} of {steps} steps in full"
+        suffix = "" if target is None else f"-nfc{target}"
+        written += gallery.write_sheets(folder, [reference, *rows], title, prompts, suffix)
+    return written
+
+
+def _target(cell: Mapping[str, Any]) -> int | None:
+    return cell["nfc_target"]
+
+
+def _caption(cell: Mapping[str, Any]) -> str:
+    quality = f"{cell['psnr']:.1f} dB, " if cell.get("psnr") is not None else ""
+    return f"{cell['method']}\n{quality}{cell['nfc']:.4g} full"
+
+
+def _quality(cells: Sequence[Mapping[str, Any]], column: str) -> list[Line]:
+    """A line for each method: a column of the table over FLOPs; full compute is a point."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for cell in cells:
+        if cell.get(column) is not None and cell["tflops"] is not None:
+            points.setdefault(cell["method"], []).append((cell["tflops"], cell[column]))
+    return [Line(name, *zip(*sorted(known), strict=True)) for name, known in points.items()]
+
+
+def _traces(cells: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float | None], list[int], float]]:
+    """Of each method with a threshold: the signal and the full steps of its first batch."""
+    traced = {}
+    for cell in cells:
+        if cell.get("threshold") is not None:
+            report = json.loads(str(next(_batches(cell["folder"]))["report"]))
+            title = f"{cell['method']}, {cell['nfc']:.4g} full"
+            traced[title] = report["signal"], report["full_steps"], cell["threshold"]
+    return traced
+
+
+# Of an analysis
+
+
+def _of_analysis(folder: Path, modules: Sequence[str]) -> list[Path]:
+    known = analysis.load(folder)
+    chosen = _choose(known, modules)
+    written = []
+    for name, draw in FIGURES.items():
+        written += _write(folder, name, draw(known, chosen))
+    files.write_json(folder / "summary.json", summary(known))
+    return [*written, folder / "summary.json"]
+
+
+def _choose(known: Analysis, modules: Sequence[str]) -> list[int]:
+    """Places of the modules to show."""
+    names = list(known.modules)
+    missing = [name for name in modules if name not in names]
+    if missing:
+        raise ValueError(f"the analysis has no module {missing[0]!r}; it has {', '.join(names)}")
+    if modules:
+        return [names.index(name) for name in modules]
+    return sorted({round(share * (len(names) - 1)) for share in (1 / 6, 1 / 2, 5 / 6)})
+
+
+def _mean(known: Analysis, name: str, module: int | None = None) -> np.ndarray:
+    """A recorded quantity, mean over branches and rows: (steps,) of one module, else (modules, steps)."""
+    values = known.values[name] if module is None else known.values[name][:, [module]]
+    counted = np.isfinite(values)
+    total = np.where(counted, values, 0).astype(np.float64).sum((0, 2))
+    with np.errstate(invalid="ignore"):
+        mean = total / counted.sum((0, 2))
+    return mean if module is None else mean[0]
+
+
+def _by_step(known: Analysis, name: str, modules: Sequence[int]) -> list[Line]:
+    steps = range(known.values[name].shape[-1])
+    return [Line(known.modules[module], steps, _mean(known, name, module)) for module in modules]
+
+
+def _draw_changes(known: Analysis, modules: Sequence[int]) -> Figure:
+    return plots.changes(_by_step(known, "input_change", modules), _by_step(known, "output_change", modules))
+
+
+def _draw_errors(known: Analysis, modules: Sequence[int]) -> Figure:
+    """Error of each module's forecast, mean over the steps (1c)."""
+    places = range(len(known.modules))
+    drawn = [Line(name, places, np.nanmean(_mean(known, f"error {name}"), 1)) for name in known.methods]
+    return plots.lines({"": drawn}, "module", "relative L1 error of the output", marks=True, log=True)
+
+
+def _draw_relation(known: Analysis, modules: Sequence[int]) -> Figure:
+    """s over the steps, with its relative standard deviation (2a)."""
+    drawn = []
+    for module in modules:
+        s = _mean(known, "s", module)
+        drawn.append(Line(f"{known.modules[module]}: {np.nanstd(s) / np.nanmean(s):.1%}", range(len(s)), s))
+    return plots.lines({"": drawn}, "step", "s = change of output / change of input", marks=True)
+
+
+def _draw_two_errors(known: Analysis, modules: Sequence[int]) -> Figure:
+    """Errors of the predicted input and output over the steps (2b)."""
+    method = _reference(known)
+    panels = {}
+    for module in modules:
+        left, right = _mean(known, "input_error", module), _mean(known, f"error {method}", module)
+        panels[known.modules[module]] = (Line("input", range(len(left)), left), Line("output", range(len(right)), right))
+    return plots.two_errors(panels)
+
+
+FIGURES: dict[str, Callable[[Analysis, Sequence[int]], Figure]] = {
+    "changes": _draw_changes,
+    "errors": _draw_errors,
+    "relation": _draw_relation,
+    "input-and-output-errors": _draw_two_errors,
+}
+
+
+def _reference(known: Analysis) -> str:
+    """The method whose output errors are set against those of the input: plain extrapolation where there is one."""
+    return next((name for name in known.methods if name.startswith("taylorseer")), known.methods[0])
+
+
+def summary(known: Analysis) -> dict[str, Any]:
+    """The figures' numbers in brief: by module and over all modules.
+
+    s varies over the steps of a run by its standard deviation over its mean, of each row by itself; the correlation is
+    that of the errors of input and output over the steps.
+    """
+    s = known.values["s"].astype(np.float64)
+    spread = np.nanstd(s, -1) / np.nanmean(s, -1)
+    method = _reference(known)
+    together = [
+        plots.correlation(_mean(known, "input_error", module), _mean(known, f"error {method}", module))
+        for module in range(len(known.modules))
+    ]
+    return {
+        "about": dict(known.about),
+        "s, relative standard deviation": float(np.nanmean(spread)),
+        f"correlation of input error with the output error of {method}": float(np.nanmean(together)),
+        "relative L1 error of the output": {
+            name: float(np.nanmean(known.values[f"error {name}"])) for name in known.methods
+        },
+        "modules": [
+            {"module": name, "s, relative standard deviation": float(np.nanmean(spread[:, place])),
+             "correlation": together[place]}
+            for place, name in enumerate(known.modules)
+        ],
+    }  # fmt: skip

@@ -1,0 +1,98 @@
+"""A folder of results as one page that needs nothing else: tables, figures, and pictures to compare by hand."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from relcache.bench import files
+from relcache.bench.illustrations import SETTINGS, illustrate, images_of
+
+SHOWN = 8  # samples on the page
+LARGEST = 256  # pixels of a picture's longer side on the page
+COST = {"nfc": "full steps", "threshold": "τ", "tflops": "TFLOPs", "seconds": "s", "cache_gb": "cache, GB"}
+
+
+def write_page(folder: Path) -> Path:
+    """Write `report.html` into `folder`, which `relcache bench` or `demo` has written.
+
+    Raises:
+        ValueError: no results in `folder`, or damaged ones.
+    """
+    if not (folder / SETTINGS).exists():
+        raise ValueError(f"{folder} holds no results of a benchmark")
+    settings, rows = files.read_json(folder / SETTINGS), files.read_json(folder / "table.json")
+    figures = [path for path in illustrate(folder) if path.suffix == ".svg"]
+    columns = {name: heading for name, heading in (COST | settings["columns"]).items()
+               if any(row.get(name) is not None for row in rows)}  # fmt: skip
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        resources("relcache.bench").joinpath("page.html").read_text(encoding="utf-8")
+    )
+    page = template.render(
+        title=f"{settings['setup']['model']}: {len(settings['conditions'])} samples, {settings['setup']['steps']} steps",
+        columns=columns,
+        rows=rows,
+        figures=[{"name": path.stem, "address": _address(path.read_bytes(), "image/svg+xml")} for path in figures],
+        gallery=json.dumps(_gallery(folder, settings)).replace("</", "<\\/"),
+    )
+    files.write_whole(folder / "report.html", page.encode())
+    return folder / "report.html"
+
+
+def _gallery(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The first samples of each method as addresses of data, and what was measured of each."""
+    with (folder / "samples.csv").open(encoding="utf-8", newline="") as file:
+        measured = list(csv.DictReader(file))
+    shown = settings["conditions"][:SHOWN]
+    cells = []
+    for cell in settings["cells"]:
+        key = cell["method"], "" if cell["nfc_target"] is None else str(cell["nfc_target"])
+        numbers = [row for row in measured if (row["method"], row["nfc_target"]) == key][: len(shown)]
+        pictures = images_of(folder / settings["runs"] / cell["name"], len(shown))
+        notes = [_note(row, settings["columns"]) for row in numbers]
+        cells.append({"method": cell["method"], "nfc": cell["nfc_target"], "notes": notes,
+                      "pictures": [_picture(picture) for picture in pictures]})  # fmt: skip
+    return {"conditions": [str(condition) for condition in shown], "cells": cells}
+
+
+def _note(row: Mapping[str, str], columns: Mapping[str, str]) -> str:
+    """What was measured of one sample, as a line."""
+    values = {heading: row[name] for name, heading in columns.items() if row.get(name)}
+    said = ", ".join(f"{heading} {_short(value)}" for heading, value in values.items())
+    return f"seed {row['seed']}" + (f": {said}" if said else "")
+
+
+def _short(value: str) -> str:
+    try:
+        return f"{float(value):.4g}"
+    except ValueError:
+        return value
+
+
+def _picture(pixels: np.ndarray) -> str:
+    """A picture (channels, height, width) or a clip (frames, …), in [0, 1], as an address of data."""
+    clip = pixels if pixels.ndim == 4 else pixels[None]
+    frames = []
+    for frame in (clip.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8):
+        picture = Image.fromarray(frame.squeeze(-1) if frame.shape[-1] == 1 else frame).convert("RGB")
+        picture.thumbnail((LARGEST, LARGEST))
+        frames.append(picture)
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer, "WEBP", quality=90, method=4, save_all=len(frames) > 1, append_images=frames[1:], duration=167, loop=0
+    )
+    return _address(buffer.getvalue(), "image/webp")
+
+
+def _address(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

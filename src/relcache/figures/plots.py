@@ -1,0 +1,155 @@
+"""The paper's plots, drawn from recorded numbers: each function returns a figure.
+
+Colours are those of Okabe and Ito, which colour-blind readers tell apart; lines differ in their dashes and marks as
+well, so that they hold in black and white. The ground is white, for print and for dark screens alike.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+STYLE = {
+    "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "font.size": 9,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd",
+    "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False, "svg.fonttype": "none",
+    "svg.hashsalt": "relcache",
+}  # fmt: skip
+
+
+class Line(NamedTuple):
+    """One line of a plot: its name and its points."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+def render(figure: Figure) -> dict[str, bytes]:
+    """`figure` as files, by extension; the figure is closed."""
+    made = {}
+    for extension, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=extension, dpi=160, metadata=metadata)
+        made[extension] = buffer.getvalue()
+    pyplot.close(figure)
+    return made
+
+
+def lines(panels: Mapping[str, Sequence[Line]], x: str, y: str, *, marks: bool = False, log: bool = False) -> Figure:
+    """A panel for each entry of `panels`, side by side, with one legend for lines of one name.
+
+    Args:
+        panels: lines by the panel's title.
+        x, y: what the axes are.
+        marks: whether points are marked.
+        log: whether the vertical axis is logarithmic.
+    """
+    with pyplot.rc_context(STYLE):
+        figure, axes = _axes(len(panels))
+        looks: dict[str, dict[str, Any]] = {}
+        fresh = _looks()
+        for place, (axis, (title, drawn)) in enumerate(zip(axes, panels.items(), strict=True)):
+            for line in drawn:
+                look = looks.setdefault(line.name, next(fresh) if line.name not in looks else {})
+                mark = {"marker": look["marker"], "markersize": 4} if marks else {}
+                axis.plot(line.x, line.y, label=line.name, color=look["color"], linestyle=look["linestyle"], **mark)
+            axis.set(title=title, xlabel=x, ylabel=y if place == 0 else "")
+            if log:
+                axis.set_yscale("log")
+        _legend(figure, axes)
+    return figure
+
+
+def changes(inputs: Sequence[Line], outputs: Sequence[Line]) -> Figure:
+    """How much outputs and inputs of some modules change from step to step (the paper's figures 1a and 1b)."""
+    normalised = {
+        title: [Line(line.name, line.x, _min_max(np.asarray(line.y))) for line in drawn]
+        for title, drawn in (("(a) outputs", outputs), ("(b) inputs", inputs))
+    }
+    return lines(normalised, "step", "normalised L2 change")
+
+
+def two_errors(panels: Mapping[str, tuple[Line, Line]]) -> Figure:
+    """Of some modules the errors of the predicted input and output over the steps, with their correlation (2b)."""
+    titled = {}
+    for title, (left, right) in panels.items():
+        titled[f"{title}\ncorrelation {correlation(left.y, right.y):.2f}"] = [left, right]
+    return lines(titled, "step", "relative L1 error", log=True)
+
+
+def traces(drawn: Mapping[str, tuple[Sequence[float | None], Sequence[int], float]]) -> Figure:
+    """Of each run the error of the predicted input at each step, its sum since the last full step, and the full steps.
+
+    `drawn` maps a title to the signal by step, the full steps, and the threshold.
+    """
+    with pyplot.rc_context(STYLE):
+        figure, axes = _axes(len(drawn), most=3)
+        for place, (axis, (title, (signal, full_steps, threshold))) in enumerate(
+            zip(axes, drawn.items(), strict=True)
+        ):
+            known = [np.nan if error is None else error for error in signal]
+            spent, sums = 0.0, []
+            for step, error in enumerate(known):
+                spent += 0.0 if np.isnan(error) else error
+                sums.append(spent)
+                spent = 0.0 if step in set(full_steps) else spent
+            steps = np.arange(len(known))
+            axis.plot(steps, sums, color=COLOURS[0], drawstyle="steps-mid", label="sum since the last full step")
+            axis.plot(steps, known, color=COLOURS[1], linestyle="--", label="error of the step")
+            axis.axhline(threshold, color=COLOURS[6], linestyle=":", linewidth=1, label="threshold")
+            axis.plot(full_steps, np.zeros(len(full_steps)), "|", color=COLOURS[2], markersize=9, label="full steps")
+            axis.set(title=title, xlabel="step", ylabel="relative L1 error of the first input" if place == 0 else "")
+        _legend(figure, axes)
+    return figure
+
+
+def correlation(left: Sequence[float], right: Sequence[float]) -> float:
+    """Pearson's correlation of two series where both are known."""
+    one, two = np.asarray(left, float), np.asarray(right, float)
+    known = np.isfinite(one) & np.isfinite(two)
+    return float(np.corrcoef(one[known], two[known])[0, 1]) if known.sum() > 2 else float("nan")
+
+
+def _axes(number: int, most: int = 4) -> tuple[Figure, list[Any]]:
+    columns = min(number, most)
+    rows = -(-number // columns)
+    width = 5.2 if columns == 1 else 3.3 * columns + 0.4
+    figure, grid = pyplot.subplots(rows, columns, figsize=(width, 2.7 * rows + 0.7), squeeze=False, layout="constrained")
+    flat = list(grid.flat)
+    for axis in flat[number:]:
+        axis.set_axis_off()
+    return figure, flat[:number]
+
+
+def _looks() -> Iterator[dict[str, Any]]:
+    for colour, dash, mark in zip(cycle(COLOURS), cycle(DASHES), cycle(MARKS), strict=False):
+        yield {"color": colour, "linestyle": dash, "marker": mark}
+
+
+def _legend(figure: Figure, axes: Sequence[Any]) -> None:
+    """One legend below all panels, for the lines of every name."""
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), handlelength=3
+    )
+
+
+def _min_max(values: np.ndarray) -> np.ndarray:
+    least, most = np.nanmin(values), np.nanmax(values)
+    return (values - least) / (most - least) if most > least else np.zeros_like(values)
