@@ -28,6 +28,7 @@ from relcache.bench.calibration import at_budget, calibration_seeds, to_begin_wi
 from relcache.bench.calibration import calibrate as find_threshold
 from relcache.bench.entries import choose, named_config, split_methods
 from relcache.bench.gallery import slug, write_each, write_sheets
+from relcache.bench.external import make as make_environment
 from relcache.bench.illustrations import illustrate, summary
 from relcache.bench.page import write_page
 from relcache.bench.pipelines import (
@@ -157,6 +158,8 @@ def bench(
     calibration_samples: CalibrationSamples = 6,
     reference: Annotated[Path | None, typer.Option(help="ADM's reference batch (.npz), for FID and sFID.")] = None,
     inception: Annotated[Path | None, typer.Option(help="File with the Inception weights.")] = None,
+    alexnet: Annotated[Path | None, typer.Option(help="File with AlexNet's weights, for LPIPS.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Folder or hub id of the CLIP model for the CLIP score.")] = None,
     workers: Annotated[str, typer.Option(help="A number, or the address of a Ray cluster.")] = "1",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of each worker; 0 leaves torch's number.")] = 0,
     html: Annotated[bool, typer.Option("--html", help="Also write all into one page, report.html.")] = False,
@@ -183,6 +186,11 @@ def bench(
             columns = {**against(reference, inception, usable_device(device)), **columns}
         elif reference is not None or inception is not None:
             raise ValueError("--reference and --inception are of class-conditional with the paper's preset")
+        for name, option, given in (("lpips", "weights", alexnet), ("clip", "model", clip)):
+            if given is not None and name not in chosen.measures:
+                raise ValueError(f"{benchmark} of the preset {preset} does not measure {name}")
+            if given is not None:
+                chosen = with_measure(chosen, name, **{option: str(given)})
         _compare(chosen, asked, out / benchmark, workers, columns, benchmark if preset == "paper" else "")
         if html:
             console.print(f"Written to {write_page(out / benchmark)}")
@@ -204,6 +212,7 @@ def _compare(
             benchmark, asked, out,
             announce=lambda text: bar.update(work, description=text),
             advance=lambda count: bar.advance(work, count),
+            warn=lambda text: errors.print(text, highlight=False, markup=False),
         )  # fmt: skip
         bar.update(work, total=comparison.size)
         with make_pool(comparison.settings.setup, workers) as pool:
@@ -283,6 +292,17 @@ def figures(
     with plain_errors():
         for path in illustrate(folder, module or ()):
             console.print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def environment(
+    name: Annotated[str, typer.Argument(help="image-reward or vbench.")],
+    python: Annotated[str | None, typer.Option(help="Another Python to make it with; both want 3.8 to 3.11.")] = None,
+) -> None:
+    """Make the environment of its own that a metric needs; bench then uses it by itself."""
+    with plain_errors():
+        folder = make_environment(name, python, tell=lambda text: console.print(text, highlight=False, markup=False))
+        console.print(f"made {folder}", highlight=False)
 
 
 @app.command()

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import relcache_models
-from relcache.bench.summaries import Column, distance_to_full, mean, score
+from relcache.bench.measures import vbench_total
+from relcache.bench.summaries import Column, distance_to_full, mean, score, total
 from relcache_models import shapes
 
 Conditions = Sequence[int | str]
@@ -138,8 +139,13 @@ PAPER = {
         samples=200,
         targets=(14, 8),
         conditions=None,
-        measures={"pair": {}, "lpips": {}},
-        columns={**PAIR, **LPIPS},
+        measures={"pair": {}, "lpips": {}, "image-reward": {}, "clip": {}},
+        columns={
+            **PAIR,
+            **LPIPS,
+            "image_reward": Column("ImageReward", ".4f", mean("image-reward", "image_reward")),
+            "clip": Column("CLIP", ".2f", mean("clip", "clip")),
+        },
         meaning="PSNR, SSIM and LPIPS are against full compute",
         options={"height": 992, "width": 992, "max_sequence_length": 512},
     ),
@@ -150,8 +156,8 @@ PAPER = {
         samples=946,
         targets=(9, 7),
         conditions=None,
-        measures={"pair": {}, "lpips": {}},
-        columns={**PAIR, **LPIPS},
+        measures={"pair": {}, "lpips": {}, "vbench": {}},
+        columns={**PAIR, **LPIPS, "vbench": Column("VBench", ".2f", total("vbench", "vbench", vbench_total))},
         meaning="PSNR, SSIM and LPIPS are against full compute, per frame and then their mean",
         options={"height": 480, "width": 640, "num_frames": 33},
     ),

@@ -192,6 +192,10 @@ class Comparison:
         for start, _, _ in self._batches():
             yield files.read_arrays(self._samples_file(cell, start))
 
+    def takes(self, measure: str) -> bool:
+        """Whether a measure is taken: not where what it needs is missing."""
+        return measure in self.settings.setup.measures
+
     def values(self, cell: Cell, measure: str, name: str) -> Iterator[torch.Tensor]:
         """What a measure found under `name`, batch by batch."""
         for start, _, _ in self._batches():

@@ -6,13 +6,17 @@ their conditions, and returns values (n, …) by name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+import transformers
 from torch import Tensor
 
 import relcache_models
+from relcache.bench.external import ENVIRONMENTS, External, require
 from relcache.metrics.features import Inception
 from relcache.metrics.pair import lpips, psnr, ssim
 from relcache_models import shapes
@@ -77,15 +81,102 @@ def _recogniser(device: str, model: str = "recogniser-pictures") -> Measure:
     return measure
 
 
+def _clip(device: str, model: str = "openai/clip-vit-large-patch14") -> Measure:
+    """CLIP score: 100 times the cosine between the features of a picture and of its prompt.
+
+    The paper does not say which of CLIP's models it takes; `model` is a folder or a hub id.
+    """
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(model)
+        network = transformers.CLIPModel.from_pretrained(model).to(device).eval()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the CLIP score needs {model}, which could not be loaded ({str(error).splitlines()[0]}): give a folder "
+            "with --clip"
+        ) from error
+
+    @torch.no_grad()
+    def measure(images: Tensor, references: Tensor, conditions: Sequence[int | str]) -> dict[str, Tensor]:
+        texts = [str(condition) for condition in conditions]
+        given = processor(
+            text=texts, images=list(images), return_tensors="pt", padding=True, truncation=True
+        ).to(device)
+        found = network(**given)
+        return {"clip": 100 * F.cosine_similarity(found.image_embeds, found.text_embeds).cpu()}
+
+    return measure
+
+
+def _image_reward(device: str) -> Measure:
+    """ImageReward, in its own environment."""
+    ask = External("image-reward", device)
+    return lambda images, references, conditions: {"image_reward": torch.tensor(ask(images, conditions))}
+
+
+DIMENSIONS = {
+    "subject_consistency": (0.1462, 1.0, 1.0), "background_consistency": (0.2615, 1.0, 1.0),
+    "temporal_flickering": (0.6293, 1.0, 1.0), "motion_smoothness": (0.706, 0.9975, 1.0),
+    "dynamic_degree": (0.0, 1.0, 0.5), "aesthetic_quality": (0.0, 1.0, 1.0), "imaging_quality": (0.0, 1.0, 1.0),
+    "object_class": (0.0, 1.0, 1.0), "multiple_objects": (0.0, 1.0, 1.0), "human_action": (0.0, 1.0, 1.0),
+    "color": (0.0, 1.0, 1.0), "spatial_relationship": (0.0, 1.0, 1.0), "scene": (0.0, 0.8222, 1.0),
+    "appearance_style": (0.0009, 0.2855, 1.0), "temporal_style": (0.0, 0.364, 1.0),
+    "overall_consistency": (0.0, 0.364, 1.0),
+}  # fmt: skip
+"""VBench's dimensions: least and greatest value, and weight. The first seven are of quality, the others of meaning.
+
+Source: VBench's own constants (Huang et al., CVPR 2024; Apache-2.0).
+"""
+QUALITY, QUALITY_WEIGHT, MEANING_WEIGHT = 7, 4, 1
+
+
+def _vbench(device: str) -> Measure:
+    """VBench's dimensions, in its own environment: (n, 16), NaN where a prompt is not judged by a dimension."""
+    ask = External("vbench", device, dimensions=list(DIMENSIONS))
+
+    def measure(images: Tensor, references: Tensor, conditions: Sequence[int | str]) -> dict[str, Tensor]:
+        scores = [[math.nan if value is None else value for value in row] for row in ask(images, conditions)]
+        return {"vbench": torch.tensor(scores)}
+
+    return measure
+
+
+def vbench_total(scores: Tensor) -> float | None:
+    """VBench's total in percent, of scores (n, 16); None where a dimension has no clip."""
+    means = scores.double().nanmean(0)
+    if means.isnan().any():
+        return None
+    least, most, weight = torch.tensor(list(DIMENSIONS.values()), dtype=torch.float64).unbind(1)
+    scaled = (means - least) / (most - least) * weight
+    quality = scaled[:QUALITY].sum() / weight[:QUALITY].sum()
+    meaning = scaled[QUALITY:].sum() / weight[QUALITY:].sum()
+    total = (QUALITY_WEIGHT * quality + MEANING_WEIGHT * meaning) / (QUALITY_WEIGHT + MEANING_WEIGHT)
+    return float(100 * total)
+
+
 MEASURES: dict[str, Callable[..., Measure]] = {
     "pair": _pair,
     "lpips": _lpips,
     "inception": _inception,
     "classifier": _classifier,
     "recogniser": _recogniser,
+    "clip": _clip,
+    "image-reward": _image_reward,
+    "vbench": _vbench,
 }
 
 
 def make_measure(name: str, device: str, **options: Any) -> Measure:
     """The measure of this name, its networks loaded onto `device`."""
     return MEASURES[name](device, **options)
+
+
+def unavailable(name: str, **options: Any) -> str | None:
+    """Why a measure cannot be taken here, and what would change that; None where it can."""
+    try:
+        if name in ENVIRONMENTS:
+            require(name)
+        elif name in ("clip", "lpips", "inception"):
+            make_measure(name, "cpu", **options)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return None

@@ -14,6 +14,7 @@ from relcache.bench.benchmarks import SMALL, Benchmark, shipped
 from relcache.bench.calibration import WARMUP, calibration_seeds
 from relcache.bench.comparison import Comparison, Settings
 from relcache.bench.entries import choose
+from relcache.bench.measures import unavailable
 from relcache.bench.pipelines import usable_device
 from relcache.bench.work import Setup
 
@@ -69,8 +70,11 @@ def prepare(
     out: Path,
     announce: Callable[[str], None] = lambda text: None,
     advance: Callable[[int], None] = lambda count: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """The comparison that `asked` makes of `benchmark`, its results in `out`.
+
+    `warn` is told which of its measures cannot be taken here, and what would change that.
 
     Raises:
         ValueError: something that cannot be had; the message says what, and what can.
@@ -81,6 +85,10 @@ def prepare(
     entries = choose(asked.methods)
     targets = numbers(asked.nfc, steps) if asked.nfc else targets_for(benchmark, steps)
     guidance = benchmark.guidance if asked.guidance is None else asked.guidance
+    reasons = {name: unavailable(name, **options) for name, options in benchmark.measures.items()}
+    for name, reason in reasons.items():
+        if reason:
+            warn(f"the table has dashes for {name}: {reason}. Then the same command fills them in")
     setup = Setup(
         model=asked.model or benchmark.model,
         device=usable_device(asked.device),
@@ -88,7 +96,7 @@ def prepare(
         offload=asked.offload,
         steps=steps,
         options={**benchmark.options, "guidance_scale": guidance, **asked.options},
-        measures=benchmark.measures,
+        measures={name: options for name, options in benchmark.measures.items() if not reasons[name]},
         threads=asked.threads,
     )
     settings = Settings(

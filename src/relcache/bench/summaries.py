@@ -21,7 +21,7 @@ def mean(measure: str, name: str, against_full: bool = False) -> Summary:
     """The mean over the samples; None for full compute itself where samples are measured against it."""
 
     def summary(comparison: Comparison, cell: Cell) -> float | None:
-        if against_full and cell is comparison.full:
+        if not comparison.takes(measure) or (against_full and cell is comparison.full):
             return None
         return float(torch.cat(list(comparison.values(cell, measure, name))).double().mean())
 
@@ -32,7 +32,7 @@ def distance_to_full(measure: str, name: str = "features") -> Summary:
     """The Fréchet distance to the samples of full compute."""
 
     def summary(comparison: Comparison, cell: Cell) -> float | None:
-        if cell is comparison.full or comparison.settings.samples < 2:
+        if not comparison.takes(measure) or cell is comparison.full or comparison.settings.samples < 2:
             return None
         return frechet_distance(
             fit(comparison.values(cell, measure, name)), fit(comparison.values(comparison.full, measure, name))
@@ -43,7 +43,22 @@ def distance_to_full(measure: str, name: str = "features") -> Summary:
 
 def score(measure: str) -> Summary:
     """The Inception score of a measure's probabilities."""
-    return lambda comparison, cell: inception_score(comparison.values(cell, measure, "probabilities"))
+
+    def summary(comparison: Comparison, cell: Cell) -> float | None:
+        if not comparison.takes(measure):
+            return None
+        return inception_score(comparison.values(cell, measure, "probabilities"))
+
+    return summary
+
+
+def total(measure: str, name: str, of: Callable[[torch.Tensor], float | None]) -> Summary:
+    """What `of` makes of the values of all samples together."""
+
+    def summary(comparison: Comparison, cell: Cell) -> float | None:
+        return of(torch.cat(list(comparison.values(cell, measure, name)))) if comparison.takes(measure) else None
+
+    return summary
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,7 @@ class Reference:
         """The Fréchet distance to it: FID or sFID."""
 
         def summary(comparison: Comparison, cell: Cell) -> float | None:
-            known = self.gaussian(name)
+            known = self.gaussian(name) if comparison.takes(measure) else None
             return None if known is None else frechet_distance(fit(comparison.values(cell, measure, name)), known)
 
         return summary
@@ -94,7 +109,7 @@ class Reference:
         """Precision (0) or recall (1) against its pictures."""
 
         def summary(comparison: Comparison, cell: Cell) -> float | None:
-            if not self._features:
+            if not comparison.takes(measure) or not self._features:
                 return None
             samples = torch.cat(list(comparison.values(cell, measure, "features")))
             return precision_recall(self._features["features"], samples)[index]
