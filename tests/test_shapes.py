@@ -124,6 +124,22 @@ def test_edges_are_smooth_and_pictures_the_same_at_every_size() -> None:
     assert (torch.nn.functional.avg_pool2d(large, 2) - small).abs().mean() < 0.01
 
 
+def test_occupancy_is_where_the_render_shows_each_kind() -> None:
+    scenes = [scene_of(f"a white {kind} left of a red {KINDS[number - 1]}") for number, kind in enumerate(KINDS)]
+    covered = shapes.occupancy(scenes, 64)[:, 0]
+    assert covered.shape == (len(KINDS), len(KINDS), 64, 64)
+    pixels = render(scenes, 64, 0)[:, 0]
+    for number in range(len(KINDS)):
+        red, green = pixels[number, 0], pixels[number, 1]
+        assert (covered[number, number] > 0.5)[(red > 0.6) & (green > 0.6)].float().mean() > 0.95
+        assert (covered[number, number - 1] > 0.5)[(red > 0.5) & (green < 0.2)].float().mean() > 0.95
+        assert covered[number].sum((-2, -1)).gt(0).sum() == 2
+    (clip,) = shapes.occupancy([scene_of("a large red star moves left", frames=9)], 24)
+    star = clip[:, KINDS.index("star")]
+    where = (star * torch.arange(24)).sum((-2, -1)) / star.sum((-2, -1))
+    assert (where.diff() < 0).all()
+
+
 def test_pictures_depend_on_the_seed_alone() -> None:
     scenes = [scene_of("a red circle left of a blue star", seed) for seed in range(3)]
     assert torch.equal(render(scenes, 32, 5), render(scenes, 32, 5))

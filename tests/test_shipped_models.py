@@ -25,7 +25,7 @@ def size(folder: Path) -> int:
 
 def test_names_and_folders() -> None:
     assert relcache_models.names() == [
-        "classifier-fashion-mnist", "dit-fashion-mnist", "recogniser-pictures", "small-flux",
+        "classifier-fashion-mnist", "dit-fashion-mnist", "recogniser-clips", "recogniser-pictures", "small-flux",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="there are: classifier-fashion-mnist, dit-fashion-mnist, recogniser"):
         relcache_models.folder("dit-cifar")
@@ -36,6 +36,7 @@ def test_sizes() -> None:
     assert size(relcache_models.folder("classifier-fashion-mnist")) <= 2e6
     assert size(relcache_models.folder("small-flux")) <= 24e6
     assert size(relcache_models.folder("recogniser-pictures")) <= 2e6
+    assert size(relcache_models.folder("recogniser-clips")) <= 2e6
     assert size(Path(relcache.__file__).parent) < 1e6  # what the library's own wheel holds
     for name in relcache_models.names():
         assert (relcache_models.folder(name) / "README.md").stat().st_size > 500
@@ -97,7 +98,7 @@ def test_small_flux_shows_what_prompts_say(small_flux: FluxPipeline) -> None:
     pictures = picture(small_flux, [str(prompt) for prompt in prompts], list(range(24)), steps=30)
     recogniser = Recogniser.from_pretrained(relcache_models.folder("recogniser-pictures"))
     right = recogniser.judge(pictures[:, None], prompts)["right"].float().mean()
-    assert right >= 0.59  # 77 % less two standard deviations of a share of 24
+    assert right >= 0.64  # 80 % less two standard deviations of a share of 24
 
 
 def test_padding_of_the_prompt_hardly_matters(small_flux: FluxPipeline) -> None:

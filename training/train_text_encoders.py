@@ -217,7 +217,10 @@ def train(name: str, encoder: nn.Module, tokenizer, options: argparse.Namespace)
     for update in range(options.updates):
         for group in optimiser.param_groups:
             group["lr"] = options.learning_rate * learning_rate(update, options.updates)
-        prompts = [shapes.sample_prompt(rng, video=rng.random() < 0.4) for _ in range(options.batch)]
+        prompts = [
+            shapes.sample_prompt(rng, video=rng.random() < 0.4, open_colours=options.open_colours)
+            for _ in range(options.batch)
+        ]
         loss, _ = right(prompts, rng.choice((0, DEFAULT_PROMPT_TEMPLATE["crop_start"])))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -241,6 +244,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=("t5", "clip", "llama"), default=("t5", "clip", "llama"))
     parser.add_argument("--updates", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--open-colours", type=float, default=0.3, help="share of shapes whose colour is left open")
     parser.add_argument("--checks", type=int, default=1000, help="prompts of each sort that are tried at the end")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     options = parser.parse_args()
