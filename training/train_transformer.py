@@ -1,7 +1,8 @@
 """Train the transformer of small-flux (`text`) or of small-video (`video`) by flow matching on scenes of shapes.
 
     python training/train_transformer.py text --run runs/transformer-text --updates 6000
-    python training/train_transformer.py video --run runs/transformer-video --updates 6000
+    python training/train_transformer.py video --run runs/transformer-video --updates 6000 \\
+        --pictures models/src/relcache_models/small-flux/transformer
 
 The networks are diffusers' own `FluxTransformer2DModel` and `HunyuanVideoTransformer3DModel`. They need what
 `train_autoencoder.py` and `train_text_encoders.py` leave in their run folders. The same command resumes.
@@ -10,8 +11,8 @@ As FLUX.1 dev and HunyuanVideo are, they are distilled for guidance: in the last
 is moved by (w - 1)(v_conditional - v_unconditional), where both velocities are the model's own without guidance and
 w = 1 + strength (g - 1) follows the guidance g that the model is told. One forward per step then samples with guidance.
 
-The last double block also learns to tell where a shape of which kind is in the clean picture (`Outlines`). That is
-seldom worth much to the velocity, which is mostly texture, and all to whether the picture shows what the prompt says.
+The last double block also learns to tell where a shape of which kind is in the clean picture (`Outlines`). To
+the loss of the velocity, which is mostly texture, shapes are worth little; to what the prompt says they are all.
 The head that reads it is not part of the exported model.
 
 A video transformer may start from the one of pictures (`--pictures`): see `inflate`.
@@ -86,8 +87,10 @@ def initialise(model: nn.Module) -> None:
 
 @torch.no_grad()
 def inflate(transformer: HunyuanVideoTransformer3DModel, pictures: FluxTransformer2DModel) -> None:
-    """Give `transformer` the weights of `pictures`: all but those of what pictures have not, text's refiner and the
-    further channels of the latents.
+    """Give `transformer` the weights of `pictures`.
+
+    Pictures have no refiner of text and fewer channels: those weights stay as they are, but further channels are not
+    looked at in the beginning.
 
     Of a clip of one frame both then have the same velocity in the channels of pictures, if the further ones are left
     out and the features of text are the same.
@@ -261,6 +264,8 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     options = parser.parse_args()
     task, device = options.task, torch.device(options.device)
+    if options.pictures and task == "text":
+        parser.error("--pictures is for video: a model of pictures has none to start from")
 
     kind = AutoencoderKL if task == "text" else AutoencoderKLHunyuanVideo
     folder = options.autoencoder or Path(f"runs/autoencoder-{task}/autoencoder")
