@@ -8,8 +8,9 @@ The networks are diffusers' own `FluxTransformer2DModel` and `HunyuanVideoTransf
 `train_autoencoder.py` and `train_text_encoders.py` leave in their run folders. The same command resumes.
 
 As FLUX.1 dev and HunyuanVideo are, they are distilled for guidance: in the last part of the run (`--distil`) the target
-is moved by (w - 1)(v_conditional - v_unconditional), where both velocities are the model's own without guidance and
-w = 1 + strength (g - 1) follows the guidance g that the model is told. One forward per step then samples with guidance.
+of three samples in four is v_unconditional + w (v_conditional - v_unconditional), where both velocities are those of
+the moving average without guidance and w = 1 + strength (g - 1) follows the guidance g that the model is told. One
+forward per step then samples with guidance.
 
 The last double block also learns to tell where a shape of which kind is in the clean picture (`Outlines`). To
 the loss of the velocity, which is mostly texture, shapes are worth little; to what the prompt says they are all.
@@ -43,6 +44,7 @@ from train_autoencoder import CHANNELS, SIDE, scenes
 
 TOKENS = 12  # of text in training: the longest prompt, its end, and padding
 GUIDANCE = {"text": (3.5, 2.6), "video": (6.0, 2.6)}  # the pipeline's default guidance, and the w that it shall mean
+NOISE = {"text": 1.0, "video": 1.5}  # mean logit of the noise level; three frames that agree show through more of it
 
 
 def build(task: str, heads: int) -> nn.Module:
@@ -285,6 +287,10 @@ def main() -> None:
     step = velocity if options.no_compile else torch.compile(velocity)
     for start in range(0, options.first, 512):
         reservoir.refresh(min(512, options.first - start), seed=-1000 - options.first * run.update - start)
+    average = build(task, options.heads).to(device).eval().requires_grad_(False)
+    average.load_state_dict(run.average, assign=True)  # the very tensors that the run keeps up to date
+    teacher = Velocity(task, average).to(device)
+    guide = teacher if options.no_compile else torch.compile(teacher)
     nothing = [value.to(device) for value in Texts(task, options.text_encoders)([""])]
     usual, meant = GUIDANCE[task]
     strength = (meant - 1) / (usual - 1)
@@ -302,7 +308,7 @@ def main() -> None:
 
         spread = (torch.arange(options.batch) + torch.rand(options.batch, generator=generator)) / options.batch
         normal = torch.special.ndtri(spread.clamp(1e-4, 1 - 1e-4))  # stratified over the batch
-        sigma = torch.sigmoid(1.0 + 1.2 * normal).to(device)  # shapes take form above 0.8, the rest is texture
+        sigma = torch.sigmoid(NOISE[task] + 1.2 * normal).to(device)  # shapes take form at high noise, then texture
         noise = torch.randn(latents.shape, generator=generator).to(device)
         shape = (-1,) + (1,) * (latents.ndim - 1)
         noisy = torch.lerp(latents, noise, sigma.view(shape))
@@ -319,10 +325,11 @@ def main() -> None:
                 one = torch.ones_like(guidance)
                 empty = [value.expand(options.batch, *value.shape[1:]) for value in nothing]
                 with torch.no_grad():
-                    conditional, _ = step(noisy, sigma, one, text, mask, pooled, padding)
-                    unconditional, _ = step(noisy, sigma, one, *empty, padding)
-                weight = (strength * (guidance - 1)).view(shape)
-                target = target + weight * (conditional - unconditional).float()
+                    conditional, _ = guide(noisy, sigma, one, text, mask, pooled, padding)
+                    unconditional, _ = guide(noisy, sigma, one, *empty, padding)
+                weight = (1 + strength * (guidance - 1)).view(shape)
+                guided = torch.lerp(unconditional.float(), conditional.float(), weight)
+                target = torch.where((guidance == 1).view(shape), target, guided)
             found, hidden = step(noisy, sigma, guidance, text, mask, pooled, padding)
             told = head.loss(hidden, covered)
         loss = (found.float() - target).square().mean()

@@ -32,7 +32,7 @@ from relcache.bench.pipelines import (
     load_pipeline,
 )
 from relcache.bench.sampling import Sampler, Samples
-from relcache.bench.tasks import TASKS, shipped_tasks
+from relcache.bench.tasks import TASKS
 from relcache.figures.sheet import Row
 from relcache.methods import config_from_text, method_from_config
 from relcache.metrics.pair import psnr
@@ -121,7 +121,7 @@ def demo(
         targets = _numbers(nfc, steps) if nfc else targets_for(steps)
         every = [
             Settings(name, samples, steps, guidance, seed, batch, calibration_samples)
-            for name in (shipped_tasks() if task == "all" else [task])
+            for name in (TASKS if task == "all" else [task])
         ]
         for settings in every:
             _demonstrate(settings, out / settings.task, device, entries, targets)

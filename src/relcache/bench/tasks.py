@@ -120,8 +120,3 @@ TASKS = {
         {"height": 48, "width": 48, "num_frames": 9, "max_sequence_length": 16},
     ),
 }
-
-
-def shipped_tasks() -> list[str]:
-    """The tasks whose models this installation has."""
-    return [name for name, task in TASKS.items() if task.model in relcache_models.names()]
