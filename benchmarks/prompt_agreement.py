@@ -13,10 +13,11 @@ import random
 from pathlib import Path
 
 from relcache.bench import files
+from relcache.bench.asked import named_config
 from relcache.bench.pipelines import load_pipeline
 from relcache.bench.sampling import Sampler
 from relcache.bench.tasks import TASKS
-from relcache.methods import method_from_text
+from relcache.methods import method_from_config
 from relcache_models import shapes
 
 
@@ -49,7 +50,7 @@ def main() -> None:
             for seed in range(options.samples)
         ]
         made = sampler.run(
-            method_from_text(options.method),
+            method_from_config(named_config(options.method)),
             list(range(options.samples)),
             prompts,
             lambda count: print(".", end="", flush=True),

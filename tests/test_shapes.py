@@ -106,6 +106,14 @@ def test_a_bounce_turns_round() -> None:
         assert any(turns)
 
 
+def test_what_grows_or_shrinks_has_no_size() -> None:
+    """It has every size; to say one means nothing, and nothing is judged by it."""
+    prompts = [parse("a small red circle grows"), parse("a small red circle bounces")]
+    assert shapes.said(prompts)["size0"].tolist() == [-1, 0]
+    scenes = [scene_of("a large red circle shrinks", frames=9), scene_of("a large red circle bounces", frames=9)]
+    assert shapes.labels(scenes)["size0"].tolist() == [-1, 1]
+
+
 def test_pictures_show_the_colour_where_the_shape_is() -> None:
     for colour, rgb in COLOURS.items():
         scene = scene_of(f"a large {colour} square in the middle")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel, FluxPipeline, HunyuanVideoPipeline
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 import relcache
 import relcache_models
 from relcache_models import shapes
 from relcache_models.classifier import Classifier
 from relcache_models.recogniser import Recogniser
+from relcache_models.weights import load_weights
 
 MODEL = relcache_models.folder("dit-fashion-mnist")
 
@@ -43,6 +48,37 @@ def test_sizes() -> None:
     assert size(Path(relcache.__file__).parent) < 1e6  # what the library's own wheel holds
     for name in relcache_models.names():
         assert (relcache_models.folder(name) / "README.md").stat().st_size > 500
+
+
+@pytest.mark.parametrize("kind", [Classifier, Recogniser])
+def test_broken_judges_are_named(kind: type, tmp_path: Path) -> None:
+    name = "classifier-fashion-mnist" if kind is Classifier else "recogniser-pictures"
+    shutil.copytree(relcache_models.folder(name), tmp_path / "judge")
+    weights = tmp_path / "judge" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=f"{re.escape(str(weights))} is broken"):
+        kind.from_pretrained(tmp_path / "judge")
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no model\.safetensors"):
+        kind.from_pretrained(tmp_path / "judge")
+
+
+def test_text_encoders_are_as_older_versions_name_them() -> None:
+    """transformers 4 knows no `TokenizersBackend`; its CLIP wants vocabulary and merges in files, and longer names."""
+    for model in ("small-flux", "small-video"):
+        folder = relcache_models.folder(model)
+        index = json.loads((folder / "model_index.json").read_text())
+        for name in ("tokenizer", "tokenizer_2"):
+            kind = json.loads((folder / name / "tokenizer_config.json").read_text())["tokenizer_class"]
+            assert index[name] == ["transformers", kind]
+            assert kind in ("PreTrainedTokenizerFast", "CLIPTokenizer")
+            if kind == "CLIPTokenizer":
+                vocabulary = json.loads((folder / name / "vocab.json").read_text())
+                tokenizer = CLIPTokenizer.from_pretrained(folder / name)
+                assert vocabulary.items() <= tokenizer.get_vocab().items()
+                assert (folder / name / "merges.txt").read_text().startswith("#version: 0.2\n")
+        clip = folder / ("text_encoder" if model == "small-flux" else "text_encoder_2") / "model.safetensors"
+        assert all(name.startswith("text_model.") for name in load_weights(clip))
 
 
 def test_transformer_loads_as_the_plain_class() -> None:
@@ -101,7 +137,7 @@ def test_small_flux_shows_what_prompts_say(small_flux: FluxPipeline) -> None:
     pictures = picture(small_flux, [str(prompt) for prompt in prompts], list(range(24)), steps=30)
     recogniser = Recogniser.from_pretrained(relcache_models.folder("recogniser-pictures"))
     right = recogniser.judge(pictures[:, None], prompts)["right"].float().mean()
-    assert right >= 0.64  # 80 % less two standard deviations of a share of 24
+    assert right >= 0.73  # 87 % less two standard deviations of a share of 24
 
 
 def test_padding_of_the_prompt_hardly_matters(small_flux: FluxPipeline) -> None:

@@ -118,7 +118,10 @@ def test_training_of_a_text_model(task: str, tmp_path: Path) -> None:
     small = ["--heads", 2, "--batch", 4, "--first", 8, "--fresh", 2, "--no-compile"]
     train = ("train_transformer.py", task, "--run", run, *where, *small, "--distil", 0.5, "--updates")
     assert "stopped at update 2 of 2" in script(*train, 2)
+    with (run / "loss.jsonl").open("a") as log:  # as a run leaves it that was killed after its checkpoint
+        log.write('{"update": 3, "loss": 9.0}\n')
     assert "resumed at update 2" in script(*train, 4)
+    assert [json.loads(row)["update"] for row in (run / "loss.jsonl").read_text().splitlines()] == [2, 4]
     script("export_pipeline.py", task, "--out", tmp_path / "model", "--run", run, *where, "--heads", 2)
 
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / "model")

@@ -3,11 +3,11 @@
     python training/train_autoencoder.py text --run runs/autoencoder-text
     python training/train_autoencoder.py video --run runs/autoencoder-video --batch 8 --learning-rate 1e-3
 
-`AutoencoderKL` and `AutoencoderKLHunyuanVideo` of diffusers, small. Both compress each side by 4 to 8 channels, the
-latter also time by 4. The video autoencoder starts from the one of pictures (`--pictures`), inflated: each convolution
-looks at the newest frame alone, and learns the frames before it from clips. The same command resumes. At the end the
-run folder holds `autoencoder/`, in diffusers' format and with the scaling factor that makes latents of unit variance,
-and `reconstruction.png`.
+`AutoencoderKL` and `AutoencoderKLHunyuanVideo` of diffusers, small. The former compresses each side by 4, to 8
+channels, the latter also time by 4, to 16. The video autoencoder starts from the one of pictures (`--pictures`),
+inflated: each convolution looks at the newest frame alone, and learns the frames before it from clips. The same command
+resumes. At the end the run folder holds `autoencoder/`, in diffusers' format and with the scaling factor that makes
+latents of unit variance, and `reconstruction.png`.
 """
 
 from __future__ import annotations
@@ -167,6 +167,8 @@ def main() -> None:
         adam.step()
         run.done(options.batch, mse=(again - pixels).square().mean().item() / 4, kl=divergence.item())
 
+    if not run.is_complete:
+        return
     autoencoder.load_state_dict(run.average)
     autoencoder.eval()
     with torch.no_grad():

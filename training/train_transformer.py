@@ -8,9 +8,9 @@ The networks are diffusers' own `FluxTransformer2DModel` and `HunyuanVideoTransf
 `train_autoencoder.py` and `train_text_encoders.py` leave in their run folders. The same command resumes.
 
 As FLUX.1 dev and HunyuanVideo are, they are distilled for guidance: in the last part of the run (`--distil`) the target
-of three samples in four is v_unconditional + w (v_conditional - v_unconditional), where both velocities are those of
-the moving average without guidance and w = 1 + strength (g - 1) follows the guidance g that the model is told. One
-forward per step then samples with guidance.
+of three in four of the samples that have a prompt is v_unconditional + w (v_conditional - v_unconditional), where both
+velocities are those of the moving average without guidance and w = 1 + strength (g - 1) follows the guidance g that the
+model is told. One forward per step then samples with guidance.
 
 The last double block also learns to tell where a shape of which kind is in the clean picture (`Outlines`). To
 the loss of the velocity, which is mostly texture, shapes are worth little; to what the prompt says they are all.

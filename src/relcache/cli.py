@@ -26,12 +26,8 @@ from relcache.bench.calibration import WARMUP, at_budget, calibration_seeds, to_
 from relcache.bench.calibration import calibrate as find_threshold
 from relcache.bench.demo import Demo, Entry, Settings, choose, targets_for
 from relcache.bench.gallery import slug, write_each, write_sheets
-from relcache.bench.pipelines import (
-    DEFAULT_MODEL,
-    OFFLOADS,
-    load_pipeline,
-)
-from relcache.bench.sampling import Sampler, Samples
+from relcache.bench.pipelines import DEFAULT_MODEL, OFFLOADS, is_out_of_memory, load_pipeline
+from relcache.bench.sampling import Sampler, Samples, smaller
 from relcache.bench.tasks import TASKS
 from relcache.figures.sheet import Row
 from relcache.methods import config_from_text, method_from_config
@@ -47,7 +43,10 @@ app = typer.Typer(
 console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True)
 
-Model = Annotated[str, typer.Option(help="A shipped model, a folder in diffusers' format, or a hub id.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="A shipped model, a folder in diffusers' format, or a hub id; by default a shipped one."),
+]
 Steps = Annotated[int, typer.Option(min=1, help="Denoising steps.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")]
 Size = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels, or one number for both.")]
@@ -59,24 +58,26 @@ Option = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the first sample; the others count on from it.")]
 Batch = Annotated[int, typer.Option(min=1, help="Samples per batch.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
+Offload = Annotated[str, typer.Option(help="none, model, group or sequential: less GPU memory, and slower.")]
 DType = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 
 
 @contextmanager
-def plain_errors(resumes: bool = False, relief: Sequence[str] = ()) -> Iterator[None]:
+def plain_errors(relief: Sequence[str], resumes: bool = False) -> Iterator[None]:
     """Errors that a user can mend, as a line instead of a traceback; exit status 1, and 130 for an interrupt.
 
-    `relief` are the options of which each would need less memory.
+    `relief` are the options of which each would need less memory; it may grow while the command runs.
     """
     try:
         yield
-    except (ValueError, FileNotFoundError, OSError) as error:
+    except (ValueError, OSError) as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and not re.search(r"can't allocate memory|not enough memory", str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
-        errors.print(f"[bold red]error:[/] out of memory; it would help to give {', or '.join(relief)}", soft_wrap=True)
+        hint = f"; it would help to give {', or '.join(relief)}" if relief else ""
+        errors.print(f"[bold red]error:[/] out of memory{hint}", soft_wrap=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         more = "; methods that were finished are kept, and the same command goes on from there" if resumes else ""
@@ -116,7 +117,7 @@ def demo(
     class: a class-conditional DiT; text: pictures by FLUX's architecture; video: clips by HunyuanVideo's. Prints the
     table and writes table.json, table.md and sheets. Run again with the same options, it goes on from what is there.
     """
-    with plain_errors(resumes=True, relief=_relief(device, "float32", batch)):
+    with plain_errors(_relief(batch), resumes=True):
         entries = choose(methods)
         targets = _numbers(nfc, steps) if nfc else targets_for(steps)
         every = [
@@ -135,11 +136,11 @@ def _demonstrate(settings: Settings, out: Path, device: str, entries: list[Entry
     with progress_bar() as bar:
         # one bar that is renamed, and the total as it becomes known
         work = bar.add_task("loading", total=(1 + len(entries) * len(targets)) * settings.samples)
-
-        def announce(text: str, count: int) -> None:
-            bar.update(work, description=text)
-
-        demonstration = Demo(pipeline, settings, out, announce, lambda count: bar.advance(work, count))
+        demonstration = Demo(
+            pipeline, settings, out,
+            announce=lambda text: bar.update(work, description=text),
+            advance=lambda count: bar.advance(work, count),
+        )  # fmt: skip
         rows = demonstration.run(entries, targets)
         bar.update(work, description="done", total=bar.tasks[0].completed)
     about = f"{task.model}: {settings.samples} samples, {settings.steps} steps, guidance {settings.guidance:g}"
@@ -169,9 +170,7 @@ def sample(
     nfc: Annotated[
         int | None, typer.Option(help="Number of full steps: sets the interval, or first finds the threshold.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A shipped model, a folder in diffusers' format, or a hub id.")
-    ] = None,
+    model: Model = None,
     steps: Steps = 50,
     guidance: Guidance = None,
     size: Size = None,
@@ -182,26 +181,29 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for the pictures or clips.")] = Path("relcache-samples"),
     device: Device = "auto",
     dtype: DType = "float32",
-    offload: Annotated[
-        str, typer.Option(help="none, model, group or sequential: less GPU memory, and slower.")
-    ] = "none",
+    offload: Offload = "none",
 ) -> None:
     """Make a picture or a clip per prompt or class, and print the report; or one per method, and compare them."""
-    with plain_errors(relief=_relief(device, dtype, batch, offload)):
+    relief = _relief(batch, device, dtype, offload)
+    with plain_errors(relief):
         model = model or ("small-flux" if prompt else DEFAULT_MODEL)
-        given = [text.strip() for text in split_methods(compare or method)]
+        given = [text.strip() for text in split_methods(method if compare is None else compare)]
+        if not given or (compare is None and len(given) > 1):
+            asked_for = repr(method) if compare is None else repr(compare)
+            raise ValueError(f"--method takes one method, --compare one or more; got {asked_for}")
         configs = {text: named_config(text) for text in given}
         for config in configs.values():  # a mistake shows before anything is loaded
             method_from_config(config if nfc is None else with_any_budget(config))
         options = call_options(model, guidance, size, frames, option or [])
         pipeline = load_pipeline(model, device, dtype, offload)
+        relief += smaller(pipeline)
         sampler = Sampler(pipeline, steps, batch, options)
         asked, names = conditions(pipeline, prompt, classes)
         seeds = [seed + index for index in range(len(asked))]
         made: dict[str, Samples] = {}
         with progress_bar() as bar:
             task = bar.add_task("loading", total=len(configs) * len(seeds))
-            for text, config in configs.items():
+            for place, (text, config) in enumerate(configs.items()):
                 bar.update(task, description=text)
                 if nfc is None:
                     chosen = method_from_config(config)
@@ -210,6 +212,8 @@ def sample(
                     chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)
                 made[text] = sampler.run(chosen, seeds, asked, lambda count: bar.advance(task, count))
                 label = f"-{slug(text)}" if compare else ""
+                if any(slug(text) == slug(other) for other in given[:place]):
+                    label += f"-{place}"
                 stems = [f"{i:03d}-{name}-seed{s}{label}" for i, (name, s) in enumerate(zip(names, seeds, strict=True))]
                 write_each(out, made[text].images.numpy(), stems)
         rows = [
@@ -233,7 +237,7 @@ def calibrate(
     prompt: Annotated[
         list[str] | None, typer.Option(help="A prompt to calibrate on; give the option again for more.")
     ] = None,
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     steps: Steps = 50,
     guidance: Guidance = None,
     size: Size = None,
@@ -243,12 +247,16 @@ def calibrate(
     batch: Batch = 16,
     device: Device = "auto",
     dtype: DType = "float32",
+    offload: Offload = "none",
 ) -> None:
     """Print the threshold at which a method has a given mean number of full steps."""
-    with plain_errors(relief=_relief(device, dtype, batch)):
+    relief = _relief(batch, device, dtype, offload)
+    with plain_errors(relief):
+        model = model or ("small-flux" if prompt else DEFAULT_MODEL)
         chosen = method_from_config(to_begin_with(config_from_text(method)))
         options = call_options(model, guidance, size, frames, option or [])
-        pipeline = load_pipeline(model, device, dtype)
+        pipeline = load_pipeline(model, device, dtype, offload)
+        relief += smaller(pipeline)
         sampler = Sampler(pipeline, steps, batch, options)
         seeds = calibration_seeds(samples)
         asked = for_calibration(pipeline, conditions(pipeline, prompt, None)[0], samples)
@@ -350,17 +358,17 @@ def _numbers(text: str, steps: int) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-def _relief(device: str, dtype: str, batch: int, offload: str | None = None) -> list[str]:
-    """The options by which a run of these would need less memory, most helpful first."""
+def _relief(batch: int, device: str = "cpu", dtype: str = "", offload: str = "") -> list[str]:
+    """The options by which a run of these would need less memory, most helpful first; those it has are given."""
     relief = []
     on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
     if on_gpu and offload in OFFLOADS[:-1]:
         relief.append(f"--offload {OFFLOADS[OFFLOADS.index(offload) + 1]}")
-    if offload is not None and dtype == "float32":
+    if dtype == "float32":
         relief.append("--dtype bfloat16")
     if batch > 1:
         relief.append(f"a --batch below {batch}")
-    return relief + (["a smaller --size", "fewer --frames"] if offload is not None else [])
+    return relief
 
 
 def _caption(name: str, samples: Samples, full: Samples | None) -> str:

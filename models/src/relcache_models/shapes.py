@@ -43,6 +43,7 @@ HELD_OUT = frozenset(
 )  # fmt: skip
 """Pairs of colour and kind that no training prompt contains."""
 
+RESIZING = ("grows", "shrinks")  # motions that have every size: a size that is said beside them means nothing
 MARGIN = 0.03
 GRAMMAR = (
     "a [small|large] [COLOUR] KIND [on the left|on the right|at the top|at the bottom|in the middle], "
@@ -158,7 +159,7 @@ def sample_prompt(
             prompt = replace(prompt, relation=rng.choice(RELATIONS))
         elif video:
             prompt = replace(prompt, motion=rng.choice(MOTIONS))
-            if prompt.motion in ("grows", "shrinks"):
+            if prompt.motion in RESIZING:
                 prompt = replace(prompt, shapes=(replace(shapes[0], size=None),))
         elif rng.random() < 0.7:
             prompt = replace(prompt, place=rng.choice(tuple(PLACES)))
@@ -191,9 +192,9 @@ def _between(rng: random.Random, low: float, high: float) -> float:
 
 def compose(prompt: Prompt, rng: random.Random, *, frames: int = 1) -> Scene:
     """A scene that shows `prompt`. Without a motion all frames are the same."""
-    shapes = tuple(replace(shape, size=shape.size or rng.choice(tuple(SIZES))) for shape in prompt.ordered)
-    sizes = CLIP_SIZES if prompt.motion else SIZES
-    radii = [rng.uniform(*sizes[shape.size or "small"]) for shape in shapes]
+    sizes = [shape.size or rng.choice(tuple(SIZES)) for shape in prompt.ordered]
+    shapes = tuple(replace(shape, size=size) for shape, size in zip(prompt.ordered, sizes, strict=True))
+    radii = [rng.uniform(*(CLIP_SIZES if prompt.motion else SIZES)[size]) for size in sizes]
     layout = "middle" if prompt.motion else prompt.layout or rng.choice((*PLACES, "corner"))
     if prompt.motion:
         path = [_motion(prompt.motion, radii[0], rng, frames)]
@@ -242,7 +243,7 @@ def _pair(vertical: bool, radii: list[float], rng: random.Random) -> list[tuple[
 
 def _motion(motion: str, radius: float, rng: random.Random, frames: int) -> tuple[tuple[float, float, float], ...]:
     times = [frame / max(1, frames - 1) for frame in range(frames)]
-    if motion in ("grows", "shrinks"):
+    if motion in RESIZING:
         small, large = rng.uniform(0.12, 0.15), rng.uniform(0.24, 0.28)
         x, y = (_between(rng, large + MARGIN, 1 - MARGIN - large) for _ in range(2))
         ends = (small, large) if motion == "grows" else (large, small)
@@ -351,7 +352,8 @@ def occupancy(scenes: Sequence[Scene], side: int) -> torch.Tensor:
 def labels(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
     """What `scenes` show, as class numbers (scenes,) int64; -1 for the second shape where there is none.
 
-    Keys: layout (of LAYOUTS), motion (of MOTIONS), and kind, colour, size with the suffix 0 or 1.
+    Keys: layout (of LAYOUTS), motion (of MOTIONS), and kind, colour, size with the suffix 0 or 1. What grows or shrinks
+    has no size, -1.
     """
     found: dict[str, list[int]] = {"layout": [], "motion": []}
     for scene in scenes:
@@ -360,7 +362,7 @@ def labels(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
         for position in range(2):
             shape = scene.shapes[position] if position < len(scene.shapes) else None
             for name, words in (("kind", KINDS), ("colour", tuple(COLOURS)), ("size", tuple(SIZES))):
-                value = getattr(shape, name, None)
+                value = None if name == "size" and scene.motion in RESIZING else getattr(shape, name, None)
                 found.setdefault(f"{name}{position}", []).append(words.index(value) if value else -1)
     return {name: torch.tensor(values) for name, values in found.items()}
 
@@ -374,6 +376,6 @@ def said(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
         for position in range(2):
             shape = prompt.ordered[position] if position < len(prompt.shapes) else None
             for name, words in (("kind", KINDS), ("colour", tuple(COLOURS)), ("size", tuple(SIZES))):
-                value = getattr(shape, name, None)
+                value = None if name == "size" and prompt.motion in RESIZING else getattr(shape, name, None)
                 found.setdefault(f"{name}{position}", []).append(words.index(value) if value else -1)
     return {name: torch.tensor(values) for name, values in found.items()}

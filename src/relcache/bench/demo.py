@@ -118,7 +118,7 @@ class Settings:
         if self.guidance is None:
             object.__setattr__(self, "guidance", TASKS[self.task].guidance)
         if self.samples < 2:
-            raise ValueError(f"the demonstration needs at least 2 samples for its Fréchet distance, got {self.samples}")
+            raise ValueError(f"the demonstration needs at least 2 samples, got {self.samples}")
         if self.steps <= WARMUP:
             raise ValueError(
                 f"{self.steps} steps are no more than the warm-up of {WARMUP} full steps: nothing would be cached"
@@ -138,14 +138,14 @@ class Demo:
         pipeline: of the task's model.
         settings: what the folder's results belong to.
         out: the folder.
-        announce: called with the text and the number of samples of each piece of work before it begins.
+        announce: called with the name of each piece of work before it begins.
         advance: called with the number of samples done.
     """
 
     pipeline: Any
     settings: Settings
     out: Path
-    announce: Callable[[str, int], None]
+    announce: Callable[[str], None]
     advance: Callable[[int], None]
 
     def __post_init__(self) -> None:
@@ -191,9 +191,9 @@ class Demo:
 
             def tell(threshold: float, found: float) -> None:
                 files.write_json(path, sorted(known.tried.items()))
-                self.announce(f"{entry.name}: τ = {threshold:g} gives {found:g} full steps", 0)
+                self.announce(f"{entry.name}: τ = {threshold:g} gives {found:g} full steps")
 
-            self.announce(f"threshold of {entry.name} for {nfc} full steps", 0)
+            self.announce(f"threshold of {entry.name} for {nfc} full steps")
             seeds = calibration_seeds(self.settings.calibration_samples)
             conditions = self.task.conditions(seeds)
             start = entry.make(FIRST_THRESHOLD)
@@ -206,11 +206,11 @@ class Demo:
         path = self.store / f"{name}.npz"
         if path.exists():
             result = files.read_arrays(path)
-            self.announce(f"{name} (from {path.parent})", self.settings.samples)
+            self.announce(f"{name} (from {path.parent})")
             self.advance(self.settings.samples)
             return result
         method = make()
-        self.announce(name, self.settings.samples)
+        self.announce(name)
         samples = self.sampler.run(method, self.seeds, self.conditions, self.advance)
         result = {
             "images": samples.images.numpy(),
