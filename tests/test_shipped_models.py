@@ -7,10 +7,11 @@ import random
 import re
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
-from diffusers import DiTPipeline, DiTTransformer2DModel, FluxPipeline, HunyuanVideoPipeline
+from diffusers import DiffusionPipeline, DiTPipeline, DiTTransformer2DModel, FluxPipeline, HunyuanVideoPipeline
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -109,92 +110,79 @@ def test_pictures_show_the_class_asked_for() -> None:
     assert right >= 0.75  # 85 % less two standard deviations of a share of 60
 
 
-def picture(pipeline: FluxPipeline, prompts: list[str], seeds: list[int], length: int = 16, steps: int = 50) -> Tensor:
-    """Pictures (n, 3, 64, 64) by the plain pipeline."""
-    return pipeline(
-        prompts, height=64, width=64, num_inference_steps=steps, max_sequence_length=length, output_type="pt",
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-    ).images  # fmt: skip
+class Prompted(NamedTuple):
+    """What is known of a shipped model that is asked by prompts: how it is called, and what judges it."""
+
+    pipeline: type[DiffusionPipeline]
+    options: dict[str, int]
+    recogniser: str
+    right: float  # the card's share of prompts wholly right, less two standard deviations of a share of 24
+    prompts: list[str]
 
 
-@pytest.fixture(scope="module")
-def small_flux() -> FluxPipeline:
-    pipeline = FluxPipeline.from_pretrained(relcache_models.folder("small-flux"))
+PROMPTED = {
+    "small-flux": Prompted(
+        FluxPipeline, {"height": 64, "width": 64, "max_sequence_length": 16}, "recogniser-pictures", 0.73,
+        ["a large red circle above a large blue square", "a small white star on the left", "a purple ring"],
+    ),
+    "small-video": Prompted(
+        HunyuanVideoPipeline, {"height": 48, "width": 48, "num_frames": 9}, "recogniser-clips", 0.6,
+        ["a large red circle moves left", "a small white star bounces", "a purple ring grows"],
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=PROMPTED)
+def small(request: pytest.FixtureRequest) -> tuple[Prompted, DiffusionPipeline]:
+    """A model that is asked by prompts, as plain diffusers loads it."""
+    known = PROMPTED[request.param]
+    pipeline = known.pipeline.from_pretrained(relcache_models.folder(request.param))
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return known, pipeline
 
 
-def test_small_flux_is_of_the_size_it_says(small_flux: FluxPipeline) -> None:
-    config = small_flux.transformer.config
+def shown(
+    small: tuple[Prompted, DiffusionPipeline], prompts: list[str], seeds: list[int], steps: int, **changes: int
+) -> Tensor:
+    """What the plain pipeline makes with the model's options and `changes`: (n, frames, 3, height, width)."""
+    known, pipeline = small
+    made = pipeline(
+        prompts, num_inference_steps=steps, output_type="pt",
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds], **{**known.options, **changes},
+    )  # fmt: skip
+    return made.frames if hasattr(made, "frames") else made.images[:, None]
+
+
+def test_prompted_models_are_of_the_size_they_say(small: tuple[Prompted, DiffusionPipeline]) -> None:
+    config = small[1].transformer.config
     assert (config.num_layers, config.num_single_layers) == (4, 8)
     assert config.num_attention_heads * config.attention_head_dim == 128
-    assert all(parameter.isfinite().all() for parameter in small_flux.transformer.parameters())
+    assert all(parameter.isfinite().all() for parameter in small[1].transformer.parameters())
 
 
-def test_small_flux_shows_what_prompts_say(small_flux: FluxPipeline) -> None:
-    """Of 24 pictures made with full compute; the whole claim, over 128, is in the model card with its command."""
-    prompts = [shapes.sample_prompt(random.Random(seed)) for seed in range(24)]
-    pictures = picture(small_flux, [str(prompt) for prompt in prompts], list(range(24)), steps=30)
-    recogniser = Recogniser.from_pretrained(relcache_models.folder("recogniser-pictures"))
-    right = recogniser.judge(pictures[:, None], prompts)["right"].float().mean()
-    assert right >= 0.73  # 87 % less two standard deviations of a share of 24
+def test_what_is_made_shows_what_prompts_say(small: tuple[Prompted, DiffusionPipeline]) -> None:
+    """Of 24 prompts with full compute; the whole claim, over 128, is in the model card with its command."""
+    known, _ = small
+    video = "num_frames" in known.options
+    prompts = [shapes.sample_prompt(random.Random(seed), video=video) for seed in range(24)]
+    made = shown(small, [str(prompt) for prompt in prompts], list(range(24)), steps=30)
+    recogniser = Recogniser.from_pretrained(relcache_models.folder(known.recogniser))
+    assert recogniser.judge(made, prompts)["right"].float().mean() >= known.right
 
 
-def test_padding_of_the_prompt_hardly_matters(small_flux: FluxPipeline) -> None:
+@pytest.mark.parametrize("small", ["small-flux"], indirect=True)
+def test_padding_of_the_prompt_hardly_matters(small: tuple[Prompted, DiffusionPipeline]) -> None:
     """With 512 text tokens, as FLUX has them unless told, the picture is about that with 16."""
-    prompts = ["a large red circle above a large blue square"]
-    short, long = (picture(small_flux, prompts, [0], length, steps=12) for length in (16, 512))
+    prompts = small[0].prompts[:1]
+    short, long = (shown(small, prompts, [0], 12, max_sequence_length=length) for length in (16, 512))
     assert (short - long).abs().mean() < 0.03
 
 
-def test_prompts_in_one_batch_do_not_touch(small_flux: FluxPipeline) -> None:
-    """With steps fixed beforehand, a picture made alone and one made among others agree to 1e-4."""
-    prompts = ["a large red circle above a large blue square", "a small white star on the left", "a purple ring"]
-    plan = relcache.method_from_text("plan:full_steps=[0,1,2,5,9,14],order=2")
-    with relcache.enable(small_flux, plan):
-        together = picture(small_flux, prompts, [0, 1, 2], steps=18)
-        for row, prompt in enumerate(prompts):
-            alone = picture(small_flux, [prompt], [row], steps=18)
-            assert (together[row] - alone[0]).abs().max() < 1e-4
-
-
-def clip(pipeline: HunyuanVideoPipeline, prompts: list[str], seeds: list[int], steps: int = 50) -> Tensor:
-    """Clips (n, 9, 3, 48, 48) by the plain pipeline with its own template and its own number of text tokens."""
-    return pipeline(
-        prompts, height=48, width=48, num_frames=9, num_inference_steps=steps, output_type="pt",
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-    ).frames  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def small_video() -> HunyuanVideoPipeline:
-    pipeline = HunyuanVideoPipeline.from_pretrained(relcache_models.folder("small-video"))
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def test_small_video_is_of_the_size_it_says(small_video: HunyuanVideoPipeline) -> None:
-    config = small_video.transformer.config
-    assert (config.num_layers, config.num_single_layers) == (4, 8)
-    assert config.num_attention_heads * config.attention_head_dim == 128
-    assert all(parameter.isfinite().all() for parameter in small_video.transformer.parameters())
-
-
-def test_small_video_shows_what_prompts_say(small_video: HunyuanVideoPipeline) -> None:
-    """Of 24 clips made with full compute; the whole claim, over 128, is in the model card with its command."""
-    prompts = [shapes.sample_prompt(random.Random(seed), video=True) for seed in range(24)]
-    clips = clip(small_video, [str(prompt) for prompt in prompts], list(range(24)), steps=30)
-    recogniser = Recogniser.from_pretrained(relcache_models.folder("recogniser-clips"))
-    right = recogniser.judge(clips, prompts)["right"].float().mean()
-    assert right >= 0.6  # 77 % less two standard deviations of a share of 24
-
-
-def test_clips_in_one_batch_do_not_touch(small_video: HunyuanVideoPipeline) -> None:
-    """With steps fixed beforehand, a clip made alone and one made among others agree to 1e-4."""
-    prompts = ["a large red circle moves left", "a small white star bounces", "a purple ring grows"]
-    plan = relcache.method_from_text("plan:full_steps=[0,1,2,5,9,14],order=2")
-    with relcache.enable(small_video, plan):
-        together = clip(small_video, prompts, [0, 1, 2], steps=18)
-        for row, prompt in enumerate(prompts):
-            alone = clip(small_video, [prompt], [row], steps=18)
+def test_prompts_in_one_batch_do_not_touch(small: tuple[Prompted, DiffusionPipeline]) -> None:
+    """With steps fixed beforehand, what is made alone and what is made among others agree to 1e-4."""
+    known, pipeline = small
+    with relcache.enable(pipeline, relcache.method_from_text("plan:full_steps=[0,1,2,5,9,14],order=2")):
+        together = shown(small, known.prompts, [0, 1, 2], steps=18)
+        for row, prompt in enumerate(known.prompts):
+            alone = shown(small, [prompt], [row], steps=18)
             assert (together[row] - alone[0]).abs().max() < 1e-4

@@ -203,7 +203,8 @@ def sample(
         made: dict[str, Samples] = {}
         with progress_bar() as bar:
             task = bar.add_task("loading", total=len(configs) * len(seeds))
-            for place, (text, config) in enumerate(configs.items()):
+            labels: list[str] = []
+            for text, config in configs.items():
                 bar.update(task, description=text)
                 if nfc is None:
                     chosen = method_from_config(config)
@@ -212,8 +213,8 @@ def sample(
                     chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)
                 made[text] = sampler.run(chosen, seeds, asked, lambda count: bar.advance(task, count))
                 label = f"-{slug(text)}" if compare else ""
-                if any(slug(text) == slug(other) for other in given[:place]):
-                    label += f"-{place}"
+                labels.append(label)
+                label += f"-{labels.count(label)}" if labels.count(label) > 1 else ""
                 stems = [f"{i:03d}-{name}-seed{s}{label}" for i, (name, s) in enumerate(zip(names, seeds, strict=True))]
                 write_each(out, made[text].images.numpy(), stems)
         rows = [
