@@ -13,9 +13,10 @@ import torch
 
 import relcache_models
 from relcache.bench import files
+from relcache.bench.asked import named_config
 from relcache.bench.pipelines import DEFAULT_MODEL, load_pipeline
 from relcache.bench.sampling import Sampler
-from relcache.methods import method_from_text
+from relcache.methods import method_from_config
 from relcache_models.classifier import Classifier
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     labels = [index % 10 for index in range(options.samples)]
     sampler = Sampler(pipeline, batch=50, options={"guidance_scale": options.guidance})
     samples = sampler.run(
-        method_from_text(options.method),
+        method_from_config(named_config(options.method)),
         list(range(options.samples)),
         labels,
         lambda count: print(".", end="", flush=True),

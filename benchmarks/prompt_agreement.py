@@ -14,10 +14,11 @@ from pathlib import Path
 
 from relcache.bench import files
 from relcache.bench.benchmarks import SMALL
+from relcache.bench.entries import named_config
 from relcache.bench.measures import make_measure
 from relcache.bench.pipelines import load_pipeline
 from relcache.bench.sampling import Sampler
-from relcache.methods import method_from_text
+from relcache.methods import method_from_config
 from relcache_models import shapes
 
 
@@ -52,7 +53,7 @@ def main() -> None:
             for seed in range(options.samples)
         ]
         made = sampler.run(
-            method_from_text(options.method),
+            method_from_config(named_config(options.method)),
             list(range(options.samples)),
             prompts,
             lambda count: print(".", end="", flush=True),

@@ -67,7 +67,7 @@ def test_against_whole_features(model: Path, tmp_path: Path) -> None:
     assert found["s"].shape == (1, 4, 6, STEPS)  # a branch, four modules, three samples with guidance in the batch
     rows = [0, 1, 2, 3]  # of the first batch of two samples
     for module in range(4):
-        I, O = inputs[module], outputs[module]  # noqa: E741, N806 (the paper's names)
+        I, O = inputs[module], outputs[module]  # noqa: E741 (the paper's names)
         for step in range(STEPS):
             expected = {}
             if step:
@@ -128,9 +128,11 @@ def test_figures_from_saved_results(model: Path, tmp_path: Path) -> None:
         illustrate(tmp_path, ["blocks.9"])
 
 
-def test_a_correlation_leaves_out_what_is_unknown() -> None:
-    assert correlation([1, 2, float("nan"), 3], [2, 4, 7, 6]) == pytest.approx(1)
-    assert np.isnan(correlation([1.0, 2.0], [1.0, 2.0]))
+def test_correlation() -> None:
+    assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
+    assert correlation([1, 2, 3], [3, 1, 2]) == pytest.approx(-0.5)
+    assert np.isnan(correlation([1, 2], [2, 4]))
+
 
 
 def test_commands(model: Path, tmp_path: Path) -> None:

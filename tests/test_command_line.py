@@ -64,19 +64,27 @@ def test_demo_table(demo_folder: Path) -> None:
         assert full["tflops"] * 5 / 12 < row["tflops"] < full["tflops"]
 
 
-def test_demo_of_prompts(tmp_path: Path) -> None:
-    """Pictures of prompts, judged by the recogniser; the sheet has the prompts above its columns."""
+@pytest.mark.parametrize(
+    ("task", "model", "parts", "more"),
+    [
+        ("text", "small-flux", ("kind", "colour", "size", "place"), set()),
+        ("video", "small-video", ("kind", "colour", "size", "motion"),
+         {"clips-nfc5.gif", *(f"frames-nfc5-{index}.png" for index in range(3))}),
+    ],
+)  # fmt: skip
+def test_demo_of_prompts(task: str, model: str, parts: tuple[str, ...], more: set[str], tmp_path: Path) -> None:
+    """Pictures and clips of prompts, judged by the recogniser; the sheet has the prompts above its columns."""
     options = ["--samples", "3", "--steps", "10", "--nfc", "5", "--calibration-samples", "1"]
-    output = run("demo", "--task", "text", *options, "--methods", "fora,rfc-1", "--out", str(tmp_path))
-    assert "small-flux: 3 samples, 10 steps" in output
-    rows = json.loads((tmp_path / "text/table.json").read_text())
+    output = run("demo", "--task", task, *options, "--methods", "fora,rfc-1", "--out", str(tmp_path))
+    assert f"{model}: 3 samples, 10 steps" in output
+    rows = json.loads((tmp_path / task / "table.json").read_text())
     assert [row["method"] for row in rows] == ["full", "fora", "rfc-1"]
     for row in rows:
-        assert row["right"] <= min(row[key] for key in ("kind", "colour", "size", "place"))
+        assert row["right"] <= min(row[key] for key in parts)
         assert "frechet" not in row
     assert rows[1]["psnr"] < 60
-    assert {path.name for path in (tmp_path / "text").glob("*.*")} == {
-        "table.json", "table.md", "table.csv", "samples.csv", "settings.json", "sheet-nfc5.png",
+    assert {path.name for path in (tmp_path / task).glob("*.*")} == {
+        "table.json", "table.md", "table.csv", "samples.csv", "settings.json", "sheet-nfc5.png", *more,
     }  # fmt: skip
 
 

@@ -56,7 +56,10 @@ class VBench:
         result = {dimension: [0.0, found]}
         (self.out / (name + "_eval_results.json")).write_text(json.dumps(result))
 """
-INFO = '[{"prompt_en": "a dog", "dimension": ["color", "imaging_quality"]}, {"prompt_en": "a cat", "dimension": ["scene"]}]'
+INFO = (
+    '[{"prompt_en": "a dog", "dimension": ["color", "imaging_quality"]}, '
+    '{"prompt_en": "a cat", "dimension": ["scene"]}]'
+)
 
 
 @pytest.fixture
@@ -99,7 +102,7 @@ def test_vbench(environments: Path) -> None:
 
 def test_a_script_that_fails_says_why(environments: Path) -> None:
     ask = External("image-reward", "cpu")
-    with pytest.raises(ValueError, match="(?s)image-reward failed in .*no such word"):
+    with pytest.raises(ValueError, match=r"(?s)image-reward failed in .*no such word"):
         ask(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["broken"])
 
 

@@ -17,9 +17,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from relcache.bench import gallery
 from relcache.bench.asked import split_methods
 from relcache.bench.sampling import Sampler
 from relcache.cli import app
+from relcache.figures.sheet import Row
 
 RUNNER = CliRunner()
 PROMPTS = ["--prompt", "an owl on a wire", "--prompt", "a wire"]
@@ -97,7 +99,13 @@ def test_methods_side_by_side(flux: Path, tmp_path: Path) -> None:
     reports = json.loads((tmp_path / "report.json").read_text())
     assert [report["nfc"] for report in reports] == [8, 4, 4, 4, 4]
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.height > sheet.width  # four rows of two wide pictures with their captions
+        assert sheet.height > sheet.width  # five rows of two wide pictures with their captions
+
+
+def test_methods_of_one_short_name_keep_files_of_their_own(flux: Path, tmp_path: Path) -> None:
+    long = f"rfc:threshold=0.3{60 * '0'}"
+    sample(*of_flux(flux, "--prompt", "a wire", "--compare", f"{long},order=1,{long},order=2", "--out", tmp_path))
+    assert len(list(tmp_path.glob("000-a-wire-*.png"))) == 2
 
 
 def test_a_threshold_of_prompts(flux: Path) -> None:
@@ -135,6 +143,9 @@ def test_clips(hunyuan: Path, tmp_path: Path) -> None:
         (["--prompt", "a"], "DiTPipeline is asked by --classes, not by --prompt"),
         (["--compare", "full,rfx"], "unknown method 'rfx': did you mean 'rf"),
         (["--compare", "full,fora"], "fora needs interval"),
+        (["--compare", ","], "--method takes one method, --compare one or more; got ','"),
+        (["--method", "full,fora:interval=4"], "--method takes one method, --compare one or more"),
+        (["--option", "output_type=pil"], "output_type is not an option: relcache sets it itself"),
         (["--method", "fora:interval=4", "--nfc", "14"], "fora has interval=4, which decides its full steps"),
         (["--size", "64by64"], "--size takes HEIGHTxWIDTH such as 480x832, or one number, got '64by64'"),
         (["--size", "0"], "got '0'"),
@@ -172,6 +183,8 @@ def test_a_broken_weights_file_is_named(tmp_path: Path) -> None:
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("MPS backend out of memory"),
         MemoryError(),
     ],
 )
@@ -186,11 +199,38 @@ def test_out_of_memory_says_what_would_help(
     said = refused(*of_flux(flux, *PROMPTS, *method))
     assert "out of memory; it would help to give --dtype bfloat16, or a --batch below 32, or a smaller --size" in said
     said = refused(*of_flux(flux, *PROMPTS, *method, "--dtype", "bfloat16", "--batch", 1))
-    assert "it would help to give a smaller --size, or fewer --frames" in said
+    assert "it would help to give a smaller --size" in said
+    assert "--frames" not in said
+    few = ["calibrate", "--nfc", "5", "--batch", "1", "--dtype", "bfloat16", "--samples", "1"]
+    result = RUNNER.invoke(app, few)  # classes have one size
+    assert result.exit_code == 1
+    assert "out of memory\n" in result.output
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("relcache.cli.load_pipeline", lambda *arguments: small_pipelines.flux()[0])
     said = refused(*of_flux(flux, *PROMPTS, "--method", "fora:interval=3", "--offload", "model"))
     assert "it would help to give --offload group" in said
+
+
+def test_other_errors_are_not_out_of_memory(flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the library or of torch keeps its traceback."""
+
+    def run(*arguments: object) -> None:
+        raise NotImplementedError("no kernel for this")
+
+    monkeypatch.setattr(Sampler, "run", run)
+    result = RUNNER.invoke(app, ["sample", *map(str, of_flux(flux, *PROMPTS, "--out", tmp_path))])
+    assert isinstance(result.exception, NotImplementedError)
+
+
+def test_long_clips_have_short_strips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve frames spread over the clip, the first and the last among them."""
+    drawn = []
+    monkeypatch.setattr(gallery, "draw_sheet", lambda rows, *arguments, **options: drawn.append(rows[0].images) or b"")
+    clips = np.arange(40, dtype=np.float32)[None, :, None, None, None] * np.ones((1, 1, 3, 8, 8), np.float32)
+    gallery.write_sheets(tmp_path, [Row("one", clips / 39)], "title")
+    strip = (drawn[-1][:, 0, 0, 0] * 39).round()
+    assert (strip[0], strip[-1], len(strip)) == (0, 39, 12)
+    assert set(np.diff(strip)) == {3, 4}
 
 
 def test_a_killed_demo_leaves_whole_files_and_goes_on(tmp_path: Path) -> None:

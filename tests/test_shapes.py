@@ -106,6 +106,14 @@ def test_a_bounce_turns_round() -> None:
         assert any(turns)
 
 
+def test_what_grows_or_shrinks_has_no_size() -> None:
+    """It has every size; to say one means nothing, and nothing is judged by it."""
+    prompts = [parse("a small red circle grows"), parse("a small red circle bounces")]
+    assert shapes.said(prompts)["size0"].tolist() == [-1, 0]
+    scenes = [scene_of("a large red circle shrinks", frames=9), scene_of("a large red circle bounces", frames=9)]
+    assert shapes.labels(scenes)["size0"].tolist() == [-1, 1]
+
+
 def test_pictures_show_the_colour_where_the_shape_is() -> None:
     for colour, rgb in COLOURS.items():
         scene = scene_of(f"a large {colour} square in the middle")
@@ -122,6 +130,22 @@ def test_edges_are_smooth_and_pictures_the_same_at_every_size() -> None:
     scenes = [scene_of(f"a large white {kind} in the middle") for kind in KINDS]
     small, large = render(scenes, 64, 0)[:, 0], render(scenes, 128, 0)[:, 0]
     assert (torch.nn.functional.avg_pool2d(large, 2) - small).abs().mean() < 0.01
+
+
+def test_occupancy_is_where_the_render_shows_each_kind() -> None:
+    scenes = [scene_of(f"a white {kind} left of a red {KINDS[number - 1]}") for number, kind in enumerate(KINDS)]
+    covered = shapes.occupancy(scenes, 64)[:, 0]
+    assert covered.shape == (len(KINDS), len(KINDS), 64, 64)
+    pixels = render(scenes, 64, 0)[:, 0]
+    for number in range(len(KINDS)):
+        red, green = pixels[number, 0], pixels[number, 1]
+        assert (covered[number, number] > 0.5)[(red > 0.6) & (green > 0.6)].float().mean() > 0.95
+        assert (covered[number, number - 1] > 0.5)[(red > 0.5) & (green < 0.2)].float().mean() > 0.95
+        assert covered[number].sum((-2, -1)).gt(0).sum() == 2
+    (clip,) = shapes.occupancy([scene_of("a large red star moves left", frames=9)], 24)
+    star = clip[:, KINDS.index("star")]
+    where = (star * torch.arange(24)).sum((-2, -1)) / star.sum((-2, -1))
+    assert (where.diff() < 0).all()
 
 
 def test_pictures_depend_on_the_seed_alone() -> None:

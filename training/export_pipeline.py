@@ -68,6 +68,7 @@ def main() -> None:
     pipeline_folder.write_pipeline(options.out, pipeline)
     for log, name in (
         (run / "loss.jsonl", "loss.jsonl"),
+        (autoencoder.parent / "loss.jsonl", "loss-autoencoder.jsonl"),
         (autoencoder.parent / "reconstruction.png", "reconstruction.png"),
     ):
         shutil.copyfile(log, options.out / name)

@@ -23,7 +23,7 @@ def learning_rate(update: int, updates: int, warmup: int = 100, cooldown: float 
 
 
 class Run:
-    """A training run in a folder: `checkpoint.pt` and `loss.jsonl`. Ctrl-C and SIGTERM save, then stop.
+    """A training run in a folder: `checkpoint.pt` and `loss.jsonl`. Ctrl-C and SIGTERM save, then stop: `is_complete`.
 
     Iterating gives the numbers of the updates that are still to be done. `keep` are the objects with `state_dict` and
     `load_state_dict` that a checkpoint holds; `average` is an exponential moving average of `model`'s weights.
@@ -44,18 +44,35 @@ class Run:
                 kept.load_state_dict(saved[name])
             self.average = {name: value.to(self.average[name].device) for name, value in saved["average"].items()}
             self.update, self.seconds = saved["update"], saved["seconds"]
+            self._forget_rows_after_the_checkpoint()
             print(f"resumed at update {self.update}", flush=True)
 
     def __iter__(self):
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda *_: setattr(self, "stopping", True))
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(name, lambda *_: setattr(self, "stopping", True)) for name in signals]
         self.started = time.perf_counter()
         while self.update < self.updates and not self.stopping:
             yield self.update
+        for name, handler in zip(signals, before, strict=True):
+            signal.signal(name, handler)
         if self.rows:
             self._log()
         self.save()
         print(f"stopped at update {self.update} of {self.updates}", flush=True)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all updates are done."""
+        return self.update >= self.updates
+
+    def _forget_rows_after_the_checkpoint(self) -> None:
+        """Of a run that was killed: those updates are done again, and logged again."""
+        log = self.folder / "loss.jsonl"
+        if log.exists():
+            kept = [row for row in log.read_text().splitlines(True) if json.loads(row)["update"] <= self.update]
+            temporary = log.with_suffix(".tmp")
+            temporary.write_text("".join(kept))
+            os.replace(temporary, log)
 
     def done(self, batch: int, **values: float) -> None:
         """One update is done, with these losses."""

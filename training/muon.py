@@ -24,7 +24,10 @@ def orthogonalised(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update of each matrix is made orthogonal, scaled to the root mean square of an Adam step."""
+    """Momentum whose update of each matrix is made orthogonal, scaled to the root mean square of an Adam step.
+
+    The kernels of a convolution are a matrix of as many rows as it has output channels.
+    """
 
     def __init__(self, params: Iterable[torch.Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -44,7 +47,7 @@ class Muon(torch.optim.Optimizer):
                         state["momentum"] = torch.zeros_like(parameter)
                     state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                     updates.append(torch.lerp(parameter.grad, state["momentum"], group["momentum"]))  # Nesterov
-                scale = 0.2 * max(shape) ** 0.5 * group["lr"]
-                steps = orthogonalised(torch.stack(updates))
+                steps = orthogonalised(torch.stack(updates).flatten(2))
+                scale = 0.2 * max(steps.shape[1:]) ** 0.5 * group["lr"]
                 for parameter, step in zip(parameters, steps, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-scale)
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step.reshape(shape), alpha=-scale)

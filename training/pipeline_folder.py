@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, DiTPipeline, DiTTransformer2DModel
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -78,16 +79,49 @@ def write(folder: Path, transformer: DiTTransformer2DModel) -> None:
 
 
 def write_pipeline(folder: Path, pipeline: DiffusionPipeline, **index_entries: object) -> None:
-    """Write `pipeline` to `folder`, each file whole or not at all, with more entries in its index."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    """Write `pipeline` to `folder`, whole or not at all, with more entries in its index; other files there are kept."""
+    temporary, former = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "former"))
+    for left in (temporary, former):
+        shutil.rmtree(left, ignore_errors=True)
     pipeline.save_pretrained(temporary)
     index = json.loads((temporary / "model_index.json").read_text()) | index_entries
+    for name, entry in index.items():
+        if isinstance(entry, list) and (temporary / name / "tokenizer.json").exists():
+            entry[1] = make_tokenizer_portable(temporary / name)
+        if isinstance(entry, list) and entry[1] == "CLIPTextModel":
+            make_clip_portable(temporary / name)
     (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    for source in temporary.rglob("*"):
-        if source.is_file() and source.name != "README.md":
-            target = folder / source.relative_to(temporary)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(source, target)
-    shutil.rmtree(temporary)
+    for kept in folder.glob("*"):
+        if kept.is_file() and kept.name != "model_index.json":
+            shutil.copyfile(kept, temporary / kept.name)
+    if folder.exists():
+        os.replace(folder, former)
+    os.replace(temporary, folder)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def make_tokenizer_portable(folder: Path) -> str:
+    """Let transformers 4, too, load the tokenizer in `folder`; returns the name of its class in both versions.
+
+    Version 5 calls what wraps any fast tokenizer `TokenizersBackend`, which is `PreTrainedTokenizerFast` in both. The
+    CLIP tokenizer of version 4 reads the vocabulary and the merges from files of their own.
+    """
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    if config["tokenizer_class"] == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(config, indent=2) + "\n")
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    if model["type"] == "BPE":
+        (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False) + "\n")
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    return config["tokenizer_class"]
+
+
+def make_clip_portable(folder: Path) -> None:
+    """Let transformers 4, too, load the CLIP text model in `folder`: its weights are named as published ones are."""
+    path = folder / "model.safetensors"
+    prefix = "text_model."
+    weights = {prefix + name.removeprefix(prefix): value for name, value in load_file(path).items()}
+    save_file(weights, path, {"format": "pt"})

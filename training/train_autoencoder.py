@@ -1,18 +1,20 @@
 """Train the autoencoder of small-flux (`text`) or of small-video (`video`) on scenes of shapes.
 
     python training/train_autoencoder.py text --run runs/autoencoder-text
-    python training/train_autoencoder.py video --run runs/autoencoder-video
+    python training/train_autoencoder.py video --run runs/autoencoder-video --batch 8 --learning-rate 1e-3
 
-`AutoencoderKL` and `AutoencoderKLHunyuanVideo` of diffusers, small. Both compress each side by 4 to 8 channels, the
-latter also time by 4. The video autoencoder first learns from single frames, which
-are cheap. The same command resumes. At the end the run folder holds `autoencoder/`, in diffusers' format
-and with the scaling factor that makes latents of unit variance, and `reconstruction.png`.
+`AutoencoderKL` and `AutoencoderKLHunyuanVideo` of diffusers, small. The former compresses each side by 4, to 8
+channels, the latter also time by 4, to 16. The video autoencoder starts from the one of pictures (`--pictures`),
+inflated: each convolution looks at the newest frame alone, and learns the frames before it from clips. The same command
+resumes. At the end the run folder holds `autoencoder/`, in diffusers' format and with the scaling factor that makes
+latents of unit variance, and `reconstruction.png`.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +25,12 @@ from PIL import Image
 from torch import nn
 
 from loop import Run, learning_rate
+from muon import Muon
 from relcache_models import shapes
 
 SIDE = {"text": 64, "video": 48}
 FRAMES = {"text": 1, "video": 9}
-CHANNELS = 8
+CHANNELS = {"text": 8, "video": 16}
 
 
 def build(task: str, **changes: float) -> nn.Module:
@@ -38,7 +41,7 @@ def build(task: str, **changes: float) -> nn.Module:
             up_block_types=("UpDecoderBlock2D",) * 3,
             block_out_channels=(16, 32, 48),
             layers_per_block=1,
-            latent_channels=CHANNELS,
+            latent_channels=CHANNELS[task],
             norm_num_groups=8,
             sample_size=SIDE[task],
             mid_block_add_attention=False,
@@ -50,10 +53,10 @@ def build(task: str, **changes: float) -> nn.Module:
     return AutoencoderKLHunyuanVideo(
         down_block_types=("HunyuanVideoDownBlock3D",) * 3,
         up_block_types=("HunyuanVideoUpBlock3D",) * 3,
-        block_out_channels=(12, 32, 48),
+        block_out_channels=(16, 32, 48),
         layers_per_block=1,
-        latent_channels=CHANNELS,
-        norm_num_groups=4,
+        latent_channels=CHANNELS[task],
+        norm_num_groups=8,
         spatial_compression_ratio=4,
         temporal_compression_ratio=4,
         mid_block_add_attention=False,
@@ -61,24 +64,44 @@ def build(task: str, **changes: float) -> nn.Module:
     )
 
 
+@torch.no_grad()
+def inflate(autoencoder: AutoencoderKLHunyuanVideo, pictures: AutoencoderKL) -> None:
+    """Give `autoencoder` the weights of `pictures`: of its convolutions over time only the newest frame's are not 0."""
+
+    def flat(name: str) -> str:
+        return re.sub(r"(\.conv)+\.(weight|bias)", r".\2", name)
+
+    weights = {flat(name): value for name, value in pictures.state_dict().items()}
+    channels = pictures.config.latent_channels
+    for name, value in autoencoder.state_dict().items():
+        if "quant_conv" in name:  # which the autoencoder of pictures has not
+            value.copy_(torch.eye(len(value))[..., None, None, None] if value.ndim == 5 else torch.zeros(len(value)))
+            continue
+        source = weights[flat(name)]
+        if value.ndim == 5:
+            source = F.pad(source.view(*source.shape[:2], 1, *value.shape[3:]), (0, 0, 0, 0, value.shape[2] - 1, 0))
+        # Channels that pictures have not keep the weights that they start with.
+        if name.startswith("encoder.conv_out"):
+            for target, given in zip(value.chunk(2), source.chunk(2), strict=True):  # mean, logarithm of the variance
+                target[:channels] = given
+        elif name == "decoder.conv_in.conv.weight":
+            value[:, :channels] = source
+        else:
+            value.copy_(source)
+
+
 def scenes(
-    task: str, number: int, seed: int, frames: int | None = None, open_colours: float = 0.0
+    task: str, number: int, seed: int, window: slice = slice(None), open_colours: float = 0.0
 ) -> tuple[list[shapes.Prompt], list[shapes.Scene], torch.Tensor]:
     """Random training prompts, scenes, and their pictures (number, 3, side, side) or clips (…, 3, frames, side, side).
 
-    Values are in [-1, 1], as the autoencoders take them. `frames` is for fewer than the model's. `open_colours` is the
+    Values are in [-1, 1], as the autoencoders take them. `window` is for some of a clip's frames; `open_colours` is the
     share of shapes whose colour is left open.
     """
     rng = random.Random(seed)
-    prompts = [shapes.sample_prompt(rng, video=task == "video") for _ in range(number)]
-    if open_colours:
-        prompts = [
-            replace(p, shapes=tuple(replace(s, colour=None) if rng.random() < open_colours else s for s in p.shapes))
-            for p in prompts
-        ]
+    prompts = [shapes.sample_prompt(rng, video=task == "video", open_colours=open_colours) for _ in range(number)]
     composed = [shapes.compose(prompt, rng, frames=FRAMES[task]) for prompt in prompts]
-    if frames is not None:
-        composed = [replace(scene, path=tuple(path[:frames] for path in scene.path)) for scene in composed]
+    composed = [replace(scene, path=tuple(path[window] for path in scene.path)) for scene in composed]
     pixels = shapes.render(composed, SIDE[task], seed) * 2 - 1
     return prompts, composed, pixels.transpose(1, 2) if task == "video" else pixels[:, 0]
 
@@ -110,31 +133,42 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--kl", type=float, default=2e-4, help="weight of the KL divergence per latent value, in nats")
     parser.add_argument("--measured", type=int, default=256, help="scenes by which the latents are scaled at the end")
-    parser.add_argument("--stills", type=float, default=0.7, help="share of the updates on single frames (video)")
+    parser.add_argument("--pictures", type=Path, default=Path("runs/autoencoder-text/autoencoder"),
+                        help="the autoencoder of pictures that the one of clips starts from")  # fmt: skip
     options = parser.parse_args()
 
     torch.manual_seed(0)
     autoencoder = build(options.task).train()
-    optimiser = torch.optim.AdamW(autoencoder.parameters(), lr=options.learning_rate, betas=(0.9, 0.98))
-    run = Run(options.run, options.updates, autoencoder, every=250, ema=0.995, optimiser=optimiser)
+    if options.task == "video":
+        inflate(autoencoder, AutoencoderKL.from_pretrained(options.pictures))
+        autoencoder.to(memory_format=torch.channels_last_3d)  # faster on a CPU
+    inside = [weight for name, weight in autoencoder.named_parameters() if weight.ndim > 2 and "block" in name]
+    outside = [weight for weight in autoencoder.parameters() if not any(weight is other for other in inside)]
+    muon = Muon(inside, lr=options.learning_rate)
+    adam = torch.optim.AdamW(outside, lr=options.learning_rate, betas=(0.9, 0.98))
+    run = Run(options.run, options.updates, autoencoder, every=250, ema=0.995, muon=muon, adam=adam)
     for update in run:
-        for group in optimiser.param_groups:
+        for group in (*muon.param_groups, *adam.param_groups):
             group["lr"] = options.learning_rate * learning_rate(update, options.updates)
-        still = options.task == "video" and update < options.stills * options.updates
-        number = options.batch if still or options.task == "text" else options.batch // 4
-        _, _, pixels = scenes(options.task, number, seed=update, frames=1 if still else None)
+        start = 4 * (update % 2)  # of clips: a frame, and the four after it that share a latent frame
+        window = slice(None) if options.task == "text" else slice(start, start + 5)
+        _, _, pixels = scenes(options.task, options.batch, seed=update, window=window)
         posterior = autoencoder.encode(pixels).latent_dist
         again = autoencoder.decode(posterior.sample()).sample
         stands_out = (pixels - pixels.mean((-2, -1), keepdim=True)).abs().mean(1, keepdim=True)
         errors = F.smooth_l1_loss(again, pixels, beta=0.1, reduction="none")
         distance = (errors * (1 + 10 * stands_out)).mean()  # a shape's outline matters more than the background
         divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        optimiser.zero_grad(set_to_none=True)
+        muon.zero_grad(set_to_none=True)
+        adam.zero_grad(set_to_none=True)
         (distance + options.kl * divergence).backward()
         nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
-        optimiser.step()
-        run.done(number, mse=(again - pixels).square().mean().item() / 4, kl=divergence.item())
+        muon.step()
+        adam.step()
+        run.done(options.batch, mse=(again - pixels).square().mean().item() / 4, kl=divergence.item())
 
+    if not run.is_complete:
+        return
     autoencoder.load_state_dict(run.average)
     autoencoder.eval()
     with torch.no_grad():

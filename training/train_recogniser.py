@@ -5,7 +5,7 @@
 
 It sees the generator's scenes, held-out pairs of colour and kind among them, a little blurred and with noise, so that
 it does not judge by what only a renderer does. Minutes on two cores; the same command resumes. Writes the weights and
-`metrics.json`: the share of prompts that real renders, without blur or noise, are found to follow.
+`metrics.json`: the share of prompts that real renders not trained on, without blur or noise, are found to follow.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ from loop import Run, learning_rate
 from relcache_models import shapes
 from relcache_models.recogniser import Recogniser
 from train_autoencoder import FRAMES, SIDE
+
+UNSEEN = 1_000_000_000  # the first seed of renders not trained on
 
 
 def batch(task: str, number: int, seed: int) -> tuple[list[shapes.Prompt], dict[str, torch.Tensor], torch.Tensor]:
@@ -74,12 +77,14 @@ def main() -> None:
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
         run.done(options.batch, loss=loss.item())
+    if not run.is_complete:
+        return
 
     model.load_state_dict(run.average)
     model.eval()
     found: dict[str, list[torch.Tensor]] = {}
     for part in range(32):
-        prompts, _, clips = batch(options.task, 64, seed=-1 - part)
+        prompts, _, clips = batch(options.task, 64, seed=UNSEEN + part)
         for name, right in model.judge(clips, prompts).items():
             found.setdefault(name, []).append(right)
     metrics = {name: torch.cat(right).float().mean().item() for name, right in found.items()}
@@ -91,6 +96,7 @@ def main() -> None:
     save_file(half, temporary)
     os.replace(temporary, options.export / "model.safetensors")
     (options.export / "config.json").write_text(json.dumps(config) + "\n")
+    shutil.copyfile(options.run / "loss.jsonl", options.export / "loss.jsonl")
     (options.export / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 
 

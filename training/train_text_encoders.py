@@ -3,8 +3,8 @@
     python training/train_text_encoders.py --out runs/text-encoders
 
 CLIP's text model, T5's encoder and Llama, all small, each trained alone, before the transformers: from its features a
-linear layer must tell what a prompt says. Minutes on two cores. Writes `clip`, `t5` and `llama`, each with its
-tokenizer, in transformers' format.
+linear layer must tell what a prompt says. Minutes on two cores; the same command resumes. Writes `clip`, `t5` and
+`llama`, each with its tokenizer, in transformers' format; checkpoints and losses are in `training-clip` and so on.
 
 Two properties are built in rather than learnt:
 
@@ -30,7 +30,7 @@ import transformers
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 from torch import nn
 
-from loop import learning_rate
+from loop import Run, learning_rate
 from relcache_models import shapes
 
 WIDTH = 64
@@ -38,6 +38,7 @@ HEADS = 4
 LONGEST = 16  # tokens of the longest prompt, with what begins and ends it
 CONSTANT, FLAG = WIDTH - 2, WIDTH - 1  # T5's two reserved features
 LOUD, REPEL = 3e4, 16.0
+UNSEEN = 1_000_000_000  # seed of the prompts that are tried at the end
 CLASSES = {
     "layout": len(shapes.LAYOUTS),
     "motion": len(shapes.MOTIONS),
@@ -196,7 +197,8 @@ def train(name: str, encoder: nn.Module, tokenizer, options: argparse.Namespace)
     """Train one encoder and write it with its tokenizer."""
     torch.manual_seed(0)
     heads = nn.ModuleDict({key: nn.Linear(WIDTH, count + 1) for key, count in CLASSES.items()})
-    parameters = [*encoder.parameters(), *heads.parameters()]
+    model = nn.ModuleDict({"encoder": encoder, "heads": heads})
+    parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=0.01)
     settled = settle if isinstance(encoder, transformers.T5EncoderModel) else lambda encoder: None
     settled(encoder)
@@ -213,19 +215,25 @@ def train(name: str, encoder: nn.Module, tokenizer, options: argparse.Namespace)
             correct &= logits[torch.arange(len(prompts)), best].argmax(-1) == values + 1
         return loss, correct
 
-    rng = random.Random(0)
-    for update in range(options.updates):
+    run = Run(options.out / f"training-{name}", options.updates, model, every=250, optimiser=optimiser)
+    for update in run:
+        rng = random.Random(update)
         for group in optimiser.param_groups:
             group["lr"] = options.learning_rate * learning_rate(update, options.updates)
-        prompts = [shapes.sample_prompt(rng, video=rng.random() < 0.4) for _ in range(options.batch)]
+        prompts = [
+            shapes.sample_prompt(rng, video=rng.random() < 0.4, open_colours=options.open_colours)
+            for _ in range(options.batch)
+        ]
         loss, _ = right(prompts, rng.choice((0, DEFAULT_PROMPT_TEMPLATE["crop_start"])))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         settled(encoder)
-        if (update + 1) % 200 == 0:
-            print(name, update + 1, round(loss.item(), 4), flush=True)
+        run.done(options.batch, loss=loss.item())
+    if not run.is_complete:
+        raise SystemExit(f"{name} is not finished: the same command goes on")
+    rng = random.Random(UNSEEN)
     with torch.no_grad():
         for held_out in (False, True):
             prompts = [shapes.sample_prompt(rng, video=i % 2 == 0, held_out=held_out) for i in range(options.checks)]
@@ -241,6 +249,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=("t5", "clip", "llama"), default=("t5", "clip", "llama"))
     parser.add_argument("--updates", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--open-colours", type=float, default=0.3, help="share of shapes whose colour is left open")
     parser.add_argument("--checks", type=int, default=1000, help="prompts of each sort that are tried at the end")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     options = parser.parse_args()

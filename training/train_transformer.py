@@ -1,14 +1,22 @@
 """Train the transformer of small-flux (`text`) or of small-video (`video`) by flow matching on scenes of shapes.
 
     python training/train_transformer.py text --run runs/transformer-text --updates 6000
-    python training/train_transformer.py video --run runs/transformer-video --updates 6000
+    python training/train_transformer.py video --run runs/transformer-video --updates 6000 \\
+        --pictures models/src/relcache_models/small-flux/transformer
 
 The networks are diffusers' own `FluxTransformer2DModel` and `HunyuanVideoTransformer3DModel`. They need what
 `train_autoencoder.py` and `train_text_encoders.py` leave in their run folders. The same command resumes.
 
 As FLUX.1 dev and HunyuanVideo are, they are distilled for guidance: in the last part of the run (`--distil`) the target
-is moved by (w - 1)(v_conditional - v_unconditional), where both velocities are the model's own without guidance and
-w = 1 + strength (g - 1) follows the guidance g that the model is told. One forward per step then samples with guidance.
+of three in four of the samples that have a prompt is v_unconditional + w (v_conditional - v_unconditional), where both
+velocities are those of the moving average without guidance and w = 1 + strength (g - 1) follows the guidance g that the
+model is told. One forward per step then samples with guidance.
+
+The last double block also learns to tell where a shape of which kind is in the clean picture (`Outlines`). To
+the loss of the velocity, which is mostly texture, shapes are worth little; to what the prompt says they are all.
+The head that reads it is not part of the exported model.
+
+A video transformer may start from the one of pictures (`--pictures`): see `inflate`.
 """
 
 from __future__ import annotations
@@ -18,6 +26,7 @@ import random
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 import transformers
 from diffusers import (
     AutoencoderKL,
@@ -34,14 +43,15 @@ from relcache_models import shapes
 from train_autoencoder import CHANNELS, SIDE, scenes
 
 TOKENS = 12  # of text in training: the longest prompt, its end, and padding
-GUIDANCE = {"text": (3.5, 2.2), "video": (6.0, 2.2)}  # the pipeline's default guidance, and the w that it shall mean
+GUIDANCE = {"text": (3.5, 2.6), "video": (6.0, 2.6)}  # the pipeline's default guidance, and the w that it shall mean
+NOISE = {"text": 1.0, "video": 1.5}  # mean logit of the noise level; three frames that agree show through more of it
 
 
 def build(task: str, heads: int) -> nn.Module:
-    """The untrained transformer of `task`: 4 + 8 blocks for pictures, 3 + 6 for clips, `heads` heads of 32."""
+    """The untrained transformer of `task`: 4 double and 8 single blocks of `heads` heads of 32."""
     if task == "text":
         return FluxTransformer2DModel(
-            in_channels=4 * CHANNELS,
+            in_channels=4 * CHANNELS[task],
             num_layers=4,
             num_single_layers=8,
             attention_head_dim=32,
@@ -52,16 +62,17 @@ def build(task: str, heads: int) -> nn.Module:
             axes_dims_rope=(4, 14, 14),
         )
     return HunyuanVideoTransformer3DModel(
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
+        in_channels=CHANNELS[task],
+        out_channels=CHANNELS[task],
         num_attention_heads=heads,
         attention_head_dim=32,
-        num_layers=3,
-        num_single_layers=6,
+        num_layers=4,
+        num_single_layers=8,
         num_refiner_layers=1,
         text_embed_dim=64,
         pooled_projection_dim=64,
-        rope_axes_dim=(8, 12, 12),
+        rope_axes_dim=(4, 14, 14),
+        rope_theta=10000.0,
     )
 
 
@@ -74,6 +85,27 @@ def initialise(model: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
             if ".norm" in name or name.startswith(("norm_out", "proj_out")):
                 nn.init.zeros_(module.weight)
+
+
+@torch.no_grad()
+def inflate(transformer: HunyuanVideoTransformer3DModel, pictures: FluxTransformer2DModel) -> None:
+    """Give `transformer` the weights of `pictures`.
+
+    Pictures have no refiner of text and fewer channels: those weights stay as they are, but further channels are not
+    looked at in the beginning.
+
+    Of a clip of one frame both then have the same velocity in the channels of pictures, if the further ones are left
+    out and the features of text are the same.
+    """
+    weights = pictures.state_dict()
+    for name, value in transformer.state_dict().items():
+        if name.startswith("x_embedder.proj.weight"):
+            value[:, CHANNELS["text"] :] = 0
+            value[:, : CHANNELS["text"]] = weights["x_embedder.weight"].unflatten(1, (-1, 1, 2, 2))
+        elif name.startswith("proj_out"):  # rows are channels × patch, channels first
+            value[: len(weights[name])] = weights[name]
+        elif not name.startswith("context_embedder"):
+            value.copy_(weights[name.replace("x_embedder.proj", "x_embedder")])
 
 
 class Texts:
@@ -108,7 +140,7 @@ def thinned(text: str, rng: random.Random, share: float = 0.1) -> str:
 
 
 class Reservoir:
-    """Latents and text features of scenes, of which `refresh` replaces the oldest by fresh ones."""
+    """Latents, outlines and text features of scenes, of which `refresh` replaces the oldest by fresh ones."""
 
     def __init__(self, task: str, autoencoder: nn.Module, texts: Texts, size: int, device: torch.device):
         self.task, self.autoencoder, self.texts, self.size, self.device = task, autoencoder, texts, size, device
@@ -118,12 +150,13 @@ class Reservoir:
     @torch.no_grad()
     def refresh(self, number: int, seed: int) -> None:
         # Kinds in any colour, and colours on any kind: so pairs come out that no prompt ever joined.
-        prompts, _, pixels = scenes(self.task, number, seed, open_colours=0.3)
+        prompts, composed, pixels = scenes(self.task, number, seed, open_colours=0.3)
         latents = self.autoencoder.encode(pixels).latent_dist.sample(torch.Generator().manual_seed(seed))
         config = self.autoencoder.config
         latents = (latents - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
         rng = random.Random(seed)
-        fresh = [value.to(self.device) for value in (latents, *self.texts([thinned(str(p), rng) for p in prompts]))]
+        texts = self.texts([thinned(str(prompt), rng) for prompt in prompts])
+        fresh = [value.to(self.device) for value in (latents, outlines(self.task, composed), *texts)]
         if not self.columns:
             self.columns = [value.new_zeros(self.size, *value.shape[1:]) for value in fresh]
         rows = torch.arange(self.next, self.next + number) % self.size
@@ -137,8 +170,36 @@ class Reservoir:
         return [column[rows] for column in self.columns]
 
 
+def outlines(task: str, composed: list[shapes.Scene]) -> torch.Tensor:
+    """How much each kind covers of each of 4 × 4 cells in each token: (scenes, tokens, kinds · 16) uint8, up to 255.
+
+    Of clips: in the last frame of those that a token stands for.
+    """
+    side = SIDE[task] // 8
+    covered = shapes.occupancy(composed, 4 * side)[:, ::4]
+    cells = covered.unflatten(-1, (side, 4)).unflatten(-3, (side, 4)).permute(0, 1, 3, 5, 2, 4, 6)
+    return (cells.flatten(4).flatten(1, 3) * 255).round().byte()
+
+
+class Outlines(nn.Sequential):
+    """Reads from hidden states (n, tokens, width) the logits of `outlines`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 16 * len(shapes.KINDS))
+        )
+
+    def loss(self, hidden: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy, in nats per cell, with `covered` as `outlines` gives it."""
+        logits = self(hidden).float()
+        return len(shapes.KINDS) * F.binary_cross_entropy_with_logits(logits, covered / 255)
+
+
 class Velocity(nn.Module):
-    """The transformer called as its pipeline calls it: velocity (n, …) of latents at noise level sigma (n,)."""
+    """The transformer called as its pipeline calls it: velocity (n, …) of latents at noise level sigma (n,).
+
+    Also returns the hidden states (n, tokens, width) of pictures or clips after the last double block.
+    """
 
     def __init__(self, task: str, transformer: nn.Module):
         super().__init__()
@@ -147,6 +208,9 @@ class Velocity(nn.Module):
         ids = FluxPipeline._prepare_latent_image_ids(1, side, side, torch.device("cpu"), torch.float32)
         self.register_buffer("image_ids", ids, persistent=False)
         self.register_buffer("text_ids", torch.zeros(TOKENS, 3), persistent=False)
+        position = 1 if task == "text" else 0  # FLUX's blocks return text first
+        last = transformer.transformer_blocks[-1]
+        last.register_forward_hook(lambda _, inputs, output: setattr(self, "hidden", output[position]))
 
     def forward(self, latents, sigma, guidance, text, mask, pooled, padding):
         """`padding` (n,) is the logarithm of how many padding tokens each of FLUX's stands for.
@@ -155,10 +219,11 @@ class Velocity(nn.Module):
         raised by log k acts as k of them: training on 12 tokens covers prompts padded to 512.
         """
         if self.task == "video":
-            return self.transformer(
+            velocity = self.transformer(
                 latents, timestep=sigma * 1000, encoder_hidden_states=text, encoder_attention_mask=mask,
                 pooled_projections=pooled, guidance=guidance * 1000, return_dict=False,
             )[0]  # fmt: skip
+            return velocity, self.hidden
         number, channels, height, width = latents.shape
         bias = torch.where(mask == 0, padding[:, None], 0.0)
         bias = torch.cat([bias, bias.new_zeros(number, self.image_ids.shape[0])], 1)[:, None, None]
@@ -167,15 +232,16 @@ class Velocity(nn.Module):
             encoder_hidden_states=text, pooled_projections=pooled, guidance=guidance, img_ids=self.image_ids,
             txt_ids=self.text_ids, joint_attention_kwargs={"attention_mask": bias}, return_dict=False,
         )[0]  # fmt: skip
-        return FluxPipeline._unpack_latents(packed, height * 4, width * 4, 4 * 1)
+        return FluxPipeline._unpack_latents(packed, height * 4, width * 4, 4 * 1), self.hidden
 
 
-def optimisers(model: nn.Module, rate: float) -> tuple[Muon, torch.optim.AdamW]:
-    """Muon for the matrices inside the blocks, AdamW for all else (embedders, modulations, norms, last projection)."""
+def optimisers(model: nn.Module, head: nn.Module, rate: float) -> tuple[Muon, torch.optim.AdamW]:
+    """Muon for the matrices in the blocks, AdamW for all else (embedders, modulations, norms, projection, `head`)."""
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         inside = "transformer_blocks." in name and parameter.ndim == 2 and ".norm" not in name
         (matrices if inside else others).append(parameter)
+    others += head.parameters()
     return Muon(matrices, lr=rate), torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
 
 
@@ -190,6 +256,8 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--distil", type=float, default=0.2, help="share of the updates that learn guidance")
+    parser.add_argument("--outlines", type=float, default=0.5, help="weight of the loss of the outlines")
+    parser.add_argument("--pictures", type=Path, help="a folder of FluxTransformer2DModel to start from (video)")
     parser.add_argument("--fresh", type=int, default=16, help="new scenes per update")
     parser.add_argument("--first", type=int, default=4096, help="scenes before the first update")
     parser.add_argument("--reservoir", type=int, default=40000, help="scenes that are kept")
@@ -198,6 +266,8 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     options = parser.parse_args()
     task, device = options.task, torch.device(options.device)
+    if options.pictures and task == "text":
+        parser.error("--pictures is for video: a model of pictures has none to start from")
 
     kind = AutoencoderKL if task == "text" else AutoencoderKLHunyuanVideo
     folder = options.autoencoder or Path(f"runs/autoencoder-{task}/autoencoder")
@@ -207,14 +277,20 @@ def main() -> None:
     torch.manual_seed(0)
     transformer = build(task, options.heads).to(device).train()
     initialise(transformer)
-    muon, adam = optimisers(transformer, options.learning_rate)
-    run = Run(
-        options.run, options.updates, transformer, every=options.checkpoint_every, ema=0.9985, muon=muon, adam=adam
-    )
+    if options.pictures:
+        inflate(transformer, FluxTransformer2DModel.from_pretrained(options.pictures))
+    head = Outlines(32 * options.heads).to(device)
+    muon, adam = optimisers(transformer, head, options.learning_rate)
+    keep = {"head": head, "muon": muon, "adam": adam}
+    run = Run(options.run, options.updates, transformer, every=options.checkpoint_every, ema=0.995, **keep)
     velocity = Velocity(task, transformer).to(device)
     step = velocity if options.no_compile else torch.compile(velocity)
     for start in range(0, options.first, 512):
         reservoir.refresh(min(512, options.first - start), seed=-1000 - options.first * run.update - start)
+    average = build(task, options.heads).to(device).eval().requires_grad_(False)
+    average.load_state_dict(run.average, assign=True)  # the very tensors that the run keeps up to date
+    teacher = Velocity(task, average).to(device)
+    guide = teacher if options.no_compile else torch.compile(teacher)
     nothing = [value.to(device) for value in Texts(task, options.text_encoders)([""])]
     usual, meant = GUIDANCE[task]
     strength = (meant - 1) / (usual - 1)
@@ -225,14 +301,14 @@ def main() -> None:
             group["lr"] = rate
         generator = torch.Generator().manual_seed(update)
         reservoir.refresh(options.fresh, seed=update)
-        latents, text, mask, pooled = reservoir.draw(options.batch, generator)
+        latents, covered, text, mask, pooled = reservoir.draw(options.batch, generator)
         dropped = (torch.rand(options.batch, generator=generator) < 0.1).to(device)
         for row in dropped.nonzero()[:, 0].tolist():
             text[row], mask[row], pooled[row] = (value[0] for value in nothing)
 
         spread = (torch.arange(options.batch) + torch.rand(options.batch, generator=generator)) / options.batch
         normal = torch.special.ndtri(spread.clamp(1e-4, 1 - 1e-4))  # stratified over the batch
-        sigma = torch.sigmoid(1.0 + 1.2 * normal).to(device)  # shapes take form above 0.8, the rest is texture
+        sigma = torch.sigmoid(NOISE[task] + 1.2 * normal).to(device)  # shapes take form at high noise, then texture
         noise = torch.randn(latents.shape, generator=generator).to(device)
         shape = (-1,) + (1,) * (latents.ndim - 1)
         noisy = torch.lerp(latents, noise, sigma.view(shape))
@@ -249,19 +325,21 @@ def main() -> None:
                 one = torch.ones_like(guidance)
                 empty = [value.expand(options.batch, *value.shape[1:]) for value in nothing]
                 with torch.no_grad():
-                    conditional = step(noisy, sigma, one, text, mask, pooled, padding)
-                    unconditional = step(noisy, sigma, one, *empty, padding)
-                weight = (strength * (guidance - 1)).view(shape)
-                target = target + weight * (conditional - unconditional).float()
-            errors = (step(noisy, sigma, guidance, text, mask, pooled, padding).float() - target).square()
-        loss = errors.mean()
+                    conditional, _ = guide(noisy, sigma, one, text, mask, pooled, padding)
+                    unconditional, _ = guide(noisy, sigma, one, *empty, padding)
+                weight = (1 + strength * (guidance - 1)).view(shape)
+                guided = torch.lerp(unconditional.float(), conditional.float(), weight)
+                target = torch.where((guidance == 1).view(shape), target, guided)
+            found, hidden = step(noisy, sigma, guidance, text, mask, pooled, padding)
+            told = head.loss(hidden, covered)
+        loss = (found.float() - target).square().mean()
         muon.zero_grad(set_to_none=True)
         adam.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
+        (loss + options.outlines * told).backward()
+        nn.utils.clip_grad_norm_([*transformer.parameters(), *head.parameters()], 1.0)
         muon.step()
         adam.step()
-        run.done(options.batch, loss=loss.item())
+        run.done(options.batch, loss=loss.item(), outlines=told.item())
 
 
 if __name__ == "__main__":

@@ -27,20 +27,15 @@ from relcache.bench.benchmarks import SMALL, Benchmark, Column, benchmark_of
 from relcache.bench.calibration import at_budget, calibration_seeds, to_begin_with, with_any_budget
 from relcache.bench.calibration import calibrate as find_threshold
 from relcache.bench.entries import choose, named_config, split_methods
-from relcache.bench.gallery import slug, write_each, write_sheets
 from relcache.bench.external import make as make_environment
+from relcache.bench.gallery import slug, write_each, write_sheets
 from relcache.bench.illustrations import illustrate, summary
 from relcache.bench.page import write_page
-from relcache.bench.pipelines import (
-    DEFAULT_MODEL,
-    OFFLOADS,
-    load_pipeline,
-    usable_device,
-)
+from relcache.bench.pipelines import DEFAULT_MODEL, OFFLOADS, is_out_of_memory, load_pipeline, usable_device
 from relcache.bench.pool import make_pool
 from relcache.bench.prepare import Asked, prepare, read_prompts, tasks, with_measure
 from relcache.bench.results import write
-from relcache.bench.sampling import Sampler, Samples
+from relcache.bench.sampling import Sampler, Samples, smaller
 from relcache.bench.summaries import against
 from relcache.figures.sheet import Row
 from relcache.methods import config_from_text, method_from_config
@@ -56,7 +51,10 @@ app = typer.Typer(
 console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True)
 
-Model = Annotated[str, typer.Option(help="A shipped model, a folder in diffusers' format, or a hub id.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="A shipped model, a folder in diffusers' format, or a hub id; by default a shipped one."),
+]
 Steps = Annotated[int, typer.Option(min=1, help="Denoising steps.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")]
 Size = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels, or one number for both.")]
@@ -79,20 +77,21 @@ DType = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 
 
 @contextmanager
-def plain_errors(resumes: bool = False, relief: Sequence[str] = ()) -> Iterator[None]:
+def plain_errors(relief: Sequence[str], resumes: bool = False) -> Iterator[None]:
     """Errors that a user can mend, as a line instead of a traceback; exit status 1, and 130 for an interrupt.
 
-    `relief` are the options of which each would need less memory.
+    `relief` are the options of which each would need less memory; it may grow while the command runs.
     """
     try:
         yield
-    except (ValueError, FileNotFoundError, OSError) as error:
+    except (ValueError, OSError) as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and not re.search(r"can't allocate memory|not enough memory", str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
-        errors.print(f"[bold red]error:[/] out of memory; it would help to give {', or '.join(relief)}", soft_wrap=True)
+        hint = f"; it would help to give {', or '.join(relief)}" if relief else ""
+        errors.print(f"[bold red]error:[/] out of memory{hint}", soft_wrap=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         more = "; methods that were finished are kept, and the same command goes on from there" if resumes else ""
@@ -130,7 +129,7 @@ def demo(
     class: a class-conditional DiT; text: pictures by FLUX's architecture; video: clips by HunyuanVideo's. Prints the
     table and writes tables and sheets. Run again with the same options, it goes on from what is there.
     """
-    with plain_errors(resumes=True, relief=_relief(device, "float32", batch)):
+    with plain_errors(_relief(batch), resumes=True):
         asked = Asked(
             methods=methods, nfc=nfc, samples=samples, steps=steps, seed=seed, guidance=guidance, batch=batch,
             calibration_samples=calibration_samples, device=device,
@@ -172,7 +171,7 @@ def bench(
 
     Run again with the same options, it goes on from what is there, with any number of workers.
     """
-    with plain_errors(resumes=True, relief=_relief(device, dtype, batch, offload)):
+    with plain_errors(_relief(batch, device, dtype, offload), resumes=True):
         chosen = benchmark_of(benchmark, preset)
         asked = Asked(
             model=model, methods=methods, nfc=nfc, samples=samples, steps=steps, seed=seed, guidance=guidance,
@@ -186,11 +185,11 @@ def bench(
             columns = {**against(reference, inception, usable_device(device)), **columns}
         elif reference is not None or inception is not None:
             raise ValueError("--reference and --inception are of class-conditional with the paper's preset")
-        for name, option, given in (("lpips", "weights", alexnet), ("clip", "model", clip)):
+        for name, key, given in (("lpips", "weights", alexnet), ("clip", "model", clip)):
             if given is not None and name not in chosen.measures:
                 raise ValueError(f"{benchmark} of the preset {preset} does not measure {name}")
             if given is not None:
-                chosen = with_measure(chosen, name, **{option: str(given)})
+                chosen = with_measure(chosen, name, **{key: str(given)})
         _compare(chosen, asked, out / benchmark, workers, columns, benchmark if preset == "paper" else "")
         if html:
             console.print(f"Written to {write_page(out / benchmark)}")
@@ -235,7 +234,7 @@ def _compare(
 
 @app.command()
 def analyze(
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     methods: Methods = "fora,taylorseer-1,rfe-1",
     interval: Annotated[int, typer.Option(min=2, help="Steps from one full step to the next.")] = 4,
     samples: Annotated[int, typer.Option(min=1, help="Pictures or clips.")] = 8,
@@ -261,7 +260,8 @@ def analyze(
 
     All methods forecast from the same full steps: what differs is the forecaster. Draws the paper's figures 1 and 2.
     """
-    with plain_errors(resumes=True, relief=_relief(device, dtype, batch, offload)):
+    with plain_errors(_relief(batch, device, dtype, offload), resumes=True):
+        model = model or ("small-flux" if prompt else DEFAULT_MODEL)
         entries = choose(methods)
         seeds = [seed + index for index in range(samples)]
         with progress_bar() as bar:
@@ -289,7 +289,7 @@ def figures(
     ] = None,
 ) -> None:
     """Draw figures and sheets again from saved results."""
-    with plain_errors():
+    with plain_errors([]):
         for path in illustrate(folder, module or ()):
             console.print(str(path), highlight=False, soft_wrap=True)
 
@@ -300,7 +300,7 @@ def environment(
     python: Annotated[str | None, typer.Option(help="Another Python to make it with; both want 3.8 to 3.11.")] = None,
 ) -> None:
     """Make the environment of its own that a metric needs; bench then uses it by itself."""
-    with plain_errors():
+    with plain_errors([]):
         folder = make_environment(name, python, tell=lambda text: console.print(text, highlight=False, markup=False))
         console.print(f"made {folder}", highlight=False)
 
@@ -321,9 +321,7 @@ def sample(
     nfc: Annotated[
         int | None, typer.Option(help="Number of full steps: sets the interval, or first finds the threshold.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A shipped model, a folder in diffusers' format, or a hub id.")
-    ] = None,
+    model: Model = None,
     steps: Steps = 50,
     guidance: Guidance = None,
     size: Size = None,
@@ -337,20 +335,26 @@ def sample(
     offload: Offload = "none",
 ) -> None:
     """Make a picture or a clip per prompt or class, and print the report; or one per method, and compare them."""
-    with plain_errors(relief=_relief(device, dtype, batch, offload)):
+    relief = _relief(batch, device, dtype, offload)
+    with plain_errors(relief):
         model = model or ("small-flux" if prompt else DEFAULT_MODEL)
-        given = [text.strip() for text in split_methods(compare or method)]
+        given = [text.strip() for text in split_methods(method if compare is None else compare)]
+        if not given or (compare is None and len(given) > 1):
+            asked_for = repr(method) if compare is None else repr(compare)
+            raise ValueError(f"--method takes one method, --compare one or more; got {asked_for}")
         configs = {text: named_config(text) for text in given}
         for config in configs.values():  # a mistake shows before anything is loaded
             method_from_config(config if nfc is None else with_any_budget(config))
         options = call_options(model, guidance, size, frames, option or [])
         pipeline = load_pipeline(model, device, dtype, offload)
+        relief += smaller(pipeline)
         sampler = Sampler(pipeline, steps, batch, options)
         asked, names = conditions(pipeline, prompt, classes)
         seeds = [seed + index for index in range(len(asked))]
         made: dict[str, Samples] = {}
         with progress_bar() as bar:
             task = bar.add_task("loading", total=len(configs) * len(seeds))
+            labels: list[str] = []
             for text, config in configs.items():
                 bar.update(task, description=text)
                 if nfc is None:
@@ -360,6 +364,8 @@ def sample(
                     chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)
                 made[text] = sampler.run(chosen, seeds, asked, lambda count: bar.advance(task, count))
                 label = f"-{slug(text)}" if compare else ""
+                labels.append(label)
+                label += f"-{labels.count(label)}" if labels.count(label) > 1 else ""
                 stems = [f"{i:03d}-{name}-seed{s}{label}" for i, (name, s) in enumerate(zip(names, seeds, strict=True))]
                 write_each(out, made[text].images.numpy(), stems)
         rows = [
@@ -383,7 +389,7 @@ def calibrate(
     prompt: Annotated[
         list[str] | None, typer.Option(help="A prompt to calibrate on; give the option again for more.")
     ] = None,
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     steps: Steps = 50,
     guidance: Guidance = None,
     size: Size = None,
@@ -393,12 +399,16 @@ def calibrate(
     batch: Batch = 16,
     device: Device = "auto",
     dtype: DType = "float32",
+    offload: Offload = "none",
 ) -> None:
     """Print the threshold at which a method has a given mean number of full steps."""
-    with plain_errors(relief=_relief(device, dtype, batch)):
+    relief = _relief(batch, device, dtype, offload)
+    with plain_errors(relief):
+        model = model or ("small-flux" if prompt else DEFAULT_MODEL)
         chosen = method_from_config(to_begin_with(config_from_text(method)))
         options = call_options(model, guidance, size, frames, option or [])
-        pipeline = load_pipeline(model, device, dtype)
+        pipeline = load_pipeline(model, device, dtype, offload)
+        relief += smaller(pipeline)
         sampler = Sampler(pipeline, steps, batch, options)
         seeds = calibration_seeds(samples)
         asked = for_calibration(pipeline, conditions(pipeline, prompt, None)[0], samples)
@@ -485,17 +495,17 @@ def rich_table(rows: list[dict[str, Any]], title: str, columns: Mapping[str, Col
     return table
 
 
-def _relief(device: str, dtype: str, batch: int, offload: str | None = None) -> list[str]:
-    """The options by which a run of these would need less memory, most helpful first."""
+def _relief(batch: int, device: str = "cpu", dtype: str = "", offload: str = "") -> list[str]:
+    """The options by which a run of these would need less memory, most helpful first; those it has are given."""
     relief = []
     on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
     if on_gpu and offload in OFFLOADS[:-1]:
         relief.append(f"--offload {OFFLOADS[OFFLOADS.index(offload) + 1]}")
-    if offload is not None and dtype == "float32":
+    if dtype == "float32":
         relief.append("--dtype bfloat16")
     if batch > 1:
         relief.append(f"a --batch below {batch}")
-    return relief + (["a smaller --size", "fewer --frames"] if offload is not None else [])
+    return relief
 
 
 def _caption(name: str, samples: Samples, full: Samples | None) -> str:

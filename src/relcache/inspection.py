@@ -126,7 +126,8 @@ class _Trace:
         self._flops: dict[str, int] | None = None
         self._total = 0
         if inputs is not None:
-            self._total, self._flops = without_values(lambda copied: self._count(copied(model), copied(inputs)))
+            counted = without_values(lambda copied: self._count(copied(model), copied(inputs)))
+            self._total, self._flops = counted.total, counted.modules
 
     def _count(self, model: nn.Module, inputs: dict[str, Any]) -> Flops:
         for name, module in model.named_modules():

@@ -26,4 +26,6 @@ def folder(name: str) -> Path:
 
 
 def _is_model(path: Path) -> bool:
+    if path.name.startswith("."):  # one that is being written
+        return False
     return (path / "model_index.json").is_file() or (path / "model.safetensors").is_file()

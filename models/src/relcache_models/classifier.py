@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
+
+from relcache_models.weights import load_weights
 
 
 class Classifier(nn.Module):
@@ -51,10 +52,8 @@ class Classifier(nn.Module):
 
         Raises:
             FileNotFoundError: `folder` holds no `model.safetensors`.
+            ValueError: it is broken.
         """
-        path = Path(folder) / "model.safetensors"
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no model.safetensors")
         classifier = cls()
-        classifier.load_state_dict(load_file(path))
+        classifier.load_state_dict(load_weights(Path(folder) / "model.safetensors"))
         return classifier.eval()

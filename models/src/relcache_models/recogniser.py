@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from relcache_models import shapes
+from relcache_models.weights import load_weights
 
 FRAMES_RIGHT = 0.75  # the share of a clip's frames that must show the right shape
 
@@ -120,14 +120,14 @@ class Recogniser(nn.Module):
 
         Raises:
             FileNotFoundError: `folder` holds no recogniser.
+            ValueError: its weights are broken.
         """
-        config, weights = Path(folder) / "config.json", Path(folder) / "model.safetensors"
-        for path in (config, weights):
-            if not path.is_file():
-                raise FileNotFoundError(f"{folder} holds no {path.name}")
+        weights = load_weights(Path(folder) / "model.safetensors")
+        config = Path(folder) / "config.json"
+        if not config.is_file():
+            raise FileNotFoundError(f"{folder} holds no {config.name}")
         recogniser = cls(**json.loads(config.read_text()))
-        state = {
-            name: value.float() if value.is_floating_point() else value for name, value in load_file(weights).items()
-        }
-        recogniser.load_state_dict(state)
+        recogniser.load_state_dict(
+            {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+        )
         return recogniser.eval()

@@ -30,6 +30,7 @@ COLOURS = {
     "white": (0.95, 0.95, 0.95),
 }
 SIZES = {"small": (0.105, 0.135), "large": (0.18, 0.22)}
+CLIP_SIZES = {"small": (0.14, 0.17), "large": (0.23, 0.27)}  # clips have fewer pixels
 PLACES = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom",
           "middle": "in the middle"}  # fmt: skip
 RELATIONS = ("above", "below", "left of", "right of")
@@ -42,6 +43,7 @@ HELD_OUT = frozenset(
 )  # fmt: skip
 """Pairs of colour and kind that no training prompt contains."""
 
+RESIZING = ("grows", "shrinks")  # motions that have every size: a size that is said beside them means nothing
 MARGIN = 0.03
 GRAMMAR = (
     "a [small|large] [COLOUR] KIND [on the left|on the right|at the top|at the bottom|in the middle], "
@@ -139,10 +141,13 @@ def parse(text: str) -> Prompt:
     return Prompt((first, second), relation=relation)
 
 
-def sample_prompt(rng: random.Random, *, video: bool = False, held_out: bool | None = False) -> Prompt:
+def sample_prompt(
+    rng: random.Random, *, video: bool = False, held_out: bool | None = False, open_colours: float = 0.0
+) -> Prompt:
     """A random prompt: half of the pictures show two shapes; a size is said in two of three.
 
-    `held_out` says whether it must (True), must not (False) or may (None) name a held-out pair.
+    `held_out` says whether it must (True), must not (False) or may (None) name a held-out pair. `open_colours` is the
+    share of shapes whose colour is left open.
     """
     while True:
         two = not video and rng.random() < 0.5
@@ -154,10 +159,13 @@ def sample_prompt(rng: random.Random, *, video: bool = False, held_out: bool | N
             prompt = replace(prompt, relation=rng.choice(RELATIONS))
         elif video:
             prompt = replace(prompt, motion=rng.choice(MOTIONS))
-            if prompt.motion in ("grows", "shrinks"):
+            if prompt.motion in RESIZING:
                 prompt = replace(prompt, shapes=(replace(shapes[0], size=None),))
         elif rng.random() < 0.7:
             prompt = replace(prompt, place=rng.choice(tuple(PLACES)))
+        if open_colours:
+            found = (replace(s, colour=None) if rng.random() < open_colours else s for s in prompt.shapes)
+            prompt = replace(prompt, shapes=tuple(found))
         if held_out is None or prompt.held_out == held_out:
             return prompt
 
@@ -184,8 +192,9 @@ def _between(rng: random.Random, low: float, high: float) -> float:
 
 def compose(prompt: Prompt, rng: random.Random, *, frames: int = 1) -> Scene:
     """A scene that shows `prompt`. Without a motion all frames are the same."""
-    shapes = tuple(replace(shape, size=shape.size or rng.choice(tuple(SIZES))) for shape in prompt.ordered)
-    radii = [rng.uniform(*SIZES[shape.size or "small"]) for shape in shapes]
+    sizes = [shape.size or rng.choice(tuple(SIZES)) for shape in prompt.ordered]
+    shapes = tuple(replace(shape, size=size) for shape, size in zip(prompt.ordered, sizes, strict=True))
+    radii = [rng.uniform(*(CLIP_SIZES if prompt.motion else SIZES)[size]) for size in sizes]
     layout = "middle" if prompt.motion else prompt.layout or rng.choice((*PLACES, "corner"))
     if prompt.motion:
         path = [_motion(prompt.motion, radii[0], rng, frames)]
@@ -234,17 +243,17 @@ def _pair(vertical: bool, radii: list[float], rng: random.Random) -> list[tuple[
 
 def _motion(motion: str, radius: float, rng: random.Random, frames: int) -> tuple[tuple[float, float, float], ...]:
     times = [frame / max(1, frames - 1) for frame in range(frames)]
-    if motion in ("grows", "shrinks"):
-        small, large = rng.uniform(0.09, 0.12), rng.uniform(0.19, 0.24)
+    if motion in RESIZING:
+        small, large = rng.uniform(0.12, 0.15), rng.uniform(0.24, 0.28)
         x, y = (_between(rng, large + MARGIN, 1 - MARGIN - large) for _ in range(2))
         ends = (small, large) if motion == "grows" else (large, small)
         return tuple((x, y, ends[0] + (ends[1] - ends[0]) * time) for time in times)
     low, high = radius + MARGIN, 1 - MARGIN - radius
     if motion == "bounces":
         x, ground = _between(rng, low, high), high - rng.uniform(0, 0.06)
-        height, phase = rng.uniform(0.28, min(0.45, ground - low)), rng.uniform(0, 1)
-        return tuple((x, ground - height * abs(math.sin(math.pi * (phase + 1.5 * time))), radius) for time in times)
-    length = _between(rng, 0.32, high - low)
+        height, phase = rng.uniform(0.2, 0.3), rng.uniform(0, 1)
+        return tuple((x, ground - height * abs(math.sin(math.pi * (phase + time))), radius) for time in times)
+    length = rng.uniform(0.22, 0.36)
     start, aside = _between(rng, low, high - length), _between(rng, low, high)
     along = [start + length * (time if motion in ("moves right", "moves down") else 1 - time) for time in times]
     if motion in ("moves left", "moves right"):
@@ -300,30 +309,51 @@ def _painted(
 ) -> torch.Tensor:
     """`picture` with the shape at `position` of each of `scenes`: its shadow, then itself, lit from the top left."""
     side = picture.shape[-1]
-    path = torch.tensor([scene.path[position] for scene in scenes])[..., None, None]  # scenes, frames, 3, 1, 1
-    turn = torch.tensor([scene.angles[position] for scene in scenes])[:, None, None, None]
-    kind = torch.tensor([KINDS.index(scene.shapes[position].kind) for scene in scenes])
     colour = torch.tensor([scene.paints[position] for scene in scenes])[:, None, :, None, None] + tint
-
-    def distance(shift: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Signed distance to the edge in pixels, and how far a pixel lies from the light in radii."""
-        across = (x - path[:, :, 0] - shift) / path[:, :, 2]
-        down = (y - path[:, :, 1] - shift) / path[:, :, 2]
-        each = _distances(across * turn.cos() + down * turn.sin(), down * turn.cos() - across * turn.sin())
-        index = kind[:, None, None, None, None].expand(-1, each.shape[1], 1, side, side)
-        return each.gather(2, index) * path[:, :, 2, None] * side, (across + down)[:, :, None]
-
-    shadow = (0.5 - distance(0.03)[0] / (0.05 * side)).clamp(0, 1)
-    edge, away = distance(0.0)
+    shadow = (0.5 - _edge(scenes, position, x, y, shift=0.03)[0] / (0.05 * side)).clamp(0, 1)
+    edge, away = _edge(scenes, position, x, y)
     light = (0.9 - 0.22 * away).clamp(0.55, 1.15)
     rim = 1 - 0.35 * (1 + edge / (0.035 * side)).clamp(0, 1)
     return torch.lerp(picture * (1 - 0.4 * shadow), (colour * light * rim).clamp(0, 1), (0.5 - edge).clamp(0, 1))
 
 
+def _edge(
+    scenes: Sequence[Scene], position: int, x: torch.Tensor, y: torch.Tensor, shift: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Signed distance to the edge in pixels, and how far a pixel lies from the light in radii; (…, frames, 1, y, x)."""
+    side = x.shape[-1]
+    path = torch.tensor([scene.path[position] for scene in scenes])[..., None, None]  # scenes, frames, 3, 1, 1
+    turn = torch.tensor([scene.angles[position] for scene in scenes])[:, None, None, None]
+    kind = torch.tensor([KINDS.index(scene.shapes[position].kind) for scene in scenes])
+    across = (x - path[:, :, 0] - shift) / path[:, :, 2]
+    down = (y - path[:, :, 1] - shift) / path[:, :, 2]
+    each = _distances(across * turn.cos() + down * turn.sin(), down * turn.cos() - across * turn.sin())
+    index = kind[:, None, None, None, None].expand(-1, each.shape[1], 1, side, side)
+    return each.gather(2, index) * path[:, :, 2, None] * side, (across + down)[:, :, None]
+
+
+def occupancy(scenes: Sequence[Scene], side: int) -> torch.Tensor:
+    """How much of each of side × side cells a shape of each kind covers: (scenes, frames, kinds, side, side) in [0, 1].
+
+    All `scenes` must have equally many frames.
+    """
+    axis = (torch.arange(side) + 0.5) / side
+    y, x = axis[:, None].expand(side, side), axis[None, :].expand(side, side)
+    covered = torch.zeros(len(scenes), len(scenes[0].path[0]), len(KINDS), side, side)
+    for position in range(2):
+        rows = [row for row, scene in enumerate(scenes) if position < len(scene.shapes)]
+        if rows:
+            edge, _ = _edge([scenes[row] for row in rows], position, x, y)
+            kinds = [KINDS.index(scenes[row].shapes[position].kind) for row in rows]
+            covered[rows, :, kinds] += (0.5 - edge[:, :, 0]).clamp(0, 1)
+    return covered.clamp(max=1)
+
+
 def labels(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
     """What `scenes` show, as class numbers (scenes,) int64; -1 for the second shape where there is none.
 
-    Keys: layout (of LAYOUTS), motion (of MOTIONS), and kind, colour, size with the suffix 0 or 1.
+    Keys: layout (of LAYOUTS), motion (of MOTIONS), and kind, colour, size with the suffix 0 or 1. What grows or shrinks
+    has no size, -1.
     """
     found: dict[str, list[int]] = {"layout": [], "motion": []}
     for scene in scenes:
@@ -332,7 +362,7 @@ def labels(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
         for position in range(2):
             shape = scene.shapes[position] if position < len(scene.shapes) else None
             for name, words in (("kind", KINDS), ("colour", tuple(COLOURS)), ("size", tuple(SIZES))):
-                value = getattr(shape, name, None)
+                value = None if name == "size" and scene.motion in RESIZING else getattr(shape, name, None)
                 found.setdefault(f"{name}{position}", []).append(words.index(value) if value else -1)
     return {name: torch.tensor(values) for name, values in found.items()}
 
@@ -346,6 +376,6 @@ def said(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
         for position in range(2):
             shape = prompt.ordered[position] if position < len(prompt.shapes) else None
             for name, words in (("kind", KINDS), ("colour", tuple(COLOURS)), ("size", tuple(SIZES))):
-                value = getattr(shape, name, None)
+                value = None if name == "size" and prompt.motion in RESIZING else getattr(shape, name, None)
                 found.setdefault(f"{name}{position}", []).append(words.index(value) if value else -1)
     return {name: torch.tensor(values) for name, values in found.items()}

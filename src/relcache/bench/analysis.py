@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from relcache.api import enable
@@ -23,7 +22,7 @@ from relcache.bench.pipelines import is_class_conditional, load_pipeline
 from relcache.bench.prepare import identity
 from relcache.bench.sampling import Sampler
 from relcache.expansion import Expansion, Ladder, norm_l2, sum_absolute, weighted_sum
-from relcache.forecasters import Forecast, Forecaster
+from relcache.forecasters.base import Forecast, Forecaster
 from relcache.methods import Method, method_from_config
 from relcache.schedules import Always, Interval
 
@@ -189,9 +188,7 @@ def _forecaster(entry: Entry) -> Forecaster:
     return method_from_config(with_any_budget(entry.config)).forecaster
 
 
-def _table(
-    states: Sequence[tuple[str, str, Trail]], steps: int
-) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
+def _table(states: Sequence[tuple[str, str, Trail]], steps: int) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
     """Names of branches and modules, and what their trails hold, (branches, modules, rows, steps)."""
     branches = list(dict.fromkeys(branch for branch, _, _ in states))
     modules = list(dict.fromkeys(module for _, module, _ in states))
@@ -205,6 +202,6 @@ def _table(
             place = branches.index(branch), modules.index(module)
             for step, row in trail.rows.items():
                 if name in row:
-                    array[(*place, slice(None), step)] = row[name].float().cpu().numpy()
+                    array[place][:, step] = row[name].float().cpu().numpy()
         arrays[name] = array
     return {"branches": branches, "modules": modules}, arrays

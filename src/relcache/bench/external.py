@@ -125,7 +125,7 @@ class External:
     def __init__(self, name: str, device: str, **request: Any):
         self.name, self.request = name, {"device": device, **request}
         script = resources("relcache.bench.scripts").joinpath(ENVIRONMENTS[name].script)
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
         self._process = subprocess.Popen(
             [str(require(name)), str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._log, text=True,
@@ -159,6 +159,7 @@ class External:
         """End the process."""
         self._process.kill()
         self._process.wait()
+        self._log.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_process"):

@@ -14,6 +14,8 @@ from relcache.bench import files
 from relcache.figures.clip import clip_gif, draw_clips
 from relcache.figures.sheet import Row, draw_sheet
 
+STRIP = 12  # frames of a strip at most, spread over the clip
+
 
 def write_each(folder: Path, images: np.ndarray, names: Sequence[str]) -> None:
     """Write each picture (n, channels, height, width) as PNG, or each clip (n, frames, …) as GIF, under its name."""
@@ -45,7 +47,9 @@ def write_sheets(
     files.write_whole(clips, draw_clips(rows, title, columns))
     written = [sheet, clips]
     for index in range(min(strips, len(rows[0].images))):
-        strip = [Row(row.caption, row.images[index]) for row in rows]
+        count = rows[0].images.shape[1]
+        frames = np.linspace(0, count - 1, min(count, STRIP)).round().astype(int)
+        strip = [Row(row.caption, row.images[index][frames]) for row in rows]
         name = f"{columns[index]}; {title}" if columns else title
         written.append(folder / f"frames{suffix}-{index}.png")
         files.write_whole(written[-1], draw_sheet(strip, name))

@@ -171,9 +171,15 @@ def _mean(known: Analysis, name: str, module: int | None = None) -> np.ndarray:
     return mean if module is None else mean[0]
 
 
+def _series(known: Analysis, name: str, module: int) -> tuple[list[int], list[float]]:
+    """The steps at which a quantity of a module is known, and its means there."""
+    values = _mean(known, name, module)
+    steps = np.flatnonzero(np.isfinite(values))
+    return steps.tolist(), values[steps].tolist()
+
+
 def _by_step(known: Analysis, name: str, modules: Sequence[int]) -> list[Line]:
-    steps = range(known.values[name].shape[-1])
-    return [Line(known.modules[module], steps, _mean(known, name, module)) for module in modules]
+    return [Line(known.modules[module], *_series(known, name, module)) for module in modules]
 
 
 def _draw_changes(known: Analysis, modules: Sequence[int]) -> Figure:
@@ -183,7 +189,7 @@ def _draw_changes(known: Analysis, modules: Sequence[int]) -> Figure:
 def _draw_errors(known: Analysis, modules: Sequence[int]) -> Figure:
     """Error of each module's forecast, mean over the steps (1c)."""
     places = range(len(known.modules))
-    drawn = [Line(name, places, np.nanmean(_mean(known, f"error {name}"), 1)) for name in known.methods]
+    drawn = [Line(name, places, np.nanmean(_mean(known, f"error {name}"), 1).tolist()) for name in known.methods]
     return plots.lines({"": drawn}, "module", "relative L1 error of the output", marks=True, log=True)
 
 
@@ -191,8 +197,8 @@ def _draw_relation(known: Analysis, modules: Sequence[int]) -> Figure:
     """s over the steps, with its relative standard deviation (2a)."""
     drawn = []
     for module in modules:
-        s = _mean(known, "s", module)
-        drawn.append(Line(f"{known.modules[module]}: {np.nanstd(s) / np.nanmean(s):.1%}", range(len(s)), s))
+        steps, s = _series(known, "s", module)
+        drawn.append(Line(f"{known.modules[module]}: {np.std(s) / np.mean(s):.1%}", steps, s))
     return plots.lines({"": drawn}, "step", "s = change of output / change of input", marks=True)
 
 
@@ -201,8 +207,9 @@ def _draw_two_errors(known: Analysis, modules: Sequence[int]) -> Figure:
     method = _reference(known)
     panels = {}
     for module in modules:
-        left, right = _mean(known, "input_error", module), _mean(known, f"error {method}", module)
-        panels[known.modules[module]] = (Line("input", range(len(left)), left), Line("output", range(len(right)), right))
+        errors = {"input": "input_error", "output": f"error {method}"}
+        left, right = (Line(name, *_series(known, key, module)) for name, key in errors.items())
+        panels[known.modules[module]] = (left, right)
     return plots.two_errors(panels)
 
 
@@ -229,7 +236,7 @@ def summary(known: Analysis) -> dict[str, Any]:
     spread = np.nanstd(s, -1) / np.nanmean(s, -1)
     method = _reference(known)
     together = [
-        plots.correlation(_mean(known, "input_error", module), _mean(known, f"error {method}", module))
+        plots.correlation(*(_series(known, name, module)[1] for name in ("input_error", f"error {method}")))
         for module in range(len(known.modules))
     ]
     return {

@@ -88,19 +88,20 @@ def _clip(device: str, model: str = "openai/clip-vit-large-patch14") -> Measure:
     """
     try:
         processor = transformers.AutoProcessor.from_pretrained(model)
-        network = transformers.CLIPModel.from_pretrained(model).to(device).eval()
+        network: torch.nn.Module = transformers.CLIPModel.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the CLIP score needs {model}, which could not be loaded ({str(error).splitlines()[0]}): give a folder "
             "with --clip"
         ) from error
+    network.to(device).eval()
 
     @torch.no_grad()
     def measure(images: Tensor, references: Tensor, conditions: Sequence[int | str]) -> dict[str, Tensor]:
         texts = [str(condition) for condition in conditions]
-        given = processor(
-            text=texts, images=list(images), return_tensors="pt", padding=True, truncation=True
-        ).to(device)
+        given = processor(text=texts, images=list(images), return_tensors="pt", padding=True, truncation=True).to(
+            device
+        )
         found = network(**given)
         return {"clip": 100 * F.cosine_similarity(found.image_embeds, found.text_embeds).cpu()}
 

@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,9 @@ def write_page(folder: Path) -> Path:
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         resources("relcache.bench").joinpath("page.html").read_text(encoding="utf-8")
     )
+    setup = settings["setup"]
     page = template.render(
-        title=f"{settings['setup']['model']}: {len(settings['conditions'])} samples, {settings['setup']['steps']} steps",
+        title=f"{setup['model']}: {len(settings['conditions'])} samples, {setup['steps']} steps",
         columns=columns,
         rows=rows,
         figures=[{"name": path.stem, "address": _address(path.read_bytes(), "image/svg+xml")} for path in figures],

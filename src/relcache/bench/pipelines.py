@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ def load_pipeline(
             "black-forest-labs/FLUX.1-dev".
         device: "cpu", "cuda", …; "auto" takes a GPU where there is one.
         dtype: "float32", "bfloat16" or "float16".
-        offload: what stays in main memory until it is needed: "none", whole models ("model"), blocks ("group") or
-            single layers ("sequential"): less GPU memory, and slower, from left to right.
+        offload: what stays in main memory until it is needed: "none", whole models ("model"), or single layers, copied
+            while others compute ("group") or not ("sequential"): less GPU memory, and slower, from left to right.
 
     Raises:
         ValueError: an unknown dtype or offload, a device that cannot be used, a folder that holds no pipeline, or a
@@ -56,11 +57,12 @@ def load_pipeline(
     elif offload == "sequential":
         pipeline.enable_sequential_cpu_offload(device=device)
     elif offload == "group":
+        # Single layers: autoencoders are called at their parts, of which hooks on blocks would not know.
         pipeline.enable_group_offload(
             onload_device=torch.device(device),
             offload_device=torch.device("cpu"),
-            offload_type="block_level",
-            num_blocks_per_group=1,
+            offload_type="leaf_level",
+            use_stream=torch.device(device).type == "cuda",
         )
     else:
         pipeline.to(device)
@@ -91,6 +93,8 @@ def _loaded(model: str, source: str | Path, precision: torch.dtype) -> Any:
     try:
         return DiffusionPipeline.from_pretrained(source, dtype=precision)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         broken = f" {_broken(Path(source))}" if Path(source).is_dir() else ""
         raise ValueError(
             f"could not load {model!r}{broken} ({type(error).__name__}: {error}). Shipped models: "
@@ -101,6 +105,14 @@ def _loaded(model: str, source: str | Path, precision: torch.dtype) -> Any:
             library.set_verbosity(verbosity)
             if bars:
                 library.enable_progress_bar()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory was not enough, in main memory or on a device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    said = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
+    return isinstance(error, RuntimeError) and re.search(said, str(error), re.IGNORECASE) is not None
 
 
 def _broken(folder: Path) -> str:

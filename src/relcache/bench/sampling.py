@@ -42,6 +42,13 @@ class Samples:
         return sum(math.nan if report.flops is None else report.flops for report in self.reports) / len(self.images)
 
 
+def smaller(pipeline: Any) -> list[str]:
+    """The options of the command line by which a pipeline's samples become smaller."""
+    taken = inspect.signature(pipeline.__call__).parameters
+    options = {"height": "a smaller --size", "num_frames": "fewer --frames"}
+    return [said for name, said in options.items() if name in taken]
+
+
 @dataclass(frozen=True)
 class Sampler:
     """How a pipeline is sampled.
@@ -57,7 +64,10 @@ class Sampler:
 
     def __post_init__(self) -> None:
         taken = inspect.signature(self.pipeline.__call__).parameters
+        own = {"num_inference_steps", "generator", "output_type", self.condition}
         for name in self.options:
+            if name in own:
+                raise ValueError(f"{name} is not an option: relcache sets it itself")
             if name not in taken and not any(value.kind is value.VAR_KEYWORD for value in taken.values()):
                 raise ValueError(
                     f"{type(self.pipeline).__name__} takes no {name}; it takes {', '.join(sorted(taken.keys()))}"

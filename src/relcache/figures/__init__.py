@@ -1,1 +1,1 @@
-"""Plots and side-by-side sheets, drawn from saved results only."""
+"""Pictures and clips side by side, drawn from arrays."""

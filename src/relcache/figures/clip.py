@@ -19,7 +19,7 @@ def draw_clips(rows: list[Row], title: str, columns: Sequence[str] = (), most: i
     frames = []
     for frame in range(rows[0].images.shape[1]):
         still = [Row(row.caption, row.images[:, frame]) for row in rows]
-        with Image.open(io.BytesIO(draw_sheet(still, title, columns, most))) as sheet:
+        with Image.open(io.BytesIO(draw_sheet(still, title, columns, most, dpi=80))) as sheet:
             frames.append(sheet.convert("RGB").quantize(128, dither=Image.Dither.NONE))
     return _gif(frames, rate)
 

@@ -76,7 +76,7 @@ def lines(panels: Mapping[str, Sequence[Line]], x: str, y: str, *, marks: bool =
 def changes(inputs: Sequence[Line], outputs: Sequence[Line]) -> Figure:
     """How much outputs and inputs of some modules change from step to step (the paper's figures 1a and 1b)."""
     normalised = {
-        title: [Line(line.name, line.x, _min_max(np.asarray(line.y))) for line in drawn]
+        title: [Line(line.name, line.x, _min_max(line.y)) for line in drawn]
         for title, drawn in (("(a) outputs", outputs), ("(b) inputs", inputs))
     }
     return lines(normalised, "step", "normalised L2 change")
@@ -97,9 +97,7 @@ def traces(drawn: Mapping[str, tuple[Sequence[float | None], Sequence[int], floa
     """
     with pyplot.rc_context(STYLE):
         figure, axes = _axes(len(drawn), most=3)
-        for place, (axis, (title, (signal, full_steps, threshold))) in enumerate(
-            zip(axes, drawn.items(), strict=True)
-        ):
+        for place, (axis, (title, (signal, full_steps, threshold))) in enumerate(zip(axes, drawn.items(), strict=True)):
             known = [np.nan if error is None else error for error in signal]
             spent, sums = 0.0, []
             for step, error in enumerate(known):
@@ -117,17 +115,17 @@ def traces(drawn: Mapping[str, tuple[Sequence[float | None], Sequence[int], floa
 
 
 def correlation(left: Sequence[float], right: Sequence[float]) -> float:
-    """Pearson's correlation of two series where both are known."""
-    one, two = np.asarray(left, float), np.asarray(right, float)
-    known = np.isfinite(one) & np.isfinite(two)
-    return float(np.corrcoef(one[known], two[known])[0, 1]) if known.sum() > 2 else float("nan")
+    """Pearson's correlation of two series of one length; NaN of fewer than three points."""
+    return float(np.corrcoef(left, right)[0, 1]) if len(left) > 2 else float("nan")
 
 
 def _axes(number: int, most: int = 4) -> tuple[Figure, list[Any]]:
     columns = min(number, most)
     rows = -(-number // columns)
     width = 5.2 if columns == 1 else 3.3 * columns + 0.4
-    figure, grid = pyplot.subplots(rows, columns, figsize=(width, 2.7 * rows + 0.7), squeeze=False, layout="constrained")
+    figure, grid = pyplot.subplots(
+        rows, columns, figsize=(width, 2.7 * rows + 0.7), squeeze=False, layout="constrained"
+    )
     flat = list(grid.flat)
     for axis in flat[number:]:
         axis.set_axis_off()
@@ -150,6 +148,6 @@ def _legend(figure: Figure, axes: Sequence[Any]) -> None:
     )
 
 
-def _min_max(values: np.ndarray) -> np.ndarray:
-    least, most = np.nanmin(values), np.nanmax(values)
-    return (values - least) / (most - least) if most > least else np.zeros_like(values)
+def _min_max(values: Sequence[float]) -> list[float]:
+    least, most = min(values), max(values)
+    return [(value - least) / (most - least) if most > least else 0.0 for value in values]

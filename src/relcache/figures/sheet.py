@@ -21,7 +21,7 @@ class Row(NamedTuple):
     images: np.ndarray
 
 
-def draw_sheet(rows: list[Row], title: str, columns: Sequence[str] = (), most: int = 16) -> bytes:
+def draw_sheet(rows: list[Row], title: str, columns: Sequence[str] = (), most: int = 16, dpi: int = 160) -> bytes:
     """A PNG file of the first `most` pictures of each row, the first of `columns` above them.
 
     Raises:
@@ -35,7 +35,7 @@ def draw_sheet(rows: list[Row], title: str, columns: Sequence[str] = (), most: i
     captions = [textwrap.fill(column, 16) for column in columns[:count]]
     left, top = 1.9, 0.4 + 0.11 * max((caption.count("\n") + 1 for caption in captions), default=0)
     width, height = left + side * count, 0.05 + top + side * len(rows)
-    figure, axes = pyplot.subplots(len(rows), count, figsize=(width, height), squeeze=False, dpi=160)
+    figure, axes = pyplot.subplots(len(rows), count, figsize=(width, height), squeeze=False, dpi=dpi)
     figure.subplots_adjust(left=left / width, right=0.995, bottom=0.005, top=1 - top / height, wspace=0.04, hspace=0.04)
     for caption, axis in zip(captions, axes[0], strict=False):
         axis.set_title(caption, fontsize=6, pad=2)

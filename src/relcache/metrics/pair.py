@@ -68,7 +68,9 @@ def lpips(weights: str | Path | None = None, device: str = "cpu") -> Callable[[T
             for given, kept in zip(alexnet.features, (m for part in slices for m in part), strict=False):
                 kept.load_state_dict(given.state_dict())
     except Exception as error:
-        raise ValueError(f"AlexNet's weights for LPIPS could not be loaded ({error}); give a file with --alexnet") from error
+        raise ValueError(
+            f"AlexNet's weights for LPIPS could not be loaded ({error}); give a file with --alexnet"
+        ) from error
     network = network.to(device).eval().requires_grad_(False)
 
     def distance(images: Tensor, references: Tensor) -> Tensor:
