@@ -134,7 +134,6 @@ def test_correlation() -> None:
     assert np.isnan(correlation([1, 2], [2, 4]))
 
 
-
 def test_commands(model: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     arguments = ["--model", str(model), "--samples", "2", "--steps", "8", "--interval", "2", "--out", str(tmp_path)]

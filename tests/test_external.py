@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -72,7 +74,7 @@ def environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (packages / "cv2.py").write_text(CV2)
     (packages / "vbench/__init__.py").write_text(VBENCH)
     (packages / "vbench/VBench_full_info.json").write_text(INFO)
-    monkeypatch.setenv("PYTHONPATH", str(packages))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(packages), sysconfig.get_paths()["purelib"]]))
     for name in external.ENVIRONMENTS:
         folder = external.folder_of(name)
         (folder / "bin").mkdir(parents=True)
@@ -116,7 +118,7 @@ def test_what_is_missing_is_named_with_its_command(tmp_path: Path, monkeypatch: 
 
 def test_an_environment_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RELCACHE_ENVIRONMENTS", str(tmp_path))
-    broken = external.Environment((("--no-index", "relcache-no-such-package"),), "image_reward.py")
+    broken = external.Environment((("--no-index", "relcache-no-such-package"),), "image_reward_scores.py")
     monkeypatch.setitem(external.ENVIRONMENTS, "image-reward", broken)
     result = CliRunner().invoke(app, ["environment", "image-reward"])
     assert result.exit_code == 1

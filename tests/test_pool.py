@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from relcache.bench.benchmarks import SMALL
 from relcache.bench.comparison import Comparison
@@ -30,8 +31,10 @@ def comparison(out: Path) -> Comparison:
 
 
 def results(out: Path) -> dict[str, dict[str, np.ndarray]]:
-    """What every file holds, without what a clock or a counter of memory says."""
-    known = {}
+    """What every sample and measure holds, without what a clock or a counter of memory says."""
+    known = {
+        path.relative_to(out).as_posix(): {"pixels": np.asarray(Image.open(path))} for path in out.glob("runs/**/*.png")
+    }
     for path in sorted(out.rglob("*.npz")):
         with np.load(path) as arrays:
             known[path.relative_to(out).as_posix()] = {

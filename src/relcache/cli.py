@@ -131,7 +131,7 @@ def demo(
     """
     with plain_errors(_relief(batch), resumes=True):
         asked = Asked(
-            methods=methods, nfc=nfc, samples=samples, steps=steps, seed=seed, guidance=guidance, batch=batch,
+            methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=str(seed), guidance=guidance, batch=batch,
             calibration_samples=calibration_samples, device=device,
         )  # fmt: skip
         for name in tasks(task):
@@ -147,7 +147,7 @@ def bench(
     nfc: Targets = None,
     samples: Annotated[int | None, typer.Option(help="Pictures or clips per method.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
-    seed: Seed = 0,
+    seeds: Annotated[str, typer.Option(help="The first seed, or one for each sample: 0-9,20,30-39.")] = "0",
     prompts: Annotated[Path | None, typer.Option(help="File with a prompt on each line, or a CSV file.")] = None,
     guidance: Guidance = None,
     size: Size = None,
@@ -174,7 +174,7 @@ def bench(
     with plain_errors(_relief(batch, device, dtype, offload), resumes=True):
         chosen = benchmark_of(benchmark, preset)
         asked = Asked(
-            model=model, methods=methods, nfc=nfc, samples=samples, steps=steps, seed=seed, guidance=guidance,
+            model=model, methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=seeds, guidance=guidance,
             batch=batch, calibration_samples=calibration_samples, device=device, dtype=dtype, offload=offload,
             prompts=None if prompts is None else read_prompts(prompts), threads=threads,
             options=call_options(None, None, size, frames, option or []),

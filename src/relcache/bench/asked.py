@@ -64,5 +64,4 @@ def asked_of(model: str, prompts: list[str] | None, seeds: Sequence[int]) -> lis
     if prompts:
         return [prompts[index % len(prompts)] for index in range(len(seeds))]
     known = next((task for task in SMALL.values() if task.model == model), SMALL["class"])
-    assert known.conditions is not None
     return known.conditions(seeds)

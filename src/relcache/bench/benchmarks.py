@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from relcache.bench.external import vbench_prompts
 from relcache.bench.measures import vbench_total
 from relcache.bench.summaries import Column, distance_to_full, mean, score, total
 from relcache_models import shapes
@@ -25,7 +26,7 @@ class Benchmark:
         guidance: guidance scale.
         samples: how many unless told.
         targets: numbers of full steps unless told.
-        conditions: class labels or prompts for some seeds; None where prompts must be given.
+        conditions: class labels or prompts for some seeds.
         measures: by name, the options of each measure.
         columns: by name.
         meaning: a sentence that explains the columns.
@@ -38,7 +39,7 @@ class Benchmark:
     guidance: float
     samples: int
     targets: tuple[int, ...]
-    conditions: Callable[[Sequence[int]], list[int | str]] | None
+    conditions: Callable[[Sequence[int]], list[int | str]]
     measures: Mapping[str, Mapping[str, Any]]
     columns: Mapping[str, Column]
     meaning: str
@@ -55,6 +56,19 @@ def _prompts(video: bool) -> Callable[[Sequence[int]], list[int | str]]:
         return [str(shapes.sample_prompt(random.Random(seed), video=video, held_out=None)) for seed in seeds]
 
     return prompts
+
+
+def _drawbench(seeds: Sequence[int]) -> list[int | str]:
+    raise ValueError(
+        "the 200 prompts of DrawBench are not shipped, as no licence is stated for them: give their CSV file, or any "
+        "file with a prompt on each line, as --prompts"
+    )
+
+
+def _vbench(seeds: Sequence[int]) -> list[int | str]:
+    """VBench's own prompts, in their order."""
+    known = vbench_prompts()
+    return [known[index % len(known)] for index in range(len(seeds))]
 
 
 PAIR = {
@@ -137,7 +151,7 @@ PAPER = {
         guidance=3.5,
         samples=200,
         targets=(14, 8),
-        conditions=None,
+        conditions=_drawbench,
         measures={"pair": {}, "lpips": {}, "image-reward": {}, "clip": {}},
         columns={
             **PAIR,
@@ -154,7 +168,7 @@ PAPER = {
         guidance=6.0,
         samples=946,
         targets=(9, 7),
-        conditions=None,
+        conditions=_vbench,
         measures={"pair": {}, "lpips": {}, "vbench": {}},
         columns={**PAIR, **LPIPS, "vbench": Column("VBench", ".2f", total("vbench", "vbench", vbench_total))},
         meaning="PSNR, SSIM and LPIPS are against full compute, per frame and then their mean",

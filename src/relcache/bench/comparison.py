@@ -34,7 +34,7 @@ class Settings:
     Attributes:
         setup: model, steps, options of its call.
         conditions: class labels or prompts, one for each sample.
-        seed: of the first sample; the others count on from it.
+        seeds: one for each sample.
         batch: samples per batch. A method whose schedule looks at the samples decides for a batch at a time.
         calibration: the conditions that thresholds are found on, with seeds that results are never reported on.
         identity: what else the samples depend on, such as a digest of the weights.
@@ -42,7 +42,7 @@ class Settings:
 
     setup: Setup
     conditions: tuple[int | str, ...]
-    seed: int = 0
+    seeds: tuple[int, ...]
     batch: int = 32
     calibration: tuple[int | str, ...] = ()
     identity: str = ""
@@ -52,8 +52,10 @@ class Settings:
             raise ValueError("a comparison needs at least one sample")
         if self.batch < 1:
             raise ValueError(f"the batch holds at least 1 sample, got {self.batch}")
-        if not 0 <= self.seed <= FIRST_SEED - len(self.conditions):
-            raise ValueError(f"the seed lies between 0 and {FIRST_SEED - len(self.conditions)}; those above calibrate")
+        if len(self.seeds) != len(self.conditions):
+            raise ValueError(f"{len(self.conditions)} samples need as many seeds, got {len(self.seeds)}")
+        if not 0 <= min(self.seeds) <= max(self.seeds) < FIRST_SEED:
+            raise ValueError(f"seeds lie between 0 and {FIRST_SEED - 1}; those above calibrate")
 
     @property
     def samples(self) -> int:
@@ -64,7 +66,7 @@ class Settings:
         """Names the folder of its samples."""
         setup = asdict(self.setup)
         del setup["measures"]
-        known = [setup, self.conditions, self.seed, self.batch, self.calibration, self.identity]
+        known = [setup, self.conditions, self.seeds, self.batch, self.calibration, self.identity]
         known += [relcache.__version__, torch.__version__]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -158,9 +160,8 @@ class Comparison:
 
     def _batches(self) -> Iterator[tuple[int, tuple[int, ...], tuple[int | str, ...]]]:
         for start in range(0, self.settings.samples, self.settings.batch):
-            rows = self.settings.conditions[start : start + self.settings.batch]
-            seeds = tuple(self.settings.seed + start + index for index in range(len(rows)))
-            yield start, seeds, rows
+            rows = slice(start, start + self.settings.batch)
+            yield start, self.settings.seeds[rows], self.settings.conditions[rows]
 
     def _samples_file(self, cell: Cell, start: int) -> Path:
         return self.store / cell.name / f"{start:06d}.npz"
@@ -172,15 +173,16 @@ class Comparison:
         """The batches of a cell."""
         config = self.config(cell)
         return [
-            Sampling(self._samples_file(cell, start), config, seeds, rows) for start, seeds, rows in self._batches()
+            Sampling(self._samples_file(cell, start), start, config, seeds, rows)
+            for start, seeds, rows in self._batches()
         ]
 
     def measuring(self, cell: Cell, measure: str) -> list[Measuring]:
         """One measure of the batches of a cell."""
         return [
             Measuring(
-                self._measure_file(cell, start, measure), measure, self._samples_file(cell, start),
-                self._samples_file(self.full, start), rows,
+                self._measure_file(cell, start, measure), measure, start, self.store / cell.name,
+                self.store / self.full.name, rows,
             )
             for start, _, rows in self._batches()
         ]  # fmt: skip
@@ -188,7 +190,7 @@ class Comparison:
     # What was made
 
     def parts(self, cell: Cell) -> Iterator[dict[str, np.ndarray]]:
-        """The batches of a cell, in order: images, seeds, seconds, …"""
+        """What it took to make each batch of a cell, in order: seeds, seconds, report, …"""
         for start, _, _ in self._batches():
             yield files.read_arrays(self._samples_file(cell, start))
 

@@ -45,7 +45,7 @@ ENVIRONMENTS = {
                 "diffusers==0.21.4", "huggingface-hub==0.17.3", "openai-clip",
             ),
         ),
-        "image_reward.py",
+        "image_reward_scores.py",
     ),
     "vbench": Environment(
         (
@@ -54,7 +54,7 @@ ENVIRONMENTS = {
             ("vbench==0.1.5",),
             ("--no-build-isolation", "detectron2@git+https://github.com/facebookresearch/detectron2.git"),
         ),
-        "vbench.py",
+        "vbench_scores.py",
     ),
 }  # fmt: skip
 """What the packages' authors pin. Both want Python 3.8 to 3.11."""
@@ -80,6 +80,22 @@ def require(name: str) -> Path:
     if not (folder_of(name) / "ready").exists():
         raise ValueError(f"{name} needs an environment of its own: relcache environment {name}")
     return _python(name)
+
+
+def vbench_prompts() -> list[str]:
+    """The prompts of VBench's standard suite, from the package in its environment, each once.
+
+    Raises:
+        ValueError: the environment has not been made.
+    """
+    try:
+        require("vbench")
+    except ValueError as error:
+        raise ValueError(f"the prompts of VBench come with its package: {error}; or give --prompts") from error
+    found = next(folder_of("vbench").rglob("vbench/VBench_full_info.json"), None)
+    if found is None:
+        raise ValueError(f"{folder_of('vbench')} has no vbench/VBench_full_info.json: make it again")
+    return list(dict.fromkeys(entry["prompt_en"] for entry in json.loads(found.read_text(encoding="utf-8"))))
 
 
 def make(name: str, python: str | None = None, tell: Callable[[str], None] = lambda text: None) -> Path:

@@ -1,4 +1,8 @@
-"""Samples as files: a picture or a clip each, and sheets that show methods side by side."""
+"""Samples as files: a picture or a clip each, and sheets that show methods side by side.
+
+`write_each` is for people: clips become animations, with fewer colours. `write_samples` is for measuring: each picture
+is a PNG file, each clip a folder of PNG files, one per frame, and `read_samples` gives back the very same numbers.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +26,55 @@ def write_each(folder: Path, images: np.ndarray, names: Sequence[str]) -> None:
     for image, name in zip(images, names, strict=True):
         if image.ndim == 4:
             files.write_whole(folder / f"{name}.gif", clip_gif(image))
-            continue
-        pixels = (image.transpose(1, 2, 0) * 255).round().astype(np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, format="PNG")
-        files.write_whole(folder / f"{name}.png", buffer.getvalue())
+        else:
+            _write_png(folder / f"{name}.png", (image * 255).round().astype(np.uint8))
+
+
+def write_samples(folder: Path, first: int, images: np.ndarray) -> None:
+    """Write uint8 pictures (n, channels, height, width) or clips (n, frames, …) under the numbers from `first` on."""
+    for number, image in enumerate(images, first):
+        for place, picture in enumerate(image if image.ndim == 4 else [image]):
+            _write_png(_path(folder, number, place if image.ndim == 4 else None), picture)
+
+
+def read_samples(folder: Path, first: int, count: int) -> np.ndarray:
+    """The uint8 samples that `write_samples` wrote under the numbers from `first` on.
+
+    Raises:
+        ValueError: a file is missing or damaged; the message says what to delete.
+    """
+    made = []
+    for number in range(first, first + count):
+        clip = folder / f"{number:06d}"
+        if clip.is_dir():
+            frames = range(len(list(clip.glob("*.png"))))
+            made.append(np.stack([_read_png(_path(folder, number, place)) for place in frames]))
+        else:
+            made.append(_read_png(_path(folder, number, None)))
+    return np.stack(made)
+
+
+def _path(folder: Path, number: int, frame: int | None) -> Path:
+    name = f"{number:06d}"
+    return folder / f"{name}.png" if frame is None else folder / name / f"{frame:03d}.png"
+
+
+def _write_png(path: Path, picture: np.ndarray) -> None:
+    pixels = picture.transpose(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, format="PNG")
+    files.write_whole(path, buffer.getvalue())
+
+
+def _read_png(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture)
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): delete {path.parent}, and the same command makes it again"
+        ) from error
+    return (pixels[..., None] if pixels.ndim == 2 else pixels).transpose(2, 0, 1)
 
 
 def write_sheets(

@@ -83,14 +83,10 @@ def _batches(folder: Path) -> Iterator[dict[str, np.ndarray]]:
     return map(files.read_arrays, found)
 
 
-def images_of(folder: Path, most: int) -> np.ndarray:
+def images_of(folder: Path, settings: Mapping[str, Any], most: int) -> np.ndarray:
     """The first `most` samples of a cell, float32 in [0, 1]."""
-    kept: list[np.ndarray] = []
-    for part in _batches(folder):
-        kept.append(part["images"][: most - sum(map(len, kept))])
-        if sum(map(len, kept)) >= most:
-            break
-    return np.concatenate(kept).astype(np.float32) / 255
+    count = min(most, len(settings["conditions"]))
+    return gallery.read_samples(folder, 0, count).astype(np.float32) / 255
 
 
 def _sheets(folder: Path, settings: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[Path]:
@@ -98,10 +94,11 @@ def _sheets(folder: Path, settings: Mapping[str, Any], cells: Sequence[Mapping[s
     prompts = [condition for condition in settings["conditions"][:SHOWN] if isinstance(condition, str)]
     steps = settings["setup"]["steps"]
     full, *others = cells
-    reference = Row("full compute", images_of(full["folder"], SHOWN))
+    reference = Row("full compute", images_of(full["folder"], settings, SHOWN))
     written: list[Path] = []
     for target in dict.fromkeys(_target(cell) for cell in others):
-        rows = [Row(_caption(cell), images_of(cell["folder"], SHOWN)) for cell in others if _target(cell) == target]
+        shown = [cell for cell in others if _target(cell) == target]
+        rows = [Row(_caption(cell), images_of(cell["folder"], settings, SHOWN)) for cell in shown]
         title = "methods as given" if target is None else f"{target} of {steps} steps in full"
         suffix = "" if target is None else f"-nfc{target}"
         written += gallery.write_sheets(folder, [reference, *rows], title, prompts, suffix)

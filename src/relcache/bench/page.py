@@ -59,7 +59,7 @@ def _gallery(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     for cell in settings["cells"]:
         key = cell["method"], "" if cell["nfc_target"] is None else str(cell["nfc_target"])
         numbers = [row for row in measured if (row["method"], row["nfc_target"]) == key][: len(shown)]
-        pictures = images_of(folder / settings["runs"] / cell["name"], len(shown))
+        pictures = images_of(folder / settings["runs"] / cell["name"], settings, SHOWN)
         notes = [_note(row, settings["columns"]) for row in numbers]
         cells.append({"method": cell["method"], "nfc": cell["nfc_target"], "notes": notes,
                       "pictures": [_picture(picture) for picture in pictures]})  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ class Asked:
     Attributes:
         methods: as `entries.choose` takes it.
         nfc: numbers of full steps with commas between them.
+        seeds: the first, or one for each sample, as `numbers_of` reads them.
         prompts: instead of the benchmark's own conditions.
         options: further arguments of the pipeline's call.
     """
@@ -37,7 +39,7 @@ class Asked:
     nfc: str | None = None
     samples: int | None = None
     steps: int | None = None
-    seed: int = 0
+    seeds: str = "0"
     guidance: float | None = None
     batch: int = 32
     calibration_samples: int = 6
@@ -99,8 +101,7 @@ def prepare(
     )
     settings = Settings(
         setup,
-        conditions=conditions(benchmark, asked),
-        seed=asked.seed,
+        *conditions(benchmark, asked),
         batch=asked.batch,
         calibration=_calibration(benchmark, asked),
         identity=identity(setup.model),
@@ -108,27 +109,58 @@ def prepare(
     return Comparison(settings, entries, targets, out, announce, advance)
 
 
-def conditions(benchmark: Benchmark, asked: Asked) -> tuple[int | str, ...]:
-    """Class labels or prompts, one for each sample."""
+def conditions(benchmark: Benchmark, asked: Asked) -> tuple[tuple[int | str, ...], tuple[int, ...]]:
+    """Class labels or prompts, and seeds: one of each for each sample."""
+    given = numbers_of(asked.seeds)
+    several = len(given) > 1
     samples = benchmark.samples if asked.samples is None else asked.samples
+    if asked.samples is None and (several or asked.prompts is not None):
+        samples = min(len(many) for many in (given if several else None, asked.prompts) if many is not None)
     if samples < 2:
         raise ValueError(f"a comparison needs at least 2 samples, got {samples}")
-    if asked.prompts is not None:
-        if asked.samples is not None and asked.samples > len(asked.prompts):
-            raise ValueError(f"{asked.samples} samples need as many prompts, got {len(asked.prompts)}")
-        return tuple(asked.prompts[: asked.samples])
-    if benchmark.conditions is None:
-        raise ValueError(f"{benchmark.model} needs prompts: give a file with one on each line as --prompts")
-    return tuple(benchmark.conditions([asked.seed + index for index in range(samples)]))
+    if asked.prompts is not None and samples > len(asked.prompts):
+        raise ValueError(f"{samples} samples need as many prompts, got {len(asked.prompts)}")
+    if several and samples > len(given):
+        raise ValueError(f"{samples} samples need as many seeds, or the first one alone; got {len(given)}")
+    seeds = given[:samples] if several else list(range(given[0], given[0] + samples))
+    chosen = benchmark.conditions(seeds) if asked.prompts is None else asked.prompts[:samples]
+    return tuple(chosen), tuple(seeds)
+
+
+def numbers_of(text: str) -> list[int]:
+    """Seeds given as numbers and ranges with commas between them: "7" or "0-9,20,30-39".
+
+    Raises:
+        ValueError: anything else, or a seed given twice.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        matched = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not matched or int(matched[2] or matched[1]) < int(matched[1]):
+            raise ValueError(f"--seeds takes numbers and ranges such as 0-9,20, or the first seed alone; got {text!r}")
+        found += range(int(matched[1]), int(matched[2] or matched[1]) + 1)
+    if len(set(found)) < len(found):
+        raise ValueError(f"--seeds {text!r} has a seed twice")
+    return found
+
+
+def said(seeds: Sequence[int]) -> str:
+    """Seeds as `numbers_of` reads them."""
+    ranges: list[list[int]] = []
+    for seed in seeds:
+        if ranges and seed == ranges[-1][1] + 1:
+            ranges[-1][1] = seed
+        else:
+            ranges.append([seed, seed])
+    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in ranges)
 
 
 def _calibration(benchmark: Benchmark, asked: Asked) -> tuple[int | str, ...]:
     if asked.calibration_samples < 1:
         raise ValueError(f"thresholds need at least 1 calibration sample, got {asked.calibration_samples}")
-    if benchmark.conditions is not None and asked.prompts is None:
+    if asked.prompts is None:
         return tuple(benchmark.conditions(calibration_seeds(asked.calibration_samples)))
-    prompts = asked.prompts or ()
-    return tuple(prompts[index % len(prompts)] for index in range(asked.calibration_samples))
+    return tuple(asked.prompts[index % len(asked.prompts)] for index in range(asked.calibration_samples))
 
 
 def targets_for(benchmark: Benchmark, steps: int) -> list[int]:

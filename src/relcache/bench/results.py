@@ -14,6 +14,7 @@ import torch
 from relcache.bench import files
 from relcache.bench.comparison import Comparison
 from relcache.bench.illustrations import SETTINGS, illustrate
+from relcache.bench.prepare import said
 from relcache.bench.published import published
 from relcache.bench.summaries import Column
 
@@ -84,7 +85,7 @@ def _about(comparison: Comparison) -> str:
     setup = settings.setup
     options = ", ".join(f"{name} {value}" for name, value in setup.options.items())
     return (
-        f"{settings.samples} samples of {setup.model}, {setup.steps} steps, {options}, seeds from {settings.seed}, "
+        f"{settings.samples} samples of {setup.model}, {setup.steps} steps, {options}, seeds {said(settings.seeds)}, "
         f"batches of {settings.batch}, {setup.dtype} on {setup.device}. Thresholds found on "
         f"{len(settings.calibration)} other seeds. TFLOPs and seconds are per sample, seconds the median over batches "
         "after the first; tflops_linear leaves the products of attention out.\n\n"
@@ -105,8 +106,8 @@ def _samples(comparison: Comparison) -> bytes:
     settings = comparison.settings
     for cell in comparison.cells:
         each: list[dict[str, Any]] = [
-            {"method": cell.entry.name, "nfc_target": cell.nfc, "seed": settings.seed + index, "condition": condition}
-            for index, condition in enumerate(settings.conditions)
+            {"method": cell.entry.name, "nfc_target": cell.nfc, "number": number, "seed": seed, "condition": condition}
+            for number, (seed, condition) in enumerate(zip(settings.seeds, settings.conditions, strict=True))
         ]
         for measure in settings.setup.measures:
             for name in comparison.scalars(cell, measure):

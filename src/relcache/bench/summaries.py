@@ -80,6 +80,9 @@ class Reference:
     path: Path
     extractor: Callable[[], Extractor]
 
+    def __post_init__(self) -> None:
+        Batch(self.path)  # a file that cannot be read is said before anything is sampled
+
     @cached_property
     def _features(self) -> dict[str, torch.Tensor]:
         extract = self.extractor()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from relcache.bench import files
+from relcache.bench import files, gallery
 from relcache.bench.calibration import Calibration, at_budget
 from relcache.bench.measures import Measure, make_measure
 from relcache.bench.pipelines import load_pipeline
@@ -69,9 +69,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Make one batch of samples by the method of `config`."""
+    """Make one batch of samples by the method of `config`; the samples lie beside `file` under numbers from `first` on.
+
+    `file`, which is written last, holds the batch's report and what it took to make it.
+    """
 
     file: Path
+    first: int
     config: Mapping[str, Any]
     seeds: tuple[int, ...]
     conditions: tuple[int | str, ...]
@@ -83,10 +87,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Take one measure of one batch of samples, against the batch of the same seeds made with full compute."""
+    """Take one measure of the samples numbered from `first` on in a folder, against those made with full compute."""
 
     file: Path
     measure: str
+    first: int
     samples: Path
     references: Path
     conditions: tuple[int | str, ...]
@@ -163,10 +168,11 @@ class Worker:
             torch.cuda.reset_peak_memory_stats()
         began = time.time()
         samples = self._sampler(len(work.seeds)).run(method_from_config(work.config), work.seeds, work.conditions)
+        images = (samples.images * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+        gallery.write_samples(work.file.parent, work.first, images)
         files.write_arrays(
             work.file,
             {
-                "images": (samples.images * 255).round().clamp(0, 255).to(torch.uint8).numpy(),
                 "seeds": np.array(work.seeds),
                 "seconds": np.array(samples.seconds),
                 "began": np.array(began),
@@ -179,8 +185,10 @@ class Worker:
         if work.measure not in self._measures:
             options = self.setup.measures[work.measure]
             self._measures[work.measure] = make_measure(work.measure, self.setup.device, **options)
-        images = files.read_arrays(work.samples)["images"]
-        references = images if work.references == work.samples else files.read_arrays(work.references)["images"]
+        count = len(work.conditions)
+        images = gallery.read_samples(work.samples, work.first, count)
+        same = work.references == work.samples
+        references = images if same else gallery.read_samples(work.references, work.first, count)
         measured = self._measures[work.measure](
             torch.from_numpy(images), torch.from_numpy(references), list(work.conditions)
         )
