@@ -122,7 +122,7 @@ class Prompted(NamedTuple):
 
 PROMPTED = {
     "small-flux": Prompted(
-        FluxPipeline, {"height": 64, "width": 64, "max_sequence_length": 16}, "recogniser-pictures", 0.73,
+        FluxPipeline, {"height": 64, "width": 64, "max_sequence_length": 16}, "recogniser-pictures", 0.76,
         ["a large red circle above a large blue square", "a small white star on the left", "a purple ring"],
     ),
     "small-video": Prompted(
