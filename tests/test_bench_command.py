@@ -61,7 +61,7 @@ def class_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("flux")
-    small_pipelines.flux().pipeline.save_pretrained(folder)
+    small_pipelines.flux()[0].save_pretrained(folder)
     return folder
 
 

@@ -45,7 +45,9 @@ class Here(Pool):
 
 
 class Cluster(Pool):
-    """Ray's actors, one for each GPU or as many as are asked for. A piece whose worker dies is done again by another.
+    """Ray's actors, one for each GPU or as many as are asked for. A piece whose worker dies is done again.
+
+    In a dead worker's place comes a new one.
 
     Args:
         setup: what each worker is told.
@@ -69,8 +71,9 @@ class Cluster(Pool):
             ray.init(log_to_driver=False, include_dashboard=False if here else None, configure_logging=False, **count)
         gpus = int(ray.cluster_resources().get("GPU", 0))
         number = int(workers) if workers.isdigit() else gpus or int(ray.cluster_resources()["CPU"])
-        actor = ray.remote(max_restarts=-1, num_cpus=1, num_gpus=min(1.0, gpus / number) if gpus else 0)(Worker)
-        self._actors = [actor.remote(setup) for _ in range(number)]
+        self._setup = setup
+        self._kind = ray.remote(num_cpus=1, num_gpus=min(1.0, gpus / number) if gpus else 0)(Worker)
+        self._actors = [self._kind.remote(setup) for _ in range(number)]
 
     def processes(self) -> list[int]:
         """Process numbers of the workers."""
@@ -88,17 +91,20 @@ class Cluster(Pool):
                 busy[actor.do.remote(piece)] = (actor, piece, attempts)
             finished, _ = ray.wait(list(busy), num_returns=1)
             actor, piece, attempts = busy.pop(finished[0])
-            idle.append(actor)
             try:
                 ray.get(finished[0])
             except ray.exceptions.RayActorError as error:
                 if attempts == 1:
                     raise ValueError(f"{ATTEMPTS} workers died over {piece.file}: {error}") from error
                 tell(f"a worker died over {piece.file.name}; it is done again")
-                waiting.append((piece, attempts - 1))
+                waiting.appendleft((piece, attempts - 1))
+                place = self._actors.index(actor)
+                self._actors[place] = self._kind.remote(self._setup)
+                idle.append(self._actors[place])
                 continue
             except ray.exceptions.RayTaskError as error:
                 raise error.as_instanceof_cause() from error
+            idle.append(actor)
             advance(piece)
 
     def __exit__(
