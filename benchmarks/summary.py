@@ -19,8 +19,8 @@ LABELS = {"fora": "FORA", "taylorseer": "TaylorSeer", "taylorseer-p3": "TaylorSe
 
 def label(row: dict[str, Any]) -> str:
     """How the README names a method."""
-    name = LABELS.get(row["method"], row["method"])
-    return f"{name}, m={row['order']}" if row["order"] else name
+    name, _, order = row["method"].rpartition("-")
+    return f"{LABELS[name]}, m={order}" if name else LABELS[order]
 
 
 def cell(row: dict[str, Any], score: str) -> str:

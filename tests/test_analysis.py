@@ -123,7 +123,9 @@ def test_figures_from_saved_results(model: Path, tmp_path: Path) -> None:
     brief = summary(known)
     s = known.values["s"]
     expected = np.mean([np.nanstd(row) / np.nanmean(row) for row in s.reshape(-1, STEPS)])
-    assert brief["s, relative standard deviation"] == pytest.approx(expected, rel=1e-5)
+    assert brief["s, relative standard deviation over a run"] == pytest.approx(expected, rel=1e-5)
+    expected = np.mean([np.std(s[..., [k, k + 1]], -1) / np.mean(s[..., [k, k + 1]], -1) for k in (2, 5, 8)])
+    assert brief["s, relative standard deviation from one full step to the next"] == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match=r"has no module 'blocks\.9'"):
         illustrate(tmp_path, ["blocks.9"])
 

@@ -213,9 +213,10 @@ def test_text_to_image(text_model: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("RELCACHE_ENVIRONMENTS", str(tmp_path / "none"))
     prompts = tmp_path / "drawbench.csv"
     prompts.write_text('Prompts,Category\n"a red cat, sleeping",Colors\na blue dog,Colors\n')
-    options = ("--model", text_model, "--prompts", prompts, "--nfc", 14, "--methods", "taylorseer-1", "--size", 32,
-               "--option", "max_sequence_length=16", "--calibration-samples", 1, "--clip", tmp_path / "no-clip")  # fmt: skip
-    said = bench("text-to-image", *options, "--out", tmp_path)
+    said = bench(
+        "text-to-image", "--model", text_model, "--prompts", prompts, "--nfc", 14, "--methods", "taylorseer-1",
+        "--size", 32, "--option", "max_sequence_length=16", "--clip", tmp_path / "none", "--out", tmp_path,
+    )  # fmt: skip
     assert "dashes for image-reward: image-reward needs an environment of its own: relcache environment" in said
     assert "dashes for lpips" in said
     assert "dashes for clip" in said

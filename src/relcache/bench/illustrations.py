@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,11 @@ def _of_benchmark(folder: Path) -> list[Path]:
              zip(settings["cells"], rows, strict=True)]  # fmt: skip
     written = _sheets(folder, settings, cells)
     for column, heading in settings["columns"].items():
-        drawn = _quality(cells, column)
+        drawn, unit = _quality(cells, column)
         if drawn:
-            figure = plots.lines({"": drawn}, "TFLOPs per sample", heading, marks=True)
+            values = [value for line in drawn for value in line.y]
+            wide = min(values) > 0 and max(values) > 20 * min(values)
+            figure = plots.lines({"": drawn}, f"{unit} per sample", heading, marks=True, log=wide)
             written += _write(folder, f"{column}-flops", figure)
     traced = _traces(cells)
     if traced:
@@ -114,13 +117,19 @@ def _caption(cell: Mapping[str, Any]) -> str:
     return f"{cell['method']}\n{quality}{cell['nfc']:.4g} full"
 
 
-def _quality(cells: Sequence[Mapping[str, Any]], column: str) -> list[Line]:
-    """A line for each method: a column of the table over FLOPs; full compute is a point."""
+def _quality(cells: Sequence[Mapping[str, Any]], column: str) -> tuple[list[Line], str]:
+    """A line for each method: a column of the table over FLOPs; and the unit. Full compute is a level."""
+    full, *others = [cell for cell in cells if cell["tflops"] is not None] or [{}]
+    unit, scale = ("TFLOPs", 1) if max((cell["tflops"] for cell in others), default=0) >= 1 else ("GFLOPs", 1000)
     points: dict[str, list[tuple[float, float]]] = {}
-    for cell in cells:
-        if cell.get(column) is not None and cell["tflops"] is not None:
-            points.setdefault(cell["method"], []).append((cell["tflops"], cell[column]))
-    return [Line(name, *zip(*sorted(known), strict=True)) for name, known in points.items()]
+    for cell in others:
+        if cell.get(column) is not None:
+            points.setdefault(cell["method"], []).append((cell["tflops"] * scale, cell[column]))
+    drawn = [Line(name, *zip(*sorted(known), strict=True)) for name, known in points.items()]
+    if drawn and full.get(column) is not None:
+        places = [place for line in drawn for place in line.x]
+        drawn.append(Line("full compute", [min(places), max(places)], [full[column]] * 2))
+    return drawn, unit
 
 
 def _traces(cells: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float | None], list[int], float]]:
@@ -196,7 +205,7 @@ def _draw_relation(known: Analysis, modules: Sequence[int]) -> Figure:
     for module in modules:
         steps, s = _series(known, "s", module)
         drawn.append(Line(f"{known.modules[module]}: {np.std(s) / np.mean(s):.1%}", steps, s))
-    return plots.lines({"": drawn}, "step", "s = change of output / change of input", marks=True)
+    return plots.lines({"": drawn}, "step", "s: change of output / of input", marks=True)
 
 
 def _draw_two_errors(known: Analysis, modules: Sequence[int]) -> Figure:
@@ -224,28 +233,47 @@ def _reference(known: Analysis) -> str:
 
 
 def summary(known: Analysis) -> dict[str, Any]:
-    """The figures' numbers in brief: by module and over all modules.
+    """The figures' numbers in brief: by module and over all modules; None where there are too few steps.
 
-    s varies over the steps of a run by its standard deviation over its mean, of each row by itself; the correlation is
-    that of the errors of input and output over the steps.
+    s varies by its standard deviation over its mean, of each row by itself: over all steps of a run, and over the steps
+    from one full step to the next, of which the mean is taken. The correlation is that of the errors of input and
+    output over the steps.
     """
     s = known.values["s"].astype(np.float64)
-    spread = np.nanstd(s, -1) / np.nanmean(s, -1)
+    over_run, within = np.nanstd(s, -1) / np.nanmean(s, -1), _within(s)
     method = _reference(known)
-    together = [
+    together = np.array([
         plots.correlation(*(_series(known, name, module)[1] for name in ("input_error", f"error {method}")))
         for module in range(len(known.modules))
-    ]
+    ])  # fmt: skip
     return {
         "about": dict(known.about),
-        "s, relative standard deviation": float(np.nanmean(spread)),
-        f"correlation of input error with the output error of {method}": float(np.nanmean(together)),
+        "s, relative standard deviation over a run": _number(over_run),
+        "s, relative standard deviation from one full step to the next": _number(within),
+        f"correlation of input error with the output error of {method}": _number(together),
         "relative L1 error of the output": {
             name: float(np.nanmean(known.values[f"error {name}"])) for name in known.methods
         },
         "modules": [
-            {"module": name, "s, relative standard deviation": float(np.nanmean(spread[:, place])),
-             "correlation": together[place]}
+            {"module": name, "over a run": _number(over_run[:, place]),
+             "from one full step to the next": _number(within[:, place]), "correlation": _number(together[place])}
             for place, name in enumerate(known.modules)
         ],
     }  # fmt: skip
+
+
+def _within(s: np.ndarray) -> np.ndarray:
+    """Mean relative standard deviation of s (…, steps) over the steps between full steps; NaN without such steps."""
+    cached = [bool(known) for known in np.isfinite(s).any((0, 1, 2))]
+    spread = []
+    for is_cached, group in groupby(range(len(cached)), key=lambda step: cached[step]):
+        steps = list(group)
+        if is_cached and len(steps) > 1:
+            spread.append(s[..., steps].std(-1) / s[..., steps].mean(-1))
+    return np.mean(spread, 0) if spread else np.full(s.shape[:-1], np.nan)
+
+
+def _number(values: np.ndarray) -> float | None:
+    """The mean, None where it is not known."""
+    mean = float(np.mean(values))
+    return mean if np.isfinite(mean) else None

@@ -43,11 +43,24 @@ def write_page(folder: Path) -> Path:
         title=f"{setup['model']}: {len(settings['conditions'])} samples, {setup['steps']} steps",
         columns=columns,
         rows=rows,
-        figures=[{"name": path.stem, "address": _address(path.read_bytes(), "image/svg+xml")} for path in figures],
+        figures=[
+            {
+                "name": path.stem,
+                "caption": _caption(path.stem, settings["columns"]),
+                "address": _address(path.read_bytes(), "image/svg+xml"),
+            }
+            for path in figures
+        ],
         gallery=json.dumps(_gallery(folder, settings)).replace("</", "<\\/"),
     )
     files.write_whole(folder / "report.html", page.encode())
     return folder / "report.html"
+
+
+def _caption(name: str, columns: Mapping[str, str]) -> str:
+    if name == "traces":
+        return "Error of the predicted input of the first module, its sum, and the full steps that it led to"
+    return f"{columns[name.removesuffix('-flops')]} over FLOPs per sample"
 
 
 def _gallery(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ well, so that they hold in black and white. The ground is white, for print and f
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -19,8 +20,8 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
-MARKS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")  # 7, 6 and 8 together repeat after 168 lines
 STYLE = {
     "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "font.size": 9,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd",
@@ -86,7 +87,7 @@ def two_errors(panels: Mapping[str, tuple[Line, Line]]) -> Figure:
     """Of some modules the errors of the predicted input and output over the steps, with their correlation (2b)."""
     titled = {}
     for title, (left, right) in panels.items():
-        titled[f"{title}\ncorrelation {correlation(left.y, right.y):.2f}"] = [left, right]
+        titled[f"{_folded(title)}\ncorrelation {correlation(left.y, right.y):.2f}"] = [left, right]
     return lines(titled, "step", "relative L1 error", log=True)
 
 
@@ -143,9 +144,20 @@ def _legend(figure: Figure, axes: Sequence[Any]) -> None:
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), handlelength=3
-    )
+    room = figure.get_figwidth() / 0.075  # characters of this size
+    longest = max(map(len, handles), default=0) + 9  # with the line before it
+    columns = max(1, min(4, len(handles), int(room / longest)))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, handlelength=3)
+
+
+def _folded(name: str, most: int = 32) -> str:
+    """A module's name over several lines, broken at dots and plus signs, of `most` characters each."""
+    lines = [""]
+    for part in re.findall(r"[^.+]+[.+]?", name):
+        if lines[-1] and len(lines[-1] + part) > most:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _min_max(values: Sequence[float]) -> list[float]:
