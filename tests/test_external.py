@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from relcache.bench import external
+from relcache.bench.benchmarks import PAPER
 from relcache.bench.external import External
 from relcache.bench.measures import DIMENSIONS, make_measure, unavailable, vbench_total
 from relcache.cli import app
@@ -114,6 +115,19 @@ def test_what_is_missing_is_named_with_its_command(tmp_path: Path, monkeypatch: 
     assert "relcache environment image-reward" in (unavailable("image-reward") or "")
     assert "--clip" in (unavailable("clip", model=str(tmp_path)) or "")
     assert unavailable("pair") is None
+    assert unavailable("recogniser", ["a red circle"]) is None
+    assert "'an owl' is not a prompt of the shapes" in (unavailable("recogniser", ["a red circle", "an owl"]) or "")
+
+
+def test_vbench_judges_its_own_prompts(environments: Path) -> None:
+    """The package's list is found in its environment, and is the benchmark's own."""
+    own = external.folder_of("vbench") / "lib/python3.10/site-packages/vbench"
+    own.mkdir(parents=True)
+    (own / "VBench_full_info.json").write_text(INFO)
+    assert external.vbench_prompts() == ["a dog", "a cat"]
+    assert PAPER["video"].conditions([0, 1, 2]) == ["a dog", "a cat", "a dog"]
+    assert unavailable("vbench", ["a cat"]) is None
+    assert "'an owl' is none" in (unavailable("vbench", ["a cat", "an owl"]) or "")
 
 
 def test_an_environment_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from relcache.api import enable
 from relcache.bench import files
 from relcache.bench.calibration import with_any_budget
 from relcache.bench.entries import Entry
-from relcache.bench.pipelines import is_class_conditional, load_pipeline
+from relcache.bench.pipelines import load_pipeline
 from relcache.bench.prepare import identity
 from relcache.bench.sampling import Sampler
 from relcache.expansion import Expansion, Ladder, norm_l2, sum_absolute, weighted_sum
@@ -155,9 +155,6 @@ def analyze(
         if not part.exists():
             if pipeline is None:
                 pipeline = load_pipeline(model, device, dtype, offload)
-                if is_class_conditional(pipeline) == isinstance(conditions[0], str):
-                    asked = "classes" if is_class_conditional(pipeline) else "prompts: give --prompt"
-                    raise ValueError(f"{type(pipeline).__name__} is asked by {asked}")
                 sampler = Sampler(pipeline, steps, batch, options or {})
             rows = slice(start, start + batch)
             with enable(pipeline, probe) as handle:

@@ -16,7 +16,7 @@ import transformers
 from torch import Tensor
 
 import relcache_models
-from relcache.bench.external import ENVIRONMENTS, External, require
+from relcache.bench.external import ENVIRONMENTS, External, require, vbench_prompts
 from relcache.metrics.features import Inception
 from relcache.metrics.pair import lpips, psnr, ssim
 from relcache_models import shapes
@@ -171,11 +171,16 @@ def make_measure(name: str, device: str, **options: Any) -> Measure:
     return MEASURES[name](device, **options)
 
 
-def unavailable(name: str, **options: Any) -> str | None:
-    """Why a measure cannot be taken here, and what would change that; None where it can."""
+def unavailable(name: str, conditions: Sequence[int | str] = (), **options: Any) -> str | None:
+    """Why a measure cannot be taken of samples of `conditions` here, and what would change that; None where it can."""
     try:
         if name in ENVIRONMENTS:
             require(name)
+        if name == "vbench" and (others := set(conditions) - set(vbench_prompts())):
+            return f"VBench judges its own prompts only, and {min(map(str, others))!r} is none: leave --prompts out"
+        if name == "recogniser":
+            for condition in conditions:
+                shapes.parse(str(condition))
         elif name in ("clip", "lpips", "inception"):
             make_measure(name, "cpu", **options)
     except (ValueError, FileNotFoundError) as error:

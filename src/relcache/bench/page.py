@@ -32,7 +32,9 @@ def write_page(folder: Path) -> Path:
     if not (folder / SETTINGS).exists():
         raise ValueError(f"{folder} holds no results of a benchmark")
     settings, rows = files.read_json(folder / SETTINGS), files.read_json(folder / "table.json")
-    figures = [path for path in illustrate(folder) if path.suffix == ".svg"]
+    drawn = illustrate(folder)
+    figures = [path for path in drawn if path.suffix == ".svg"]
+    sheets = [path for path in drawn if path.parent == folder]
     columns = {name: heading for name, heading in (COST | settings["columns"]).items()
                if any(row.get(name) is not None for row in rows)}  # fmt: skip
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
@@ -50,6 +52,9 @@ def write_page(folder: Path) -> Path:
                 "address": _address(path.read_bytes(), "image/svg+xml"),
             }
             for path in figures
+        ],
+        sheets=[
+            {"name": path.stem, "address": _address(path.read_bytes(), f"image/{path.suffix[1:]}")} for path in sheets
         ],
         gallery=json.dumps(_gallery(folder, settings)).replace("</", "<\\/"),
     )

@@ -85,7 +85,8 @@ def prepare(
     entries = choose(asked.methods)
     targets = numbers(asked.nfc, steps) if asked.nfc else targets_for(benchmark, steps)
     guidance = benchmark.guidance if asked.guidance is None else asked.guidance
-    reasons = {name: unavailable(name, **options) for name, options in benchmark.measures.items()}
+    chosen, seeds = conditions(benchmark, asked)
+    reasons = {name: unavailable(name, chosen, **options) for name, options in benchmark.measures.items()}
     for name, reason in reasons.items():
         if reason:
             warn(f"the table has dashes for {name}: {reason}. Then the same command fills them in")
@@ -101,7 +102,8 @@ def prepare(
     )
     settings = Settings(
         setup,
-        *conditions(benchmark, asked),
+        chosen,
+        seeds,
         batch=asked.batch,
         calibration=_calibration(benchmark, asked),
         identity=identity(setup.model),

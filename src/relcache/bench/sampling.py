@@ -102,7 +102,15 @@ class Sampler:
         return Samples(torch.cat(images), seconds, reports)
 
     def call(self, seeds: Sequence[int], conditions: Sequence[int | str]) -> Tensor:
-        """One batch by the pipeline as it is: float32 in [0, 1], as in `Samples`."""
+        """One batch by the pipeline as it is: float32 in [0, 1], as in `Samples`.
+
+        Raises:
+            ValueError: prompts for a pipeline that takes classes, or the other way about.
+        """
+        by_class = self.condition == "class_labels"
+        if by_class == isinstance(conditions[0], str):
+            name = type(self.pipeline).__name__
+            raise ValueError(f"{name} is asked by {'classes' if by_class else 'prompts'}, got {conditions[0]!r}")
         output = self.pipeline(
             **{self.condition: list(conditions)},
             num_inference_steps=self.steps,
