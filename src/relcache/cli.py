@@ -153,7 +153,9 @@ def bench(
     size: Size = None,
     frames: Frames = None,
     option: Option = None,
-    batch: Batch = 32,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Samples per batch; 32, but 1 of FLUX and HunyuanVideo.")
+    ] = None,
     calibration_samples: CalibrationSamples = 6,
     reference: Annotated[Path | None, typer.Option(help="ADM's reference batch (.npz), for FID and sFID.")] = None,
     inception: Annotated[Path | None, typer.Option(help="File with the Inception weights.")] = None,
@@ -171,8 +173,10 @@ def bench(
 
     Run again with the same options, it goes on from what is there, with any number of workers.
     """
-    with plain_errors(_relief(batch, device, dtype, offload), resumes=True):
+    relief: list[str] = []
+    with plain_errors(relief, resumes=True):
         chosen = benchmark_of(benchmark, preset)
+        relief += _relief(batch or chosen.batch, device, dtype, offload)
         asked = Asked(
             model=model, methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=seeds, guidance=guidance,
             batch=batch, calibration_samples=calibration_samples, device=device, dtype=dtype, offload=offload,

@@ -144,6 +144,7 @@ class Comparison:
             Budget(
                 self._budget_file(entry), self.store / f"{entry.name}-tried.json", entry.config, tuple(self.targets),
                 tuple(calibration_seeds(len(self.settings.calibration))), self.settings.calibration,
+                self.settings.batch,
             )
             for entry in self.entries if not entry.fixed
         ]  # fmt: skip

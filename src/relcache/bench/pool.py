@@ -67,8 +67,10 @@ class Cluster(Pool):
         self._mine = not ray.is_initialized()
         if self._mine:
             here = workers.isdigit()
-            count = {"num_cpus": max(int(workers), os.cpu_count() or 1)} if here else {"address": workers}
-            ray.init(log_to_driver=False, include_dashboard=False if here else None, configure_logging=False, **count)
+            where: dict[str, Any] = {"address": workers}
+            if here:  # a cluster of its own, whatever else runs
+                where = {"address": "local", "num_cpus": max(int(workers), os.cpu_count() or 1)}
+            ray.init(log_to_driver=False, include_dashboard=False if here else None, configure_logging=False, **where)
         gpus = int(ray.cluster_resources().get("GPU", 0))
         number = int(workers) if workers.isdigit() else gpus or int(ray.cluster_resources()["CPU"])
         self._setup = setup

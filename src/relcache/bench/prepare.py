@@ -41,7 +41,7 @@ class Asked:
     steps: int | None = None
     seeds: str = "0"
     guidance: float | None = None
-    batch: int = 32
+    batch: int | None = None
     calibration_samples: int = 6
     prompts: Sequence[str] | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def prepare(
         setup,
         chosen,
         seeds,
-        batch=asked.batch,
+        batch=asked.batch or benchmark.batch,
         calibration=_calibration(benchmark, asked),
         identity=identity(setup.model),
     )

@@ -60,6 +60,7 @@ class Budget:
     targets: tuple[int, ...]
     seeds: tuple[int, ...]
     conditions: tuple[int | str, ...]
+    batch: int
 
     @property
     def size(self) -> int:
@@ -154,7 +155,7 @@ class Worker:
             files.write_json(work.tried, sorted(known.tried.items()))
             tell(f"{work.config['method']}: τ = {threshold:g} gives {found:g} full steps")
 
-        sampler = self._sampler(len(work.seeds))
+        sampler = self._sampler(work.batch)
         configs = {}
         for nfc in work.targets:
             method = at_budget(work.config, nfc, sampler, work.seeds, work.conditions, keep, known)
