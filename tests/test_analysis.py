@@ -101,6 +101,9 @@ def test_goes_on_and_does_not_mix(model: Path, tmp_path: Path) -> None:
     again = recorded(model, tmp_path)
     assert parts[0].stat().st_mtime_ns == kept
     assert all(np.array_equal(first.values[name], again.values[name], equal_nan=True) for name in first.values)
+    parts[1].unlink()
+    with pytest.raises(ValueError, match="is not finished: the same relcache analyze goes on"):
+        analysis.load(tmp_path)
     with pytest.raises(ValueError, match="holds the analysis of something else"):
         recorded(model, tmp_path, batch=3)
 
@@ -148,6 +151,8 @@ def test_commands(model: Path, tmp_path: Path) -> None:
     for wrong, message in (
         (["figures", str(tmp_path / "none")], "holds no results"),
         (["analyze", *arguments, "--methods", "rfx"], "unknown method 'rfx'"),
+        (["analyze", *arguments, "--methods", "full"], "needs at least one method that forecasts"),
+        (["analyze", *arguments, "--steps", "2"], "needs at least 3 steps"),
         (["analyze", *arguments[:-1], str(tmp_path / "b"), "--prompt", "an owl"], "is asked by classes"),
     ):
         result = runner.invoke(app, wrong)

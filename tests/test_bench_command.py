@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from relcache.bench import files, gallery
-from relcache.bench.prepare import numbers_of, said
+from relcache.bench.benchmarks import PAPER
+from relcache.bench.prepare import Asked, conditions, numbers_of, said
 from relcache.cli import app
 from relcache.metrics.distribution import fit, frechet_distance, inception_score, precision_recall
 
@@ -70,7 +72,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     small(tmp_path, "--seeds", "2-4,9")
     out = tmp_path / "class-conditional"
     for cell in ("full", "fora-nfc5"):
-        pictures = sorted(out.glob(f"runs/*/{cell}/*.png"))
+        pictures = sorted(out.glob(f"runs/*/{cell}-*/*.png"))
         assert [path.name for path in pictures] == [f"{number:06d}.png" for number in range(4)]
         with Image.open(pictures[0]) as picture:
             assert picture.size == (28, 28)
@@ -98,7 +100,7 @@ def test_a_sample_belongs_to_its_seed(tmp_path: Path) -> None:
     bench("text-to-image", *asked, "--prompts", prompts, "--seeds", "2-4,9", "--out", one)
     prompts.write_text("a green ring\na red circle\n")
     bench("text-to-image", *asked, "--prompts", prompts, "--seeds", "4,9", "--out", two)
-    left, right = (next(path.glob("text-to-image/runs/*/full")) for path in (one, two))
+    left, right = (next(path.glob("text-to-image/runs/*/full-*")) for path in (one, two))
     apart = gallery.read_samples(left, 2, 2).astype(int) - gallery.read_samples(right, 0, 2)
     assert abs(apart).max() <= 1
 
@@ -121,6 +123,14 @@ def test_seeds_as_they_are_given() -> None:
             numbers_of(wrong)
     with pytest.raises(ValueError, match="has a seed twice"):
         numbers_of("0-3,2")
+
+
+def test_classes_are_those_of_the_model() -> None:
+    """The shipped DiT has room for 1,000 classes and has learnt ten."""
+    labels, seeds = conditions(PAPER["class"], Asked(model="dit-fashion-mnist", samples=30))
+    assert labels == tuple(range(10)) * 3
+    assert conditions(PAPER["class"], Asked(samples=1200))[0][999:1001] == (999, 0)
+    assert seeds == tuple(range(30))
 
 
 # The paper's protocols, on small models
@@ -161,13 +171,13 @@ def paper(class_model: Path, out: Path, *more: object) -> str:
 
 
 def test_class_conditional(class_model: Path, inception: Path, tmp_path: Path) -> None:
-    """FID and the like from what was saved, against the same numbers computed here; the paper's beside them."""
+    """FID and the like from what was saved, against the same numbers computed here."""
     reference = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
     np.savez(tmp_path / "reference.npz", reference)
     paper(class_model, tmp_path, "--reference", tmp_path / "reference.npz", "--inception", inception)
     full, fora, taylorseer = table(tmp_path)
     assert (full["fid2fc"], full["sfid2fc"]) == (None, None)
-    assert (full["fid (paper)"], fora["nfc (paper)"], taylorseer["sfid2fc (paper)"]) == (2.32, 14, 2.17)
+    assert not any("(paper)" in key for row in (full, fora, taylorseer) for key in row)  # another model, few samples
     assert (full["nfc"], fora["nfc"]) == (50, 14)
 
     network = Network("inception-v3-compat", ["2048", "logits_unbiased"], "here")
@@ -179,7 +189,7 @@ def test_class_conditional(class_model: Path, inception: Path, tmp_path: Path) -
         pooled = spatial.flatten(2).mean(2)
         return pooled, spatial[:, :7].movedim(1, -1).flatten(1), network.out(pooled).softmax(1)
 
-    made = {row["method"]: next((tmp_path / "class-conditional/runs").glob(f"*/{name}")) for row, name in
+    made = {row["method"]: next((tmp_path / "class-conditional/runs").glob(f"*/{name}-*")) for row, name in
             zip((full, fora), ("full", "fora-nfc14"), strict=True)}  # fmt: skip
     known = {name: seen(gallery.read_samples(folder, 0, 6)) for name, folder in made.items()}
     given = seen(reference.transpose(0, 3, 1, 2).copy())
@@ -193,6 +203,25 @@ def test_class_conditional(class_model: Path, inception: Path, tmp_path: Path) -
     expected["precision"], expected["recall"] = precision_recall(given[0], known["fora"][0])
     for name, value in expected.items():
         assert fora[name] == pytest.approx(value, rel=1e-4, abs=1e-9), name
+
+
+def test_the_paper_s_numbers_stand_beside_its_own_protocol(
+    class_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the protocol is of a small model and four samples; other options are another protocol."""
+    monkeypatch.setitem(PAPER, "class", replace(PAPER["class"], model=str(class_model), samples=4))
+    methods = tmp_path / "methods.toml"
+    methods.write_text(
+        '[[methods]]\nmethod = "taylorseer"\norder = 2\nname = "taylorseer-2"\n'
+        '[[methods]]\nmethod = "taylorseer"\norder = 1\nname = "rfc-2"\n'
+    )
+    options = ("class-conditional", "--nfc", 14, "--methods", methods, "--out", tmp_path)
+    bench(*options)
+    full, taylorseer, other = table(tmp_path)
+    assert (full["is (paper)"], taylorseer["nfc (paper)"], taylorseer["sfid2fc (paper)"]) == (241.25, 14, 2.17)
+    assert not any("(paper)" in key for key in other)  # only its name is that of RFC
+    bench(*options, "--samples", 3)
+    assert not any("(paper)" in key for row in table(tmp_path) for key in row)
 
 
 def test_without_its_weights_a_metric_has_dashes_and_is_filled_in_later(
@@ -221,7 +250,9 @@ def test_text_to_image(text_model: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert "dashes for lpips" in said
     assert "dashes for clip" in said
     full, taylorseer = table(tmp_path, "text-to-image")
-    assert (full["image_reward (paper)"], taylorseer["psnr (paper)"]) == (0.9655, 19.57)
+    assert (full["nfc"], taylorseer["nfc"]) == (50, 14)
+    with next(tmp_path.glob("text-to-image/runs/*/taylorseer-1-*-at-14.json")).open() as file:
+        assert json.load(file)["14"] == {"method": "taylorseer", "order": 1, "warmup": 3, "interval": 4}
     assert 5 < taylorseer["psnr"] < 100
     assert taylorseer["lpips"] is None
     assert taylorseer["tflops_linear"] < taylorseer["tflops"]
@@ -277,21 +308,42 @@ def test_a_truncated_reference(class_model: Path, inception: Path, tmp_path: Pat
 
 
 def test_an_unreadable_picture(tmp_path: Path) -> None:
-    """It is named; with its folder deleted, the same command makes it again, and all else stays."""
+    """It is named with its batch; with that deleted, the same command makes it again, and all else stays."""
     small(tmp_path)
     first = table(tmp_path)
-    picture = next(tmp_path.rglob("fora-nfc5/000002.png"))
+    picture = next(tmp_path.rglob("fora-nfc5-*/000002.png"))
+    whole = picture.read_bytes()
     picture.write_bytes(picture.read_bytes()[:60])
     for measured in picture.parent.glob("*-pair.npz"):
         measured.unlink()
     said = refused("class-conditional", *SMALL, "--methods", "fora", "--out", tmp_path)
     assert "000002.png cannot be read" in said
-    assert "the same command makes it again" in said
-    for path in picture.parent.iterdir():
-        path.unlink()
+    batch = picture.with_name("000000.npz")
+    assert f"delete {batch}, and the same command makes it again" in said.replace(" ", "").replace(
+        "delete", "delete "
+    ).replace(",andthesamecommandmakesitagain", ", and the same command makes it again")
+    batch.unlink()
     small(tmp_path)
+    assert picture.read_bytes() == whole
     for row, other in zip(first, table(tmp_path), strict=True):
         assert row | {"seconds": 0} == other | {"seconds": 0}
+
+
+def test_a_method_that_was_edited_is_made_again(tmp_path: Path) -> None:
+    """What is kept under a name belongs to the options that it had."""
+    methods = tmp_path / "methods.toml"
+    rows = []
+    for interval in (4, 2, 4):
+        methods.write_text(f'[[methods]]\nname = "mine"\nmethod = "fora"\ninterval = {interval}\n')
+        bench("class-conditional", *SMALL, "--methods", methods, "--out", tmp_path)
+        rows.append(table(tmp_path)[1])
+    assert [row["nfc"] for row in rows] == [4, 6, 4]
+    assert rows[0] == rows[2]  # to the very time that it took: it was not made again
+    assert rows[0]["psnr"] < rows[1]["psnr"]
+    methods.write_text('[[methods]]\nname = "Full"\nmethod = "fora"\ninterval = 4\n')
+    assert "is named 'full', as full compute is" in refused(
+        "class-conditional", "--methods", methods, "--out", tmp_path
+    )
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

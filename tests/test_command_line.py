@@ -102,7 +102,7 @@ def test_demo_goes_on_from_what_is_there(demo_folder: Path) -> None:
     """A second run reads what is there; with a batch gone it makes that one again, and the same."""
     before = json.loads((demo_folder / "class/table.json").read_text())
     files = {path: path.stat().st_mtime_ns for path in demo_folder.rglob("*.npz")}
-    removed = [path for path in demo_folder.rglob("*-2-nfc5/000000.*") if "runs" in path.parts]
+    removed = [path for path in demo_folder.rglob("*-2-nfc5-*/000000.*") if "runs" in path.parts]
     assert len(removed) == 8
     pictures = {path: path.read_bytes() for path in removed if path.suffix == ".png"}
     for path in removed:
@@ -121,7 +121,7 @@ def test_demo_of_chosen_methods(tmp_path: Path) -> None:
 
 def test_damaged_results_are_named(tmp_path: Path) -> None:
     demo(tmp_path, "--methods", "fora")
-    damaged = next(tmp_path.rglob("fora-nfc5/000000.npz"))
+    damaged = next(tmp_path.rglob("fora-nfc5-*/000000.npz"))
     damaged.write_bytes(damaged.read_bytes()[:100])
     arguments = ["demo", "--samples", "4", "--steps", "12", "--nfc", "5", "--calibration-samples", "2"]
     result = RUNNER.invoke(app, [*arguments, "--methods", "fora", "--out", str(tmp_path)])
@@ -206,6 +206,8 @@ def test_published_numbers_of_full_steps() -> None:
     assert [interval_for(nfc, 50) for nfc in (14, 11, 10, 8, 7)] == [4, 5, 6, 7, 9]
     assert interval_for(14, 50, phase=3) == 4
     assert interval_for(8, 50, phase=3) == 8
+    assert [interval_for(nfc, 50, warmup=3) for nfc in (14, 8)] == [4, 9]  # the paper's on FLUX
+    assert [interval_for(nfc, 50, warmup=1) for nfc in (17, 9, 7)] == [3, 6, 8]  # FORA on FLUX, HunyuanVideo
     assert interval_for(40, 50) == 1  # every other step is full at 2: 26 of 50, and 40 lies nearer to all
     assert targets_for(SMALL["class"], 50) == [14, 8, 7]
     assert targets_for(SMALL["class"], 12) == [3]

@@ -99,7 +99,7 @@ def test_a_killed_driver_goes_on(alone: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
         until = time.monotonic() + 240
-        while len(list(tmp_path.rglob("*/full/*.npz"))) < 3:
+        while len(list(tmp_path.rglob("*/full-*/*.npz"))) < 3:
             assert driver.poll() is None
             assert time.monotonic() < until
             time.sleep(0.02)

@@ -32,8 +32,8 @@ from relcache.bench.gallery import slug, write_each, write_sheets
 from relcache.bench.illustrations import illustrate, summary
 from relcache.bench.page import write_page
 from relcache.bench.pipelines import DEFAULT_MODEL, OFFLOADS, is_out_of_memory, load_pipeline, usable_device
-from relcache.bench.pool import make_pool
-from relcache.bench.prepare import Asked, prepare, read_prompts, tasks, with_measure
+from relcache.bench.pool import is_here, make_pool
+from relcache.bench.prepare import Asked, is_protocol, prepare, read_prompts, tasks, with_measure
 from relcache.bench.results import write
 from relcache.bench.sampling import Sampler, Samples, smaller
 from relcache.bench.summaries import against
@@ -132,7 +132,7 @@ def demo(
     with plain_errors(_relief(batch), resumes=True):
         asked = Asked(
             methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=str(seed), guidance=guidance, batch=batch,
-            calibration_samples=calibration_samples, device=device,
+            calibration_samples=calibration_samples, device=usable_device(device),
         )  # fmt: skip
         for name in tasks(task):
             _compare(SMALL[name], asked, out / name)
@@ -179,13 +179,14 @@ def bench(
         relief += _relief(batch or chosen.batch, device, dtype, offload)
         asked = Asked(
             model=model, methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=seeds, guidance=guidance,
-            batch=batch, calibration_samples=calibration_samples, device=device, dtype=dtype, offload=offload,
+            batch=batch, calibration_samples=calibration_samples,
+            device=usable_device(device) if is_here(workers) else device, dtype=dtype, offload=offload,
             prompts=None if prompts is None else read_prompts(prompts), threads=threads,
             options=call_options(None, None, size, frames, option or []),
         )  # fmt: skip
         columns = dict(chosen.columns)
         if "inception" in chosen.measures:
-            chosen = with_measure(chosen, "inception", weights=None if inception is None else str(inception))
+            chosen = with_measure(chosen, "inception", weights=None if inception is None else str(inception.resolve()))
             columns = {**against(reference, inception, usable_device(device)), **columns}
         elif reference is not None or inception is not None:
             raise ValueError("--reference and --inception are of class-conditional with the paper's preset")
@@ -193,8 +194,9 @@ def bench(
             if given is not None and name not in chosen.measures:
                 raise ValueError(f"{benchmark} of the preset {preset} does not measure {name}")
             if given is not None:
-                chosen = with_measure(chosen, name, **{key: str(given)})
-        _compare(chosen, asked, out / benchmark, workers, columns, benchmark if preset == "paper" else "")
+                chosen = with_measure(chosen, name, **{key: str(given.resolve() if isinstance(given, Path) else given)})
+        protocol = benchmark if preset == "paper" and is_protocol(chosen, asked) else ""
+        _compare(chosen, asked, out / benchmark, workers, columns, protocol)
         if html:
             console.print(f"Written to {write_page(out / benchmark)}")
 
@@ -212,7 +214,7 @@ def _compare(
     with progress_bar() as bar:
         work = bar.add_task("loading", total=None)
         comparison = prepare(
-            benchmark, asked, out,
+            benchmark, asked, out.resolve(),
             announce=lambda text: bar.update(work, description=text),
             advance=lambda count: bar.advance(work, count),
             warn=lambda text: errors.print(text, highlight=False, markup=False),

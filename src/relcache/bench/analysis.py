@@ -139,11 +139,16 @@ def analyze(
     Raises:
         ValueError: methods of which a forecaster is not to be had, or a model that cannot be loaded.
     """
+    if not entries:
+        raise ValueError("an analysis needs at least one method that forecasts, such as taylorseer-1")
+    if steps < 3:
+        raise ValueError(f"an analysis needs at least 3 steps, of which the first two are full, got {steps}")
     forecasters = tuple((entry.name, _forecaster(entry)) for entry in entries)
     probe = Method(Probe(forecasters, Interval(interval)), Always(), "probe")
     about = {
         "model": model, "identity": identity(model), "samples": len(seeds), "first seed": seeds[0], "steps": steps,
         "interval": interval, "batch": batch, "dtype": dtype, "methods": [entry.name for entry in entries],
+        "configs": [dict(entry.config) for entry in entries],
         "options": dict(options or {}), "conditions": list(conditions),
     }  # fmt: skip
     index = out / INDEX
@@ -177,6 +182,9 @@ def load(folder: Path) -> Analysis:
         raise ValueError(f"{folder} holds no analysis: relcache analyze makes one")
     found = files.read_json(index)
     parts = [files.read_arrays(path) for path in sorted((folder / PARTS).glob("*.npz"))]
+    samples, batch = found["about"]["samples"], found["about"]["batch"]
+    if len(parts) < -(-samples // batch):
+        raise ValueError(f"the analysis in {folder} is not finished: the same relcache analyze goes on")
     values = {name: np.concatenate([part[name] for part in parts], 2) for name in parts[0]}
     return Analysis(found["about"], found["about"]["methods"], found["modules"], found["branches"], values)
 

@@ -20,12 +20,12 @@ def calibration_seeds(number: int) -> list[int]:
     return [FIRST_SEED + index for index in range(number)]
 
 
-def interval_for(nfc: int, steps: int, phase: int | None = None) -> int:
+def interval_for(nfc: int, steps: int, phase: int | None = None, warmup: int = WARMUP) -> int:
     """The interval at which the number of full steps of `steps` is nearest to `nfc`; it cannot be any number."""
 
     def full(interval: int) -> int:
-        first = WARMUP - 1 + interval if phase is None else phase
-        return WARMUP + len(range(first, steps, interval))
+        first = warmup - 1 + interval if phase is None else phase
+        return warmup + len(range(first, steps, interval))
 
     return min(range(1, steps + 1), key=lambda interval: abs(full(interval) - nfc))
 
@@ -78,7 +78,8 @@ def at_budget(
             f"do not ask for {nfc} full steps"
         )
     if "interval" in parameters:
-        return method_from_config({**config, "interval": interval_for(nfc, sampler.steps, config.get("phase"))})
+        interval = interval_for(nfc, sampler.steps, config.get("phase"), config.get("warmup", WARMUP))
+        return method_from_config({**config, "interval": interval})
     method = method_from_config(config)
     if "threshold" not in parameters:
         return method

@@ -71,6 +71,17 @@ class Settings:
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def short_digest(value: Any) -> str:
+    """Six letters that tell a value from others."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def _stamp(value: Any) -> tuple[int, int] | None:
+    """Size and time of the file that `value` names, if it does."""
+    path = Path(value) if isinstance(value, str) else None
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path is not None and path.is_file() else None
+
+
 @dataclass(frozen=True)
 class Cell:
     """One method at one number of full steps (None where its own options decide it)."""
@@ -80,7 +91,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Names its folder."""
+        """Begins the name of its folder."""
         return self.entry.name if self.nfc is None else f"{self.entry.name}-nfc{self.nfc}"
 
 
@@ -104,6 +115,7 @@ class Comparison:
     announce: Callable[[str], None] = lambda text: None
     advance: Callable[[int], None] = lambda count: None
     full: Cell = field(default_factory=lambda: Cell(Entry(FULL, {"method": "full"}), None), init=False)
+    _folders: dict[str, Path] = field(default_factory=dict, init=False)
 
     @property
     def store(self) -> Path:
@@ -138,11 +150,14 @@ class Comparison:
         self.advance(sum(piece.size for piece in pieces) - sum(piece.size for piece in left))
         pool.do(left, lambda piece: self.advance(piece.size), self.announce)
 
+    def _tried_file(self, entry: Entry) -> Path:
+        return self.store / f"{entry.name}-{short_digest(dict(entry.config))}-tried.json"
+
     def _budgets(self) -> list[Work]:
         """The searches for intervals and thresholds."""
         return [
             Budget(
-                self._budget_file(entry), self.store / f"{entry.name}-tried.json", entry.config, tuple(self.targets),
+                self._budget_file(entry), self._tried_file(entry), entry.config, tuple(self.targets),
                 tuple(calibration_seeds(len(self.settings.calibration))), self.settings.calibration,
                 self.settings.batch,
             )
@@ -151,7 +166,13 @@ class Comparison:
 
     def _budget_file(self, entry: Entry) -> Path:
         targets = "-".join(map(str, self.targets))
-        return self.store / f"{entry.name}-at-{targets}.json"
+        return self.store / f"{entry.name}-{short_digest(dict(entry.config))}-at-{targets}.json"
+
+    def folder(self, cell: Cell) -> Path:
+        """Where a cell's samples are: named after all options of its method, interval or threshold included."""
+        if cell.name not in self._folders:
+            self._folders[cell.name] = self.store / f"{cell.name}-{short_digest(dict(self.config(cell)))}"
+        return self._folders[cell.name]
 
     def config(self, cell: Cell) -> Mapping[str, Any]:
         """The config of a cell's method, its interval or threshold found."""
@@ -165,10 +186,12 @@ class Comparison:
             yield start, self.settings.seeds[rows], self.settings.conditions[rows]
 
     def _samples_file(self, cell: Cell, start: int) -> Path:
-        return self.store / cell.name / f"{start:06d}.npz"
+        return self.folder(cell) / f"{start:06d}.npz"
 
     def _measure_file(self, cell: Cell, start: int, measure: str) -> Path:
-        return self.store / cell.name / f"{start:06d}-{measure}.npz"
+        options = self.settings.setup.measures[measure]
+        known = {name: (value, _stamp(value)) for name, value in options.items()}
+        return self.folder(cell) / f"{start:06d}-{measure}{f'-{short_digest(known)}' if known else ''}.npz"
 
     def sampling(self, cell: Cell) -> list[Sampling]:
         """The batches of a cell."""
@@ -182,8 +205,8 @@ class Comparison:
         """One measure of the batches of a cell."""
         return [
             Measuring(
-                self._measure_file(cell, start, measure), measure, start, self.store / cell.name,
-                self.store / self.full.name, rows,
+                self._measure_file(cell, start, measure), measure, start, self.folder(cell), self.folder(self.full),
+                rows,
             )
             for start, _, rows in self._batches()
         ]  # fmt: skip
@@ -222,12 +245,11 @@ class Comparison:
             counts = [report[name] for report in reports]
             return None if None in counts else sum(counts) / self.settings.samples / 1e12
 
-        timed = seconds[1:] or seconds  # the first batch warms up
         return {
             "nfc": sum(r["nfc"] * n for r, n in zip(reports, rows, strict=True)) / sum(rows),
             "tflops": per_sample("flops"),
             "tflops_linear": per_sample("linear_flops"),
-            "seconds": float(np.median(timed)),
+            "seconds": float(np.median(seconds)),
             "cache_gb": max(report["cache_bytes"] for report in reports) / 1e9,
             "memory_gb": None if math.isnan(max(memory)) else max(memory) / 1e9,
         }

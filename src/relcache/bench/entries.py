@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,11 @@ def choose(text: str | None) -> list[Entry]:
         if part.lower() == "full":  # always there
             continue
         for entry in _named(part):
-            chosen.setdefault(entry.name, entry)
+            name, number = entry.name, 1
+            while name in chosen and chosen[name].config != entry.config:  # differ in a sign, or far behind
+                number += 1
+                name = f"{entry.name}-no{number}"
+            chosen.setdefault(name, replace(entry, name=name))
     return list(chosen.values())
 
 
@@ -112,6 +116,12 @@ def _named(text: str) -> list[Entry]:
 
 def _short(name: str) -> Entry:
     return Entry(name, config_from_text(SHORT[name]))
+
+
+def is_usual(config: Mapping[str, Any], name: str) -> bool:
+    """Whether `config` is that of the short name, whatever its warm-up."""
+    usual = config_from_text(SHORT[name]) if name in SHORT else None
+    return usual == {key: value for key, value in config.items() if key != "warmup"}
 
 
 def from_file(path: Path) -> list[Entry]:
@@ -139,6 +149,8 @@ def from_file(path: Path) -> list[Entry]:
             entry = Entry(slug(name), config)
         except (ValueError, TypeError) as error:
             raise ValueError(f"method {number} of {path}: {error}") from error
+        if entry.name == "full":
+            raise ValueError(f"method {number} of {path} is named 'full', as full compute is: give it another name")
         if entry.name in entries:
             raise ValueError(f"{path} has two methods named {entry.name!r}: give each a name of its own")
         entries[entry.name] = entry

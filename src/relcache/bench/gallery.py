@@ -37,8 +37,8 @@ def write_samples(folder: Path, first: int, images: np.ndarray) -> None:
             _write_png(_path(folder, number, place if image.ndim == 4 else None), picture)
 
 
-def read_samples(folder: Path, first: int, count: int) -> np.ndarray:
-    """The uint8 samples that `write_samples` wrote under the numbers from `first` on.
+def read_samples(folder: Path, first: int, count: int, largest: int | None = None) -> np.ndarray:
+    """The uint8 samples that `write_samples` wrote under the numbers from `first` on, no side above `largest` pixels.
 
     Raises:
         ValueError: a file is missing or damaged; the message says what to delete.
@@ -48,9 +48,9 @@ def read_samples(folder: Path, first: int, count: int) -> np.ndarray:
         clip = folder / f"{number:06d}"
         if clip.is_dir():
             frames = range(len(list(clip.glob("*.png"))))
-            made.append(np.stack([_read_png(_path(folder, number, place)) for place in frames]))
+            made.append(np.stack([_read_png(_path(folder, number, place), number, largest) for place in frames]))
         else:
-            made.append(_read_png(_path(folder, number, None)))
+            made.append(_read_png(_path(folder, number, None), number, largest))
     return np.stack(made)
 
 
@@ -66,13 +66,18 @@ def _write_png(path: Path, picture: np.ndarray) -> None:
     files.write_whole(path, buffer.getvalue())
 
 
-def _read_png(path: Path) -> np.ndarray:
+def _read_png(path: Path, number: int, largest: int | None) -> np.ndarray:
     try:
         with Image.open(path) as picture:
+            if largest is not None:
+                picture.thumbnail((largest, largest))
             pixels = np.asarray(picture)
     except Exception as error:
+        folder = path.parent if path.stem == f"{number:06d}" else path.parent.parent
+        batches = (batch for batch in folder.glob("*.npz") if batch.stem.isdigit() and int(batch.stem) <= number)
+        batch = max(batches, default=folder)
         raise ValueError(
-            f"{path} cannot be read ({error}): delete {path.parent}, and the same command makes it again"
+            f"{path} cannot be read ({error}): delete {batch}, and the same command makes it again"
         ) from error
     return (pixels[..., None] if pixels.ndim == 2 else pixels).transpose(2, 0, 1)
 

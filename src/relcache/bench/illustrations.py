@@ -19,6 +19,7 @@ from relcache.figures.sheet import Row
 
 SETTINGS = "settings.json"
 SHOWN = 16  # samples on a sheet
+LARGEST = 256  # pixels of a picture's longer side on it
 
 
 def illustrate(folder: Path, modules: Sequence[str] = ()) -> list[Path]:
@@ -36,7 +37,7 @@ def illustrate(folder: Path, modules: Sequence[str] = ()) -> list[Path]:
     """
     written: list[Path] = []
     if (folder / SETTINGS).exists():
-        written += _of_benchmark(folder)
+        written += of_benchmark(folder)
     if (folder / analysis.INDEX).exists():
         written += _of_analysis(folder, modules)
     if not written:
@@ -57,7 +58,8 @@ def _write(folder: Path, name: str, figure: Figure) -> list[Path]:
 # Of a benchmark
 
 
-def _of_benchmark(folder: Path) -> list[Path]:
+def of_benchmark(folder: Path) -> list[Path]:
+    """Draw sheets, quality over FLOPs, and traces of the folder of a benchmark."""
     settings = files.read_json(folder / SETTINGS)
     rows = files.read_json(folder / "table.json")
     if len(rows) != len(settings["cells"]):
@@ -87,9 +89,11 @@ def _batches(folder: Path) -> Iterator[dict[str, np.ndarray]]:
 
 
 def images_of(folder: Path, settings: Mapping[str, Any], most: int) -> np.ndarray:
-    """The first `most` samples of a cell, float32 in [0, 1]."""
+    """The first `most` samples of a cell, no side above `LARGEST` pixels, float32 in [0, 1]."""
     count = min(most, len(settings["conditions"]))
-    return gallery.read_samples(folder, 0, count).astype(np.float32) / 255
+    return np.concatenate([gallery.read_samples(folder, number, 1, LARGEST) for number in range(count)]) / np.float32(
+        255
+    )
 
 
 def _sheets(folder: Path, settings: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[Path]:

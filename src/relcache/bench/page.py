@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from relcache.bench import files
-from relcache.bench.illustrations import SETTINGS, illustrate, images_of
+from relcache.bench.illustrations import SETTINGS, images_of, of_benchmark
 
 SHOWN = 8  # samples on the page
 LARGEST = 256  # pixels of a picture's longer side on the page
@@ -32,7 +32,7 @@ def write_page(folder: Path) -> Path:
     if not (folder / SETTINGS).exists():
         raise ValueError(f"{folder} holds no results of a benchmark")
     settings, rows = files.read_json(folder / SETTINGS), files.read_json(folder / "table.json")
-    drawn = illustrate(folder)
+    drawn = of_benchmark(folder)
     figures = [path for path in drawn if path.suffix == ".svg"]
     sheets = [path for path in drawn if path.parent == folder]
     columns = {name: heading for name, heading in (COST | settings["columns"]).items()
@@ -70,15 +70,18 @@ def _caption(name: str, columns: Mapping[str, str]) -> str:
 
 def _gallery(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The first samples of each method as addresses of data, and what was measured of each."""
+    measured: dict[tuple[str, str], list[Mapping[str, str]]] = {}
     with (folder / "samples.csv").open(encoding="utf-8", newline="") as file:
-        measured = list(csv.DictReader(file))
+        for row in csv.DictReader(file):
+            kept = measured.setdefault((row["method"], row["nfc_target"]), [])
+            if len(kept) < SHOWN:
+                kept.append(row)
     shown = settings["conditions"][:SHOWN]
     cells = []
     for cell in settings["cells"]:
         key = cell["method"], "" if cell["nfc_target"] is None else str(cell["nfc_target"])
-        numbers = [row for row in measured if (row["method"], row["nfc_target"]) == key][: len(shown)]
         pictures = images_of(folder / settings["runs"] / cell["name"], settings, SHOWN)
-        notes = [_note(row, settings["columns"]) for row in numbers]
+        notes = [_note(row, settings["columns"]) for row in measured[key]]
         cells.append({"method": cell["method"], "nfc": cell["nfc_target"], "notes": notes,
                       "pictures": [_picture(picture) for picture in pictures]})  # fmt: skip
     return {"conditions": [str(condition) for condition in shown], "cells": cells}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,17 @@ def is_class_conditional(pipeline: Any) -> bool:
 def number_of_classes(pipeline: DiTPipeline) -> int:
     """How many classes the pipeline has pictures of: those it has names for, else all of its transformer's."""
     return max(pipeline.labels.values(), default=pipeline.transformer.config.num_embeds_ada_norm - 1) + 1
+
+
+def classes_in(model: str) -> int | None:
+    """How many classes the pipeline in a folder, or a shipped one, has pictures of; None of a hub id."""
+    folder = relcache_models.folder(model) if model in relcache_models.names() else Path(model)
+    try:
+        labels = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("id2label") or {}
+        config = json.loads((folder / "transformer/config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return max((int(label) for label in labels), default=config.get("num_embeds_ada_norm", 1000) - 1) + 1
 
 
 def class_numbers(pipeline: DiTPipeline, names: list[str]) -> list[int]:

@@ -66,7 +66,7 @@ class Cluster(Pool):
         self._ray = ray
         self._mine = not ray.is_initialized()
         if self._mine:
-            here = workers.isdigit()
+            here = is_here(workers)
             where: dict[str, Any] = {"address": workers}
             if here:  # a cluster of its own, whatever else runs
                 where = {"address": "local", "num_cpus": max(int(workers), os.cpu_count() or 1)}
@@ -74,7 +74,7 @@ class Cluster(Pool):
         gpus = int(ray.cluster_resources().get("GPU", 0))
         number = int(workers) if workers.isdigit() else gpus or int(ray.cluster_resources()["CPU"])
         self._setup = setup
-        self._kind = ray.remote(num_cpus=1, num_gpus=min(1.0, gpus / number) if gpus else 0)(Worker)
+        self._kind = ray.remote(num_cpus=1, num_gpus=1 / -(-number // gpus) if gpus else 0)(Worker)
         self._actors = [self._kind.remote(setup) for _ in range(number)]
 
     def processes(self) -> list[int]:
@@ -105,7 +105,7 @@ class Cluster(Pool):
                 idle.append(self._actors[place])
                 continue
             except ray.exceptions.RayTaskError as error:
-                raise error.as_instanceof_cause() from error
+                raise (error.cause if isinstance(error.cause, Exception) else error) from None
             idle.append(actor)
             advance(piece)
 
@@ -116,6 +116,11 @@ class Cluster(Pool):
             self._ray.kill(actor)
         if self._mine:
             self._ray.shutdown()
+
+
+def is_here(workers: str) -> bool:
+    """Whether `--workers` names processes of this machine alone."""
+    return workers.isdigit()
 
 
 def make_pool(setup: Setup, workers: str = "1") -> Pool:

@@ -14,9 +14,9 @@ import relcache_models
 from relcache.bench.benchmarks import SMALL, Benchmark
 from relcache.bench.calibration import WARMUP, calibration_seeds
 from relcache.bench.comparison import Comparison, Settings
-from relcache.bench.entries import choose
+from relcache.bench.entries import Entry, choose
 from relcache.bench.measures import unavailable
-from relcache.bench.pipelines import usable_device
+from relcache.bench.pipelines import classes_in
 from relcache.bench.work import Setup
 
 EDGE = 1 << 20  # bytes at each end of a weights file that tell it from others
@@ -82,7 +82,7 @@ def prepare(
     steps = asked.steps or benchmark.steps
     if steps <= WARMUP:
         raise ValueError(f"{steps} steps are no more than the warm-up of {WARMUP} full steps: nothing would be cached")
-    entries = choose(asked.methods)
+    entries = [_warmed(entry, benchmark) for entry in choose(asked.methods)]
     targets = numbers(asked.nfc, steps) if asked.nfc else targets_for(benchmark, steps)
     guidance = benchmark.guidance if asked.guidance is None else asked.guidance
     chosen, seeds = conditions(benchmark, asked)
@@ -91,8 +91,10 @@ def prepare(
         if reason:
             warn(f"the table has dashes for {name}: {reason}. Then the same command fills them in")
     setup = Setup(
-        model=asked.model or benchmark.model,
-        device=usable_device(asked.device),
+        model=str(Path(asked.model).resolve())
+        if asked.model and Path(asked.model).is_dir()
+        else asked.model or benchmark.model,
+        device=asked.device,
         dtype=asked.dtype,
         offload=asked.offload,
         steps=steps,
@@ -111,6 +113,21 @@ def prepare(
     return Comparison(settings, entries, targets, out, announce, advance)
 
 
+def is_protocol(benchmark: Benchmark, asked: Asked) -> bool:
+    """Whether what is asked is the benchmark as it stands: its model, or a folder of that name, and samples."""
+    name = benchmark.model.rpartition("/")[2]
+    own = asked.model in (None, benchmark.model) or Path(asked.model or "").name == name
+    values = ((asked.samples, benchmark.samples), (asked.steps, benchmark.steps), (asked.guidance, benchmark.guidance))
+    prompts = asked.prompts is None or (benchmark.task == "text" and len(asked.prompts) == benchmark.samples)
+    return own and prompts and not asked.options and all(given in (None, usual) for given, usual in values)
+
+
+def _warmed(entry: Entry, benchmark: Benchmark) -> Entry:
+    """`entry` with the warm-up that the benchmark's protocol gives its method, unless it has its own."""
+    warmup = benchmark.warmup.get(str(entry.config.get("method")).lower())
+    return entry if warmup is None else replace(entry, config={"warmup": warmup, **entry.config})
+
+
 def conditions(benchmark: Benchmark, asked: Asked) -> tuple[tuple[int | str, ...], tuple[int, ...]]:
     """Class labels or prompts, and seeds: one of each for each sample."""
     given = numbers_of(asked.seeds)
@@ -125,8 +142,14 @@ def conditions(benchmark: Benchmark, asked: Asked) -> tuple[tuple[int | str, ...
     if several and samples > len(given):
         raise ValueError(f"{samples} samples need as many seeds, or the first one alone; got {len(given)}")
     seeds = given[:samples] if several else list(range(given[0], given[0] + samples))
-    chosen = benchmark.conditions(seeds) if asked.prompts is None else asked.prompts[:samples]
+    chosen = _own(benchmark, asked, seeds) if asked.prompts is None else asked.prompts[:samples]
     return tuple(chosen), tuple(seeds)
+
+
+def _own(benchmark: Benchmark, asked: Asked, seeds: Sequence[int]) -> Sequence[int | str]:
+    """The benchmark's own conditions; of another model with classes, those that it has, in turn."""
+    classes = classes_in(asked.model) if asked.model is not None and benchmark.task == "class" else None
+    return benchmark.conditions(seeds) if classes is None else [index % classes for index in range(len(seeds))]
 
 
 def numbers_of(text: str) -> list[int]:
@@ -161,7 +184,7 @@ def _calibration(benchmark: Benchmark, asked: Asked) -> tuple[int | str, ...]:
     if asked.calibration_samples < 1:
         raise ValueError(f"thresholds need at least 1 calibration sample, got {asked.calibration_samples}")
     if asked.prompts is None:
-        return tuple(benchmark.conditions(calibration_seeds(asked.calibration_samples)))
+        return tuple(_own(benchmark, asked, calibration_seeds(asked.calibration_samples)))
     return tuple(asked.prompts[index % len(asked.prompts)] for index in range(asked.calibration_samples))
 
 

@@ -13,6 +13,7 @@ import torch
 
 from relcache.bench import files
 from relcache.bench.comparison import Comparison
+from relcache.bench.entries import is_usual
 from relcache.bench.illustrations import SETTINGS, illustrate
 from relcache.bench.prepare import said
 from relcache.bench.published import published
@@ -56,8 +57,10 @@ def write(
     out, settings = comparison.out, comparison.settings
     published_columns: dict[str, str] = {}
     if protocol:
+        configs = {entry.name: entry.config for entry in comparison.entries}
         for row in rows:
-            numbers = published(protocol, row["method"], row["nfc_target"])
+            usual = row["method"] == "full" or is_usual(configs[row["method"]], row["method"])
+            numbers = published(protocol, row["method"], row["nfc_target"]) if usual else {}
             row |= {f"{name} (paper)": value for name, value in numbers.items() if name in (*columns, *COST)}
         published_columns = dict.fromkeys(
             sorted({key for row in rows for key in row if key.endswith("(paper)")}), ".4g"
@@ -67,7 +70,10 @@ def write(
     files.write_json(out / "table.json", rows)
     files.write_whole(out / "table.csv", _csv(rows, list(forms)))
     files.write_whole(out / "table.md", (_about(comparison) + files.markdown_table(rows, kept)).encode())
-    cells = [{"name": cell.name, "method": cell.entry.name, "nfc_target": cell.nfc} for cell in comparison.cells]
+    cells = [
+        {"name": comparison.folder(cell).name, "method": cell.entry.name, "nfc_target": cell.nfc}
+        for cell in comparison.cells
+    ]
     files.write_json(
         out / SETTINGS,
         asdict(settings)
@@ -87,32 +93,42 @@ def _about(comparison: Comparison) -> str:
     return (
         f"{settings.samples} samples of {setup.model}, {setup.steps} steps, {options}, seeds {said(settings.seeds)}, "
         f"batches of {settings.batch}, {setup.dtype} on {setup.device}. Thresholds found on "
-        f"{len(settings.calibration)} other seeds. TFLOPs and seconds are per sample, seconds the median over batches "
-        "after the first; tflops_linear leaves the products of attention out.\n\n"
+        f"{len(settings.calibration)} other seeds. TFLOPs and seconds are per sample, seconds the median over batches; "
+        "tflops_linear leaves the products of attention out.\n\n"
     )
 
 
-def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
+def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], heading: bool = True) -> bytes:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+    if heading:
+        writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue().encode()
 
 
 def _samples(comparison: Comparison) -> bytes:
     """A row for each sample: its seed, its condition, and every number that was measured of it."""
-    rows: list[dict[str, Any]] = []
     settings = comparison.settings
+    measures = {name: comparison.scalars(comparison.full, name) for name in settings.setup.measures}
+    columns = [
+        "method",
+        "nfc_target",
+        "number",
+        "seed",
+        "condition",
+        *(n for names in measures.values() for n in names),
+    ]
+    written = [_csv([], columns)]
     for cell in comparison.cells:
         each: list[dict[str, Any]] = [
             {"method": cell.entry.name, "nfc_target": cell.nfc, "number": number, "seed": seed, "condition": condition}
             for number, (seed, condition) in enumerate(zip(settings.seeds, settings.conditions, strict=True))
         ]
-        for measure in settings.setup.measures:
-            for name in comparison.scalars(cell, measure):
+        for measure, names in measures.items():
+            for name in names:
                 values = torch.cat(list(comparison.values(cell, measure, name))).tolist()
                 for row, value in zip(each, values, strict=True):
                     row[name] = value
-        rows += each
-    return _csv(rows, list(dict.fromkeys(key for row in rows for key in row)))
+        written.append(_csv(each, columns, heading=False))
+    return b"".join(written)

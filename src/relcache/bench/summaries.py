@@ -11,7 +11,7 @@ import torch
 
 from relcache.bench.comparison import Cell, Comparison
 from relcache.metrics.batches import Batch
-from relcache.metrics.distribution import Gaussian, fit, frechet_distance, inception_score, precision_recall
+from relcache.metrics.distribution import NEIGHBOURS, Gaussian, fit, frechet_distance, inception_score, precision_recall
 from relcache.metrics.features import Extractor, Inception
 
 Summary = Callable[[Comparison, Cell], float | None]
@@ -115,6 +115,8 @@ class Reference:
             if not comparison.takes(measure) or not self._features:
                 return None
             samples = torch.cat(list(comparison.values(cell, measure, "features")))
+            if min(len(samples), len(self._features["features"])) <= NEIGHBOURS:
+                return None
             return precision_recall(self._features["features"], samples)[index]
 
         return summary

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from relcache.bench import files, gallery
 from relcache.bench.calibration import Calibration, at_budget
 from relcache.bench.measures import Measure, make_measure
-from relcache.bench.pipelines import load_pipeline
+from relcache.bench.pipelines import load_pipeline, usable_device
 from relcache.bench.sampling import Sampler
 from relcache.methods import method_from_config
 
@@ -117,7 +117,9 @@ class Worker:
         if setup.threads:
             torch.set_num_threads(setup.threads)
         self.setup = setup
+        self.device = usable_device(setup.device)
         self._pipeline: Any = None
+        self._warm = False
         self._measures: dict[str, Measure] = {}
 
     @property
@@ -125,7 +127,7 @@ class Worker:
         """The model that is sampled."""
         if self._pipeline is None:
             s = self.setup
-            self._pipeline = load_pipeline(s.model, s.device, s.dtype, s.offload)
+            self._pipeline = load_pipeline(s.model, self.device, s.dtype, s.offload)
         return self._pipeline
 
     def process(self) -> int:
@@ -164,11 +166,15 @@ class Worker:
         files.write_json(work.file, configs)
 
     def _sample(self, work: Sampling) -> None:
-        cuda = self.pipeline.device.type == "cuda"
+        sampler = self._sampler(len(work.seeds))
+        if not self._warm:  # the first call of all takes longer, and does not count
+            replace(sampler, steps=2).call(work.seeds, work.conditions)
+            self._warm = True
+        cuda = torch.device(self.device).type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         began = time.time()
-        samples = self._sampler(len(work.seeds)).run(method_from_config(work.config), work.seeds, work.conditions)
+        samples = sampler.run(method_from_config(work.config), work.seeds, work.conditions)
         images = (samples.images * 255).round().clamp(0, 255).to(torch.uint8).numpy()
         gallery.write_samples(work.file.parent, work.first, images)
         files.write_arrays(
@@ -185,7 +191,7 @@ class Worker:
     def _measure(self, work: Measuring) -> None:
         if work.measure not in self._measures:
             options = self.setup.measures[work.measure]
-            self._measures[work.measure] = make_measure(work.measure, self.setup.device, **options)
+            self._measures[work.measure] = make_measure(work.measure, self.device, **options)
         count = len(work.conditions)
         images = gallery.read_samples(work.samples, work.first, count)
         same = work.references == work.samples

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NEIGHBOURS = 3  # whose distance is the radius of a point, in precision and recall
 BLOCK = 1024  # rows that are summed at once; fixed, so that sums do not depend on how the rows arrive
 
 
@@ -107,7 +108,7 @@ def inception_score(parts: Iterable[Tensor], split: int = 5000) -> float:
     return sum(scores) / len(scores)
 
 
-def precision_recall(references: Tensor, samples: Tensor, neighbours: int = 3) -> tuple[float, float]:
+def precision_recall(references: Tensor, samples: Tensor, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al., 2019) of `samples` (n, width) against `references`.
 
     Precision is the share of samples that lie in the balls which reach from each reference to its third nearest, recall

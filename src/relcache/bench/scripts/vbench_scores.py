@@ -37,10 +37,13 @@ for line in sys.stdin:
     with tempfile.TemporaryDirectory() as folder, np.load(request["samples"]) as arrays:
         folder = pathlib.Path(folder)
         (folder / "clips").mkdir()
-        for prompt, frames in zip(prompts, arrays["images"]):  # noqa: B905
-            write(folder / "clips" / f"{prompt}-0.mp4", frames)
+        names = [f"{prompt}-{prompts[:place].count(prompt)}" for place, prompt in enumerate(prompts)]
+        for name, frames in zip(names, arrays["images"]):  # noqa: B905
+            write(folder / "clips" / f"{name}.mp4", frames)
         for place, dimension in enumerate(dimensions):
-            judged = [by_prompt[prompt] for prompt in prompts if dimension in by_prompt[prompt]["dimension"]]
+            judged = [
+                by_prompt[prompt] for prompt in dict.fromkeys(prompts) if dimension in by_prompt[prompt]["dimension"]
+            ]
             if not judged:
                 continue
             (folder / "info.json").write_text(json.dumps(judged))
@@ -49,6 +52,6 @@ for line in sys.stdin:
             found = json.loads((folder / "out" / f"{dimension}_eval_results.json").read_text())[dimension][1]
             scale = 0.01 if dimension == "imaging_quality" else 1.0  # of which VBench's mean is of hundredths
             for clip in found:
-                prompt = pathlib.Path(clip["video_path"]).stem[: -len("-0")]
-                scores[prompts.index(prompt)][place] = float(clip["video_results"]) * scale
+                name = pathlib.Path(clip["video_path"]).name[: -len(".mp4")]
+                scores[names.index(name)][place] = float(clip["video_results"]) * scale
     print(json.dumps(scores), file=replies, flush=True)
