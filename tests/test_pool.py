@@ -23,7 +23,9 @@ from relcache.bench.pool import Cluster, make_pool
 from relcache.bench.prepare import Asked, prepare
 from relcache.bench.work import Work
 
-ASKED = Asked(methods="fora,rcs-1", nfc="5", samples=12, steps=10, batch=2, calibration_samples=2, threads=1)
+ASKED = Asked(
+    methods="fora,rcs-1", nfc="5", samples=12, steps=10, batch=2, calibration_samples=2, threads=1, device="cpu"
+)
 
 
 def comparison(out: Path) -> Comparison:
@@ -95,7 +97,7 @@ def test_a_killed_driver_goes_on(alone: Path, tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "relcache", "bench", "class-conditional", "--preset", "small", "--methods", "fora,rcs-1",
         "--nfc", "5", "--samples", "12", "--steps", "10", "--batch", "2", "--calibration-samples", "2",
-        "--threads", "1", "--out", str(tmp_path),
+        "--threads", "1", "--device", "cpu", "--out", str(tmp_path),
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
         until = time.monotonic() + 240

@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from relcache.bench import gallery
-from relcache.bench.asked import split_methods
+from relcache.bench.entries import split_methods
 from relcache.bench.sampling import Sampler
 from relcache.cli import app
 from relcache.figures.sheet import Row
