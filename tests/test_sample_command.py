@@ -106,6 +106,9 @@ def test_methods_of_one_short_name_keep_files_of_their_own(flux: Path, tmp_path:
     long = f"rfc:threshold=0.3{60 * '0'}"
     sample(*of_flux(flux, "--prompt", "a wire", "--compare", f"{long},order=1,{long},order=2", "--out", tmp_path))
     assert len(list(tmp_path.glob("000-a-wire-*.png"))) == 2
+    names = "taylorseer,TaylorSeer,taylorseer-2"
+    sample(*of_flux(flux, "--prompt", "an owl", "--compare", names, "--nfc", 4, "--out", tmp_path))
+    assert len(list(tmp_path.glob("000-an-owl-*.png"))) == 3
 
 
 def test_a_threshold_of_prompts(flux: Path) -> None:

@@ -370,8 +370,9 @@ def sample(
                     chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)
                 made[text] = sampler.run(chosen, seeds, asked, lambda count: bar.advance(task, count))
                 label = f"-{slug(text)}" if compare else ""
+                while label in labels:  # two texts may have one slug
+                    label += "-again"
                 labels.append(label)
-                label += f"-{labels.count(label)}" if labels.count(label) > 1 else ""
                 stems = [f"{i:03d}-{name}-seed{s}{label}" for i, (name, s) in enumerate(zip(names, seeds, strict=True))]
                 write_each(out, made[text].images.numpy(), stems)
         rows = [
