@@ -12,6 +12,7 @@ from relcache.bench.sampling import Sampler
 from relcache.methods import BY_NAME, Method, method_from_config
 
 WARMUP = 2  # full steps that every run begins with unless its method says otherwise
+CLOSE = 1.05  # ratio of thresholds between which the smallest that gives a number of full steps is not sought
 FIRST_SEED = 1_000_000  # calibration never uses the seeds that results are reported on
 
 
@@ -93,8 +94,15 @@ class Calibration:
     tried: dict[float, float] = field(default_factory=dict)
 
     def nearest(self, nfc: float) -> float:
-        """The threshold tried whose mean number of full steps is nearest to `nfc`."""
+        """The threshold tried whose mean number of full steps is nearest to `nfc`; of several, the smallest."""
         return min(self.tried, key=lambda threshold: (abs(self.tried[threshold] - nfc), threshold))
+
+    def bracket(self, nfc: float) -> tuple[float, float | None]:
+        """The greatest threshold tried that is too small for `nfc`, and the smallest above it that is not, if any."""
+        hits = [threshold for threshold, found in self.tried.items() if found == nfc]
+        least = min(hits, default=math.inf)
+        small = max(threshold for threshold, found in self.tried.items() if found > nfc and threshold < least)
+        return small, min((threshold for threshold in self.tried if threshold > small), default=None)
 
 
 def calibrate(
@@ -107,10 +115,12 @@ def calibrate(
     most: int = 12,
     tell: Callable[[float, float], None] = lambda threshold, nfc: None,
 ) -> float:
-    """The threshold at which `method` has `nfc` full steps on average, by bisection on calibration seeds.
+    """The smallest threshold at which `method` has `nfc` full steps on average, by bisection on calibration seeds.
 
-    The number of full steps falls in leaps as the threshold grows, so the nearest threshold found within `most` runs
-    is returned where none hits the number.
+    A range of thresholds gives the same number. At its lower end no gap between full steps is longer than it has to
+    be: a greater threshold lets the same errors grow further, and may spend its last full step on the last of all.
+    The range's lower end is found to within 5 percent. The number falls in leaps as the threshold grows, so the
+    nearest threshold found within `most` runs is returned where none hits the number.
 
     Args:
         sampler: how to sample.
@@ -131,13 +141,15 @@ def calibrate(
     warmup = getattr(method.schedule, "warmup", 1)
     if not warmup <= nfc <= sampler.steps:
         raise ValueError(f"the number of full steps lies between the warm-up, {warmup}, and {sampler.steps}; got {nfc}")
+    if nfc == sampler.steps:
+        return 0.0
     calibration = known if known is not None else Calibration()
-    if not calibration.tried:
-        calibration.tried[0.0] = float(sampler.steps)
+    calibration.tried.setdefault(0.0, float(sampler.steps))
     for _ in range(most):
-        if calibration.tried[calibration.nearest(nfc)] == nfc:
+        small, large = calibration.bracket(nfc)
+        if large is not None and calibration.tried[large] == nfc and large <= CLOSE * small:
             break
-        threshold = _next(calibration.tried, nfc, threshold, warmup)
+        threshold = _next(calibration, nfc, threshold, warmup)
         if threshold in calibration.tried:
             break
         run = sampler.run(method.with_threshold(threshold), seeds, conditions)
@@ -146,20 +158,19 @@ def calibrate(
     return calibration.nearest(nfc)
 
 
-def _next(tried: dict[float, float], nfc: float, start: float, warmup: int) -> float:
-    """The threshold to try next: midway between one too small and one too large, or a step towards `nfc`.
+def _next(calibration: Calibration, nfc: float, start: float, warmup: int) -> float:
+    """The threshold to try next: midway between one too small and one that is not, or a step towards `nfc`.
 
     Gaps grow about as the square root of the threshold, which sets the length of such a step.
     """
-    small = max(threshold for threshold, found in tried.items() if found > nfc)
-    large = [threshold for threshold, found in tried.items() if found < nfc and threshold > small]
-    if not large and small == 0:
+    small, large = calibration.bracket(nfc)
+    if large is None and small == 0:
         return _round(start if start > 0 else 0.1)
-    if large and small > 0:
-        return _round(math.sqrt(small * min(large)))
-    edge = min(large) if large else small
-    step = (max(tried[edge] - warmup, 0.5) / max(nfc - warmup, 0.5)) ** 2
-    return _round(edge * min(max(step, 0.2), 0.9) if large else edge * max(min(step, 5.0), 1.1))
+    if large is not None and small > 0:
+        return _round(math.sqrt(small * large))
+    edge = small if large is None else large
+    step = (max(calibration.tried[edge] - warmup, 0.5) / max(nfc - warmup, 0.5)) ** 2
+    return _round(edge * max(min(step, 5.0), 1.1) if large is None else edge * min(max(step, 0.2), 0.8))
 
 
 def _round(threshold: float) -> float:
