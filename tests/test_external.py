@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 import os
 import sys
@@ -9,13 +11,14 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import small_pipelines
 import torch
 from typer.testing import CliRunner
 
 from relcache.bench import external
 from relcache.bench.benchmarks import PAPER
 from relcache.bench.external import External
-from relcache.bench.measures import DIMENSIONS, make_measure, unavailable, vbench_total
+from relcache.bench.measures import DIMENSIONS, make_measure, unavailable, unjudged, vbench_total
 from relcache.cli import app
 
 IMAGE_REWARD = """
@@ -81,6 +84,9 @@ def environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / "bin").mkdir(parents=True)
         (folder / "bin/python").symlink_to(sys.executable)
         (folder / "ready").touch()
+    own = external.folder_of("vbench") / "lib/python3.10/site-packages/vbench"
+    own.mkdir(parents=True)
+    (own / "VBench_full_info.json").write_text(INFO)
     return tmp_path / "environments"
 
 
@@ -94,15 +100,15 @@ def test_image_reward(environments: Path) -> None:
 def test_vbench(environments: Path) -> None:
     clips = torch.zeros(2, 3, 3, 8, 12, dtype=torch.uint8)
     clips[0, :, 0], clips[1, :, 0] = 10, 20  # red
-    scores = make_measure("vbench", "cpu")(clips, clips, ["a dog", "a cat"])["vbench"]
-    names = list(DIMENSIONS)
-    assert scores.shape == (2, 16)
-    assert scores[0, names.index("color")] == 30
-    assert scores[0, names.index("imaging_quality")] == pytest.approx(0.3)
-    assert scores[1, names.index("scene")] == 60
-    assert scores.isnan().sum() == 32 - 3
-    twice = make_measure("vbench", "cpu")(clips, clips, ["a dog", "a dog"])["vbench"]  # two clips of one prompt
-    assert twice[:, names.index("color")].tolist() == [30, 60]
+    scores = make_measure("vbench", "cpu")(clips, clips, ["a dog", "a cat"])
+    assert list(scores) == list(DIMENSIONS)
+    assert scores["color"].tolist() == pytest.approx([30, math.nan], nan_ok=True)
+    assert scores["imaging_quality"].tolist() == pytest.approx([0.3, math.nan], nan_ok=True)
+    assert scores["scene"].tolist() == pytest.approx([math.nan, 60], nan_ok=True)
+    assert sum(int(values.isnan().sum()) for values in scores.values()) == 32 - 3
+    twice = make_measure("vbench", "cpu")(clips, clips, ["a dog", "a dog"])["color"]  # two clips of one prompt
+    assert twice.tolist() == [30, 60]
+    assert unjudged(["a dog"]) == [name for name in DIMENSIONS if name not in ("color", "imaging_quality")]
 
 
 def test_a_script_that_fails_says_why(environments: Path) -> None:
@@ -123,13 +129,35 @@ def test_what_is_missing_is_named_with_its_command(tmp_path: Path, monkeypatch: 
 
 def test_vbench_judges_its_own_prompts(environments: Path) -> None:
     """The package's list is found in its environment, and is the benchmark's own."""
-    own = external.folder_of("vbench") / "lib/python3.10/site-packages/vbench"
-    own.mkdir(parents=True)
-    (own / "VBench_full_info.json").write_text(INFO)
-    assert external.vbench_prompts() == ["a dog", "a cat"]
+    assert external.vbench_prompts() == {"a dog": {"color", "imaging_quality"}, "a cat": {"scene"}}
     assert PAPER["video"].conditions([0, 1, 2]) == ["a dog", "a cat", "a dog"]
     assert unavailable("vbench", ["a cat"]) is None
     assert "'an owl' is none" in (unavailable("vbench", ["a cat", "an owl"]) or "")
+
+
+def test_text_to_video(environments: Path, tmp_path: Path) -> None:
+    """Of the paper's benchmark of clips: VBench's dimensions in the files, and which of them lack clips."""
+    model = tmp_path / "model"
+    small_pipelines.hunyuan_video()[0].save_pretrained(model)
+    asked = [
+        "bench", "text-to-video", "--model", model, "--samples", 2, "--steps", 6, "--nfc", 3, "--methods", "fora",
+        "--size", "16x32", "--frames", 9, "--option", 'prompt_template={"template": "{}", "crop_start": 0}',
+        "--option", "max_sequence_length=16", "--out", tmp_path,
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, [str(part) for part in asked])
+    assert result.exit_code == 0, result.output
+    lacking = [name for name in DIMENSIONS if name not in ("color", "imaging_quality", "scene")]
+    assert f"no prompt here is judged by {', '.join(lacking)}: table.csv" in " ".join(result.output.split())
+    full, fora = json.loads((tmp_path / "text-to-video/table.json").read_text())
+    assert (full["nfc"], fora["nfc"], fora["vbench"]) == (6, 3, None)
+    assert all(full[name] is None for name in lacking)
+    assert full["imaging_quality"] == pytest.approx(0.01 * full["color"])
+    assert "scene" not in (tmp_path / "text-to-video/table.md").read_text()
+    with (tmp_path / "text-to-video/samples.csv").open() as file:
+        dog, cat, *_ = csv.DictReader(file)
+    assert dog["scene"] == cat["color"] == ""
+    assert float(dog["color"]) == full["color"]
+    assert float(cat["scene"]) == full["scene"]
 
 
 def test_an_environment_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

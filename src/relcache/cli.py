@@ -486,7 +486,7 @@ def rich_table(rows: list[dict[str, Any]], title: str, columns: Mapping[str, Col
         "τ": ("threshold", ".3g"),
         unit: ("flops", ".1f"),
         "s": ("seconds", ".3g"),
-        **{column.heading: (name, column.form) for name, column in columns.items()},
+        **{column.heading: (name, column.form) for name, column in columns.items() if not column.detail},
     }
     table.add_column("method", no_wrap=True)
     for heading in shown:

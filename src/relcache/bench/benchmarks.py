@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relcache.bench.external import vbench_prompts
-from relcache.bench.measures import vbench_total
-from relcache.bench.summaries import Column, distance_to_full, mean, score, total
+from relcache.bench.measures import DIMENSIONS, vbench_total
+from relcache.bench.summaries import Column, distance_to_full, mean, mean_of_judged, score, total
 from relcache_models import shapes
 
 Conditions = Sequence[int | str]
@@ -71,13 +71,17 @@ def _drawbench(seeds: Sequence[int]) -> list[int | str]:
 
 def _vbench(seeds: Sequence[int]) -> list[int | str]:
     """VBench's own prompts, in their order."""
-    known = vbench_prompts()
+    known = list(vbench_prompts())
     return [known[index % len(known)] for index in range(len(seeds))]
 
 
 PAIR = {
     "psnr": Column("PSNR", ".2f", mean("pair", "psnr", against_full=True)),
     "ssim": Column("SSIM", ".4f", mean("pair", "ssim", against_full=True)),
+}
+VBENCH = {
+    "vbench": Column("VBench", ".2f", total("vbench", list(DIMENSIONS), vbench_total)),
+    **{name: Column(name.replace("_", " "), ".4f", mean_of_judged("vbench", name), detail=True) for name in DIMENSIONS},
 }
 LPIPS = {"lpips": Column("LPIPS", ".4f", mean("lpips", "lpips", against_full=True))}
 
@@ -176,7 +180,7 @@ PAPER = {
         targets=(9, 7),
         conditions=_vbench,
         measures={"pair": {}, "lpips": {}, "vbench": {}},
-        columns={**PAIR, **LPIPS, "vbench": Column("VBench", ".2f", total("vbench", "vbench", vbench_total))},
+        columns={**PAIR, **LPIPS, **VBENCH},
         meaning="PSNR, SSIM and LPIPS are against full compute, per frame and then their mean",
         options={"height": 480, "width": 640, "num_frames": 33},
         batch=1,

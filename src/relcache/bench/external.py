@@ -82,8 +82,8 @@ def require(name: str) -> Path:
     return _python(name)
 
 
-def vbench_prompts() -> list[str]:
-    """The prompts of VBench's standard suite, from the package in its environment, each once.
+def vbench_prompts() -> dict[str, set[str]]:
+    """The prompts of VBench's standard suite, in its order, and the dimensions that judge each.
 
     Raises:
         ValueError: the environment has not been made.
@@ -95,7 +95,10 @@ def vbench_prompts() -> list[str]:
     found = next(folder_of("vbench").rglob("vbench/VBench_full_info.json"), None)
     if found is None:
         raise ValueError(f"{folder_of('vbench')} has no vbench/VBench_full_info.json: make it again")
-    return list(dict.fromkeys(entry["prompt_en"] for entry in json.loads(found.read_text(encoding="utf-8"))))
+    known: dict[str, set[str]] = {}
+    for entry in json.loads(found.read_text(encoding="utf-8")):
+        known.setdefault(entry["prompt_en"], set()).update(entry["dimension"])
+    return known
 
 
 def make(name: str, python: str | None = None, tell: Callable[[str], None] = lambda text: None) -> Path:

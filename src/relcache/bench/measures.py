@@ -131,14 +131,20 @@ QUALITY, QUALITY_WEIGHT, MEANING_WEIGHT = 7, 4, 1
 
 
 def _vbench(device: str) -> Measure:
-    """VBench's dimensions, in its own environment: (n, 16), NaN where a prompt is not judged by a dimension."""
+    """VBench's dimensions, in its own environment: (n,) each, NaN where a prompt is not judged by it."""
     ask = External("vbench", device, dimensions=list(DIMENSIONS))
 
     def measure(images: Tensor, references: Tensor, conditions: Sequence[int | str]) -> dict[str, Tensor]:
         scores = [[math.nan if value is None else value for value in row] for row in ask(images, conditions)]
-        return {"vbench": torch.tensor(scores)}
+        return dict(zip(DIMENSIONS, torch.tensor(scores).unbind(1), strict=True))
 
     return measure
+
+
+def unjudged(prompts: Sequence[int | str]) -> list[str]:
+    """The dimensions of VBench that judge none of these prompts of its list."""
+    known = vbench_prompts()
+    return [name for name in DIMENSIONS if not any(name in known[str(prompt)] for prompt in prompts)]
 
 
 def vbench_total(scores: Tensor) -> float | None:
@@ -176,7 +182,7 @@ def unavailable(name: str, conditions: Sequence[int | str] = (), **options: Any)
     try:
         if name in ENVIRONMENTS:
             require(name)
-        if name == "vbench" and (others := set(conditions) - set(vbench_prompts())):
+        if name == "vbench" and (others := set(conditions) - vbench_prompts().keys()):
             return f"VBench judges its own prompts only, and {min(map(str, others))!r} is none: leave --prompts out"
         if name == "recogniser":
             for condition in conditions:

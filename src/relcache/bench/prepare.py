@@ -15,7 +15,7 @@ from relcache.bench.benchmarks import SMALL, Benchmark
 from relcache.bench.calibration import WARMUP, calibration_seeds
 from relcache.bench.comparison import Comparison, Settings
 from relcache.bench.entries import Entry, choose
-from relcache.bench.measures import unavailable
+from relcache.bench.measures import unavailable, unjudged
 from relcache.bench.pipelines import classes_in
 from relcache.bench.work import Setup
 
@@ -90,6 +90,8 @@ def prepare(
     for name, reason in reasons.items():
         if reason:
             warn(f"the table has dashes for {name}: {reason}. Then the same command fills them in")
+    if reasons.get("vbench", "no such measure") is None and (lacking := unjudged(chosen)):
+        warn(f"VBench's total is a dash, as no prompt here is judged by {', '.join(lacking)}: table.csv has the rest")
     setup = Setup(
         model=str(Path(asked.model).resolve())
         if asked.model and Path(asked.model).is_dir()

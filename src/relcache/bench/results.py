@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -65,8 +66,13 @@ def write(
         published_columns = dict.fromkeys(
             sorted({key for row in rows for key in row if key.endswith("(paper)")}), ".4g"
         )
+    shown = {name: column for name, column in columns.items() if not column.detail}
     forms = {"method": ""} | COST | {name: column.form for name, column in columns.items()} | published_columns
-    kept = {key: form for key, form in forms.items() if any(row.get(key) is not None for row in rows)}
+    kept = {
+        key: form
+        for key, form in forms.items()
+        if (key in shown or key not in columns) and any(row.get(key) is not None for row in rows)
+    }
     files.write_json(out / "table.json", rows)
     files.write_whole(out / "table.csv", _csv(rows, list(forms)))
     files.write_whole(out / "table.md", (_about(comparison) + files.markdown_table(rows, kept)).encode())
@@ -78,7 +84,7 @@ def write(
         out / SETTINGS,
         asdict(settings)
         | {"runs": comparison.store.relative_to(out).as_posix(), "cells": cells}
-        | {"columns": {name: column.heading for name, column in columns.items()}}
+        | {"columns": {name: column.heading for name, column in shown.items()}}
         | {"torch": torch.__version__, "threads": torch.get_num_threads()},
     )
     files.write_whole(out / "samples.csv", _samples(comparison))
@@ -129,6 +135,6 @@ def _samples(comparison: Comparison) -> bytes:
             for name in names:
                 values = torch.cat(list(comparison.values(cell, measure, name))).tolist()
                 for row, value in zip(each, values, strict=True):
-                    row[name] = value
+                    row[name] = None if math.isnan(value) else value
         written.append(_csv(each, columns, heading=False))
     return b"".join(written)

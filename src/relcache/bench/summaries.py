@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,18 @@ def mean(measure: str, name: str, against_full: bool = False) -> Summary:
         if not comparison.takes(measure) or (against_full and cell is comparison.full):
             return None
         return float(torch.cat(list(comparison.values(cell, measure, name))).double().mean())
+
+    return summary
+
+
+def mean_of_judged(measure: str, name: str) -> Summary:
+    """The mean over the samples that the measure has a number for; None where it has none."""
+
+    def summary(comparison: Comparison, cell: Cell) -> float | None:
+        if not comparison.takes(measure):
+            return None
+        found = torch.cat(list(comparison.values(cell, measure, name))).double().nanmean().item()
+        return None if math.isnan(found) else found
 
     return summary
 
@@ -52,22 +65,28 @@ def score(measure: str) -> Summary:
     return summary
 
 
-def total(measure: str, name: str, of: Callable[[torch.Tensor], float | None]) -> Summary:
-    """What `of` makes of the values of all samples together."""
+def total(measure: str, names: Sequence[str], of: Callable[[torch.Tensor], float | None]) -> Summary:
+    """What `of` makes of the numbers of all samples together, (samples, names)."""
 
     def summary(comparison: Comparison, cell: Cell) -> float | None:
-        return of(torch.cat(list(comparison.values(cell, measure, name)))) if comparison.takes(measure) else None
+        if not comparison.takes(measure):
+            return None
+        return of(torch.stack([torch.cat(list(comparison.values(cell, measure, name))) for name in names], 1))
 
     return summary
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its heading in a terminal, the format of its numbers, and what makes them."""
+    """A column of a table: its heading in a terminal, the format of its numbers, and what makes them.
+
+    A `detail` is in table.json and table.csv alone.
+    """
 
     heading: str
     form: str
     summary: Summary
+    detail: bool = False
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,6 @@ def write(path, frames):
 for line in sys.stdin:
     request = json.loads(line)
     prompts, dimensions = request["prompts"], request["dimensions"]
-    by_prompt = {entry["prompt_en"]: entry for entry in KNOWN}
     scores = [[None] * len(dimensions) for _ in prompts]
     with tempfile.TemporaryDirectory() as folder, np.load(request["samples"]) as arrays:
         folder = pathlib.Path(folder)
@@ -41,9 +40,7 @@ for line in sys.stdin:
         for name, frames in zip(names, arrays["images"]):  # noqa: B905
             write(folder / "clips" / f"{name}.mp4", frames)
         for place, dimension in enumerate(dimensions):
-            judged = [
-                by_prompt[prompt] for prompt in dict.fromkeys(prompts) if dimension in by_prompt[prompt]["dimension"]
-            ]
+            judged = [entry for entry in KNOWN if entry["prompt_en"] in prompts and dimension in entry["dimension"]]
             if not judged:
                 continue
             (folder / "info.json").write_text(json.dumps(judged))
