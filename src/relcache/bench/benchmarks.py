@@ -125,7 +125,7 @@ SMALL = {
         task="video",
         model="small-video",
         guidance=6.0,
-        samples=16,
+        samples=8,
         targets=(14, 8),
         conditions=_prompts(video=True),
         measures={"pair": {}, "recogniser": {"model": "recogniser-clips"}},
