@@ -54,9 +54,6 @@ class Timed(Forecaster):
         self.seconds += now(input.device) - began
         return result
 
-    def tensors(self, state: Any) -> list[Tensor]:
-        return self.inner.tensors(state)
-
 
 def now(device: torch.device) -> float:
     if device.type == "cuda":

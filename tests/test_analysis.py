@@ -148,11 +148,15 @@ def test_commands(model: Path, tmp_path: Path) -> None:
     result = runner.invoke(app, ["figures", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "relation.svg" in result.output
+    result = runner.invoke(app, ["analyze", *arguments[:-1], str(tmp_path / "stack"), "--granularity", "stack"])
+    assert result.exit_code == 0, result.output
+    assert analysis.load(tmp_path / "stack").modules == ["transformer_blocks"]
     for wrong, message in (
         (["figures", str(tmp_path / "none")], "holds no results"),
         (["analyze", *arguments, "--methods", "rfx"], "unknown method 'rfx'"),
         (["analyze", *arguments, "--methods", "full"], "needs at least one method that forecasts"),
         (["analyze", *arguments, "--steps", "2"], "needs at least 3 steps"),
+        (["analyze", *arguments, "--granularity", "blocks"], "the granularity is one of 'module', 'block', 'stack'"),
         (["analyze", *arguments[:-1], str(tmp_path / "b"), "--prompt", "an owl"], "is asked by classes"),
     ):
         result = runner.invoke(app, wrong)

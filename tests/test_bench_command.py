@@ -266,7 +266,6 @@ def test_text_to_image(text_model: Path, tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("class-conditonal",), "unknown benchmark 'class-conditonal': did you mean 'class-conditional'?"),
         (("class-conditional", "--preset", "tiny"), "a preset is paper or small, got 'tiny'"),
         (("class-conditional", *SMALL, "--methods", "taylorsear"), "did you mean 'taylorseer'?"),
         (("class-conditional", *SMALL, "--methods", "rfc:ordr=2"), "ordr"),
@@ -284,6 +283,12 @@ def test_mistakes(arguments: tuple[str, ...], message: str, tmp_path: Path, monk
     monkeypatch.setenv("RELCACHE_ENVIRONMENTS", str(tmp_path / "none"))
     assert message in refused(*arguments, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_benchmark_with_a_typo() -> None:
+    result = RUNNER.invoke(app, ["bench", "class-conditonal"])
+    assert result.exit_code == 2
+    assert "Did you mean 'class-conditional'?" in " ".join(result.output.split())
 
 
 def test_a_prompt_file_with_an_empty_line(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_poisoned_branch_leaves_the_other_alone(method: Method, poisoned: str)
                 return
             session = handle._session
             branch = list(session.cache.request.branches.values())[order.index(poisoned)]
-            for tensor in branch.tensors(session.forecaster):
+            for tensor in branch.tensors():
                 if tensor.is_floating_point():
                     tensor.data.fill_(1e3)  # unseen by the check for changes in place
 

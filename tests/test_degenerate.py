@@ -254,7 +254,7 @@ def test_the_cache_holds_no_graph(model: DiTTransformer2DModel) -> None:
         model(sample, timestep=torch.tensor([900 - step] * 2), class_labels=torch.tensor([1, 1]))
     session = handle._session
     branch = next(iter(session.cache.request.branches.values()))
-    tensors = list(branch.tensors(session.forecaster))
+    tensors = list(branch.tensors())
     assert len(tensors) > len(branch.signal.terms)
     assert not any(tensor.requires_grad for tensor in tensors)
 

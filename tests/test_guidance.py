@@ -91,7 +91,7 @@ def outputs_by_branch(form: str, poisoned: int | None) -> dict[int, list[Tensor]
         seen.append(output[0])
         request = handle._session.cache.request
         if poisoned is not None and request.step == 4 and len(seen) % 2 == 0:
-            for tensor in request.branches[branches[poisoned]].tensors(handle._session.forecaster):
+            for tensor in request.branches[branches[poisoned]].tensors():
                 if tensor.is_floating_point():
                     tensor.data.fill_(1e3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -12,9 +13,11 @@ from relcache.estimate import estimate_bytes
 from relcache.forecasters import Forecaster
 from relcache.methods import Method
 from relcache.models import SPECS, UNSUPPORTED, ModelSpec, Size, spec_for
+from relcache.models.coarse import Granularity, coarsened
 from relcache.report import Report
 from relcache.schedules import Schedule
 from relcache.session import Session
+from relcache.storage import CacheDtype
 
 # Sessions by model, both weakly: what keeps a session alive is the model that it is attached to.
 _sessions: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.WeakKeyDictionary()
@@ -104,7 +107,7 @@ class Handle:
                 raise RuntimeError(f"the {host.model_name} that was enabled is gone")
             inputs = host.spec.example(model, size)
             forecaster, schedule = self._session.forecaster, self._session.schedule
-            held = estimate_bytes(model, host.spec, forecaster, schedule, inputs, branches)
+            held = estimate_bytes(model, host.spec, forecaster, schedule, inputs, branches, self._session.cache_dtype)
             total = max(total, held) if host.name == EXPERT else total + held
         return total
 
@@ -133,6 +136,8 @@ def enable(
     schedule: Schedule | None = None,
     spec: ModelSpec | None = None,
     num_inference_steps: int | None = None,
+    granularity: Granularity | None = None,
+    cache_dtype: CacheDtype | None = None,
 ) -> Handle:
     """Let a diffusers pipeline, or a bare transformer, skip work by `method`.
 
@@ -148,12 +153,22 @@ def enable(
         forecaster, schedule: a pair of one's own, in place of `method`.
         spec: where the modules are, for a transformer that relcache does not know.
         num_inference_steps: steps of each request. A pipeline tells them by itself; a loop written by hand may.
+        granularity: what is skipped and forecast as one: "module" (attention, feed-forward; the paper's), "block", or
+            "stack", the run of all blocks, of which a cached step computes nothing. By default the method's. Of blocks
+            and stacks the residual is forecast: the output minus the input.
+        cache_dtype: what features are packed into between the steps, to hold fewer bytes: "bfloat16"; "float8" or
+            "int8" with a scale for each token; or "features", as they are. By default the method's.
 
     Raises:
         TypeError: not a pipeline or transformer, or not a method.
-        ValueError: no spec for the transformer, a spec that matches no module, a cache of diffusers is active.
+        ValueError: no spec for the transformer, a spec that matches no module, a cache of diffusers is active, blocks
+            that cannot be taken whole.
     """
     chosen = _method(method, forecaster, schedule)
+    if granularity is not None:
+        chosen = replace(chosen, granularity=granularity)
+    if cache_dtype is not None:
+        chosen = replace(chosen, cache_dtype=cache_dtype)
     if num_inference_steps is not None and (not isinstance(num_inference_steps, int) or num_inference_steps < 1):
         raise ValueError(f"num_inference_steps is a whole number of at least 1, got {num_inference_steps!r}")
     models, pipeline = find_transformers(model_or_pipe)
@@ -166,8 +181,11 @@ def enable(
             )
     if spec is not None and not isinstance(spec, ModelSpec):
         raise TypeError(f"spec is a relcache.ModelSpec, got {spec!r}")
-    hosts = [(name, model, spec or spec_for(model, SPECS, UNSUPPORTED)) for name, model in models.items()]
-    session = Session(hosts, chosen.forecaster, chosen.schedule, chosen.name, pipeline, num_inference_steps)
+    specs = {name: spec or spec_for(model, SPECS, UNSUPPORTED) for name, model in models.items()}
+    hosts = [(name, model, coarsened(specs[name], model, chosen.granularity)) for name, model in models.items()]
+    session = Session(
+        hosts, chosen.forecaster, chosen.schedule, chosen.name, pipeline, num_inference_steps, chosen.cache_dtype
+    )
     for model in models.values():
         previous = _sessions[model]() if model in _sessions else None
         if previous is not None:

@@ -16,6 +16,7 @@ from relcache.forecasters.base import Forecaster
 from relcache.models.base import Part, from_rows, to_rows
 from relcache.request import Branch, Cell, Request, Stream, Work, shape_of
 from relcache.schedules.base import Schedule
+from relcache.storage import CacheDtype, pack, unpack
 from relcache.tracker import see
 
 
@@ -36,6 +37,7 @@ class Cache:
         forecaster: what a skipped unit returns.
         schedule: when a step is computed in full.
         note: called with a key and a text where something is to be told once.
+        dtype: what features are packed into between the steps.
     """
 
     def __init__(
@@ -46,15 +48,17 @@ class Cache:
         forecaster: Forecaster,
         schedule: Schedule,
         note: Callable[[str, str], None],
+        dtype: CacheDtype = "features",
     ):
         self._names, self._parts, self._first_units = names, parts, first_units
-        self._forecaster, self._schedule, self._note = forecaster, schedule, note
+        self._forecaster, self._schedule, self._note, self._dtype = forecaster, schedule, note, dtype
         self.request: Request | None = None
         self._branch: Branch | None = None  # of the call in progress; None between calls
         self._work: Work | None = None
         self._rows = 1  # samples in the call
         self.serial = 0  # number of the call
         self.visited = False  # whether it has reached a unit
+        self.in_run = ""  # name of the run of blocks that it is skipping
         self._updated = False  # whether it has changed a cell
         self._full: bool | None = None  # decision of the present step; None until its first unit asks
         self._doubtful = False  # whether the present step may be the first of another loop
@@ -88,13 +92,18 @@ class Cache:
     def close_call(self) -> None:
         """The call has come to its end."""
         assert self.request is not None
+        if self.in_run:
+            raise RuntimeError(
+                f"the last block of {self.in_run} was left out of a cached step, in which it returns the forecast: "
+                "this model needs granularity='block' or 'module'"
+            )
         if self._updated:
-            self.request.cache_bytes = max(self.request.cache_bytes, self.request.held_bytes(self._forecaster))
+            self.request.cache_bytes = max(self.request.cache_bytes, self.request.held_bytes())
         self.abandon_call()
 
     def abandon_call(self) -> None:
         """There is no call in progress."""
-        self._branch, self._updated = None, False
+        self._branch, self._updated, self.in_run = None, False, ""
 
     def drop(self) -> None:
         """Free the features; the record of the request stays."""
@@ -149,15 +158,20 @@ class Cache:
 
     def forecast(self, index: int, visit: Visit) -> Any:
         """The output of a skipped unit, in the form in which it was returned last."""
-        request, cell, layout = self.request, visit.cell, self._parts[index].layout
+        request, cell, part = self.request, visit.cell, self._parts[index]
         assert request is not None
         outputs = []
         for stream in cell.streams:
-            forecast = self._forecaster.forecast(stream.state, request.step, _stream(visit.inputs, stream.source))
+            input = _stream(visit.inputs, stream.source)
+            forecast = self._forecaster.forecast(unpack(stream.state, self._dtype), request.step, input)
             if forecast.fallback is not None:
                 request.fallback_codes.append(forecast.fallback)
-            output = forecast.output.clone() if index in self._changed_in_place else forecast.output
-            outputs.append(from_rows(output, layout))
+            output = forecast.output
+            if part.residual:
+                output = input + output
+            elif index in self._changed_in_place:
+                output = output.clone()
+            outputs.append(from_rows(output, part.layout))
         if cell.form is None:
             return outputs[0]
         return tuple(None if place is None else outputs[place] for place in cell.form)
@@ -167,20 +181,28 @@ class Cache:
         request, branch, cell, inputs = self.request, self._branch, visit.cell, visit.inputs
         assert request is not None
         assert branch is not None
-        layout, copy = self._parts[index].layout, index in self._changed_in_place
+        part, copy = self._parts[index], index in self._changed_in_place
         tensors, form = self._outputs(index, output)
         if not cell.streams:
             cell.form = form
-            cell.streams = [Stream(_source(place, inputs)) for place, _ in tensors]
+            cell.streams = [Stream(_source(part, place, inputs)) for place, _ in tensors]
         for stream, (_, tensor) in zip(cell.streams, tensors, strict=True):
+            input = _stream(inputs, stream.source)
             kept = tensor.detach().clone() if copy else tensor.detach()
-            rows = to_rows(kept, layout, self._rows)
-            stream.state = self._forecaster.update(stream.state, request.step, _stream(inputs, stream.source), rows)
-            stream.output = see(kept)
+            rows = to_rows(kept, part.layout, self._rows)
+            if part.residual:
+                rows = rows - input
+            else:
+                stream.output = see(kept)
+            known = unpack(stream.state, self._dtype)
+            state = self._forecaster.update(known, request.step, input, rows)
+            stream.state = pack(state, self._dtype, (input.shape, rows.shape))
         cell.full_steps, cell.step = cell.full_steps + 1, request.step
         self._updated = True
         if index in self._first_units and self._schedule.needs_signal:
-            branch.signal = self._forecaster.expansion.extend(branch.signal, request.step, _stream(inputs, 0))
+            known, input = unpack(branch.signal, self._dtype), _stream(inputs, 0)
+            ladder = self._forecaster.expansion.extend(known, request.step, input)
+            branch.signal = pack(ladder, self._dtype, (input.shape,))
 
     def _outputs(self, index: int, output: Any) -> tuple[list[tuple[int, Tensor]], list[int | None] | None]:
         """The tensors of an output, each with its place in it, and the form that `Cell.form` describes."""
@@ -207,7 +229,7 @@ class Cache:
             if index not in self._first_units or branch.signal is None:
                 request.fallbacks["first module did not run: full step"] += 1
                 forced = True
-            elif not math.isfinite(error := self._signal_error(branch.signal, step, input)):
+            elif not math.isfinite(error := self._signal_error(unpack(branch.signal, self._dtype), step, input)):
                 request.fallbacks["signal not finite: full step"] += 1
                 self._note("signal", "the error signal was NaN or infinite; such steps are computed in full")
                 error, forced = None, True
@@ -237,6 +259,8 @@ def _stream(inputs: list[Tensor | None], place: int) -> Tensor:
     return features
 
 
-def _source(place: int, inputs: list[Tensor | None]) -> int:
+def _source(part: Part, place: int, inputs: list[Tensor | None]) -> int:
     """Which input an output goes with: the one of its own place; an output beyond them goes with the first."""
+    if part.returns:
+        return part.returns.index(place)
     return place if place < len(inputs) and inputs[place] is not None else 0

@@ -7,7 +7,7 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,9 +23,11 @@ from relcache import __version__
 from relcache.bench import files
 from relcache.bench.analysis import analyze as record
 from relcache.bench.asked import asked_of, call_options, conditions, for_calibration
-from relcache.bench.benchmarks import SMALL, Benchmark, Column, benchmark_of
-from relcache.bench.calibration import at_budget, calibration_seeds, to_begin_with, with_any_budget
+from relcache.bench.benchmarks import NAMES, SMALL, Benchmark, Column, benchmark_of
+from relcache.bench.calibration import at_budget, calibration_seeds, interval_for, to_begin_with, with_any_budget
 from relcache.bench.calibration import calibrate as find_threshold
+from relcache.bench.counting import COLUMNS as COUNTED
+from relcache.bench.counting import table
 from relcache.bench.entries import choose, named_config, split_methods
 from relcache.bench.external import make as make_environment
 from relcache.bench.gallery import slug, write_each, write_sheets
@@ -36,9 +38,12 @@ from relcache.bench.pool import is_here, make_pool
 from relcache.bench.prepare import Asked, is_protocol, prepare, read_prompts, tasks, with_measure
 from relcache.bench.results import write
 from relcache.bench.sampling import Sampler, Samples, smaller
+from relcache.bench.speed import COLUMNS as TIMED
+from relcache.bench.speed import contestants_for, course_of, methods_at, race, subject_of
+from relcache.bench.speed import write as write_speed
 from relcache.bench.summaries import against
 from relcache.figures.sheet import Row
-from relcache.methods import config_from_text, method_from_config
+from relcache.methods import config_from_text, method_from_config, named_granularity
 from relcache.metrics.pair import psnr
 from relcache.models import SPECS, UNSUPPORTED, describe, streams
 
@@ -138,67 +143,159 @@ def demo(
             _compare(SMALL[name], asked, out / name)
 
 
-@app.command()
-def bench(
-    benchmark: Annotated[str, typer.Argument(help="class-conditional, text-to-image or text-to-video.")],
-    model: Annotated[str | None, typer.Option(help="A shipped model, a folder, or a hub id.")] = None,
-    preset: Annotated[str, typer.Option(help="paper: the published protocol; small: the shipped model.")] = "paper",
-    methods: Methods = None,
-    nfc: Targets = None,
-    samples: Annotated[int | None, typer.Option(help="Pictures or clips per method.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
-    seeds: Annotated[str, typer.Option(help="The first seed, or one for each sample: 0-9,20,30-39.")] = "0",
-    prompts: Annotated[Path | None, typer.Option(help="File with a prompt on each line, or a CSV file.")] = None,
-    guidance: Guidance = None,
-    size: Size = None,
-    frames: Frames = None,
-    option: Option = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Samples per batch; 32, but 1 of FLUX and HunyuanVideo.")
-    ] = None,
-    calibration_samples: CalibrationSamples = 6,
-    reference: Annotated[Path | None, typer.Option(help="ADM's reference batch (.npz), for FID and sFID.")] = None,
-    inception: Annotated[Path | None, typer.Option(help="File with the Inception weights.")] = None,
-    alexnet: Annotated[Path | None, typer.Option(help="File with AlexNet's weights, for LPIPS.")] = None,
-    clip: Annotated[str | None, typer.Option(help="Folder or hub id of the CLIP model for the CLIP score.")] = None,
-    workers: Annotated[str, typer.Option(help="A number, or the address of a Ray cluster.")] = "1",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads of each worker; 0 leaves torch's number.")] = 0,
-    html: Annotated[bool, typer.Option("--html", help="Also write all into one page, report.html.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder; each benchmark has its own in it.")] = Path("relcache-bench"),
-    device: Device = "auto",
-    dtype: DType = "float32",
-    offload: Offload = "none",
-) -> None:
-    """Run one of the paper's benchmarks: every method from the same seeds, measured, in the paper's columns.
+SPEED_METHODS = "fora,taylorseer-1,taylorseer-2,rfc-1,rfc-2"
+bench_app = typer.Typer(
+    help="The paper's benchmarks: every method from the same seeds, measured, in the paper's columns; and the speed.",
+    no_args_is_help=True,
+)
+app.add_typer(bench_app, name="bench")
+
+
+def _quality_command(benchmark: str) -> Callable[..., None]:
+    """The command of one of the paper's benchmarks."""
+
+    def command(
+        model: Annotated[str | None, typer.Option(help="A shipped model, a folder, or a hub id.")] = None,
+        preset: Annotated[str, typer.Option(help="paper: the published protocol; small: the shipped model.")] = "paper",
+        methods: Methods = None,
+        nfc: Targets = None,
+        samples: Annotated[int | None, typer.Option(help="Pictures or clips per method.")] = None,
+        steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+        seeds: Annotated[str, typer.Option(help="The first seed, or one for each sample: 0-9,20,30-39.")] = "0",
+        prompts: Annotated[Path | None, typer.Option(help="File with a prompt on each line, or a CSV file.")] = None,
+        guidance: Guidance = None,
+        size: Size = None,
+        frames: Frames = None,
+        option: Option = None,
+        batch: Annotated[
+            int | None, typer.Option(min=1, help="Samples per batch; 32, but 1 of FLUX and HunyuanVideo.")
+        ] = None,
+        calibration_samples: CalibrationSamples = 6,
+        reference: Annotated[Path | None, typer.Option(help="ADM's reference batch (.npz), for FID and sFID.")] = None,
+        inception: Annotated[Path | None, typer.Option(help="File with the Inception weights.")] = None,
+        alexnet: Annotated[Path | None, typer.Option(help="File with AlexNet's weights, for LPIPS.")] = None,
+        clip: Annotated[str | None, typer.Option(help="Folder or hub id of the CLIP model for the CLIP score.")] = None,
+        workers: Annotated[str, typer.Option(help="A number, or the address of a Ray cluster.")] = "1",
+        threads: Annotated[int, typer.Option(min=0, help="CPU threads of each worker; 0 leaves torch's number.")] = 0,
+        html: Annotated[bool, typer.Option("--html", help="Also write all into one page, report.html.")] = False,
+        out: Annotated[Path, typer.Option(help="Folder; each benchmark has its own in it.")] = Path("relcache-bench"),
+        device: Device = "auto",
+        dtype: DType = "float32",
+        offload: Offload = "none",
+    ) -> None:
+        relief: list[str] = []
+        with plain_errors(relief, resumes=True):
+            chosen = benchmark_of(benchmark, preset)
+            relief += _relief(batch or chosen.batch, device, dtype, offload)
+            asked = Asked(
+                model=model, methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=seeds, guidance=guidance,
+                batch=batch, calibration_samples=calibration_samples,
+                device=usable_device(device) if is_here(workers) else device, dtype=dtype, offload=offload,
+                prompts=None if prompts is None else read_prompts(prompts), threads=threads,
+                options=call_options(None, None, size, frames, option or []),
+            )  # fmt: skip
+            columns = dict(chosen.columns)
+            if "inception" in chosen.measures:
+                chosen = with_measure(
+                    chosen, "inception", weights=None if inception is None else str(inception.resolve())
+                )
+                columns = {**against(reference, inception, usable_device(device)), **columns}
+            elif reference is not None or inception is not None:
+                raise ValueError("--reference and --inception are of class-conditional with the paper's preset")
+            for name, key, given in (("lpips", "weights", alexnet), ("clip", "model", clip)):
+                if given is not None and name not in chosen.measures:
+                    raise ValueError(f"{benchmark} of the preset {preset} does not measure {name}")
+                if given is not None:
+                    chosen = with_measure(
+                        chosen, name, **{key: str(given.resolve() if isinstance(given, Path) else given)}
+                    )
+            protocol = benchmark if preset == "paper" and is_protocol(chosen, asked) else ""
+            _compare(chosen, asked, out / benchmark, workers, columns, protocol)
+            if html:
+                console.print(f"Written to {write_page(out / benchmark)}")
+
+    command.__doc__ = f"""Run the paper's {benchmark} benchmark: methods from the same seeds, in the paper's columns.
 
     Run again with the same options, it goes on from what is there, with any number of workers.
     """
-    relief: list[str] = []
-    with plain_errors(relief, resumes=True):
-        chosen = benchmark_of(benchmark, preset)
-        relief += _relief(batch or chosen.batch, device, dtype, offload)
-        asked = Asked(
-            model=model, methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=seeds, guidance=guidance,
-            batch=batch, calibration_samples=calibration_samples,
-            device=usable_device(device) if is_here(workers) else device, dtype=dtype, offload=offload,
-            prompts=None if prompts is None else read_prompts(prompts), threads=threads,
-            options=call_options(None, None, size, frames, option or []),
-        )  # fmt: skip
-        columns = dict(chosen.columns)
-        if "inception" in chosen.measures:
-            chosen = with_measure(chosen, "inception", weights=None if inception is None else str(inception.resolve()))
-            columns = {**against(reference, inception, usable_device(device)), **columns}
-        elif reference is not None or inception is not None:
-            raise ValueError("--reference and --inception are of class-conditional with the paper's preset")
-        for name, key, given in (("lpips", "weights", alexnet), ("clip", "model", clip)):
-            if given is not None and name not in chosen.measures:
-                raise ValueError(f"{benchmark} of the preset {preset} does not measure {name}")
-            if given is not None:
-                chosen = with_measure(chosen, name, **{key: str(given.resolve() if isinstance(given, Path) else given)})
-        protocol = benchmark if preset == "paper" and is_protocol(chosen, asked) else ""
-        _compare(chosen, asked, out / benchmark, workers, columns, protocol)
-        if html:
-            console.print(f"Written to {write_page(out / benchmark)}")
+    return command
+
+
+for _name in NAMES:
+    bench_app.command(_name)(_quality_command(_name))
+
+
+@bench_app.command()
+def speed(
+    model: Annotated[str, typer.Option(help="dit, flux or hunyuan, with random weights.")] = "dit",
+    methods: Annotated[str, typer.Option(help="As of the other benchmarks, without budgets.")] = SPEED_METHODS,
+    granularity: Annotated[str, typer.Option(help="Comma-separated: module, block, stack.")] = "module,block,stack",
+    nfc: Annotated[int, typer.Option(min=3, help="Full steps.")] = 14,
+    steps: Steps = 50,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each method; one more warms up.")] = 3,
+    blocks: Annotated[
+        str | None, typer.Option(help="Blocks of each kind, 4 or 2,4; or all. By default few on a CPU, all on a GPU.")
+    ] = None,
+    size: Size = None,
+    frames: Frames = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Rows of a call; by default 8 of dit, else 1.")] = None,
+    peers: Annotated[bool, typer.Option("--peers", help="Also diffusers' TaylorSeer, on the same modules.")] = False,
+    count: Annotated[
+        bool, typer.Option("--count", help="Time nothing: count what a step at full size moves and computes.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for table.json and table.md.")] = None,
+    device: Device = "auto",
+    dtype: DType = "float32",
+) -> None:
+    """Time full and cached steps of every method against the ideal: the full steps alone.
+
+    Methods run in turn in one process. An error budget measures its signal, and is held to the fixed interval.
+    """
+    with plain_errors(_relief(batch or 1, device, dtype)):
+        named = methods_at(choose(methods), granularity.split(","))
+        if count:
+            subject = subject_of(model, size, frames, batch)
+            about = f"{model} with all its blocks, {subject.size}, {dtype}"
+            _tabulate(table(subject, named, dtype), about, COUNTED, out, f"count-{model}")
+            return
+        course = course_of(model, usable_device(device), dtype, steps, _blocks(blocks), size, frames, batch)
+        chosen = contestants_for(course.spec, named, interval_for(nfc, steps), peers)
+        with progress_bar() as bar:
+            work = bar.add_task("warming up", total=(rounds + 1) * len(chosen))
+
+            def tell(name: str) -> None:
+                bar.update(work, description=name, advance=1)
+
+            rows = race(course, chosen, rounds, tell)
+        _tabulate(rows, course.about, TIMED, out, f"speed-{model}")
+
+
+def _tabulate(
+    rows: Sequence[Mapping[str, Any]],
+    title: str,
+    columns: Sequence[tuple[str, str, str]],
+    out: Path | None,
+    name: str,
+) -> None:
+    """Print a table of columns (heading, name in a row, format), and write it where a folder is given."""
+    shown = Table(title=title, header_style="bold", box=None, padding=(0, 1), pad_edge=False)
+    for heading, _, _ in columns:
+        shown.add_column(heading, justify="left" if heading == "method" else "right")
+    for row in rows:
+        shown.add_row(*("–" if row[name] is None else format(row[name], form) for _, name, form in columns))
+    console.print(shown)
+    if out is not None:
+        for path in write_speed(out / name, rows, title, columns):
+            console.print(f"Written to {path}")
+
+
+def _blocks(text: str | None) -> list[int] | None:
+    """Numbers of blocks, [] for all of them, None where nothing is said."""
+    if text is None or text == "all":
+        return None if text is None else []
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise ValueError(f"--blocks takes numbers, or all: 4, or 2,4; got {text!r}")
+    return [int(number) for number in text.split(",")]
 
 
 def _compare(
@@ -256,6 +353,9 @@ def analyze(
     module: Annotated[
         list[str] | None, typer.Option(help="A module to show, as relcache analyze names it; again for more.")
     ] = None,
+    granularity: Annotated[str, typer.Option(help="What is forecast: each module, block, or the stack of blocks.")] = (
+        "module"
+    ),
     batch: Batch = 4,
     out: Annotated[Path, typer.Option(help="Folder for numbers and figures.")] = Path("relcache-analysis"),
     device: Device = "auto",
@@ -275,7 +375,8 @@ def analyze(
             known = record(
                 model, entries, asked_of(model, prompt, seeds), seeds, out, interval=interval, steps=steps, batch=batch,
                 options=call_options(model, guidance, size, frames, option or []), device=usable_device(device),
-                dtype=dtype, offload=offload, advance=lambda count: bar.advance(task, count),
+                dtype=dtype, offload=offload, granularity=named_granularity(granularity),
+                advance=lambda count: bar.advance(task, count),
             )  # fmt: skip
             written = illustrate(out, module or ())
         found = summary(known)

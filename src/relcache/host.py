@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from relcache.cache import Cache
 from relcache.models.base import ModelSpec
-from relcache.patch import Patch
+from relcache.patch import Patch, is_compiled_anew
 from relcache.runner import Runner
 
 
@@ -22,7 +22,8 @@ class Condition(NamedTuple):
     """How a model is found at a call.
 
     Attributes:
-        replaced: whether a patched module is no longer the one that the model calls, as after loading a LoRA.
+        replaced: whether a patched module is no longer the one that the model calls, as after loading a LoRA, or was
+            compiled since.
         hooks: diffusers' hooks on blocks and modules: by them its guiders perturb a branch for one call.
     """
 
@@ -79,7 +80,8 @@ class Host:
             for child in path:
                 module = module._modules.get(child) if module is not None else None
             identity = self._patched.get(name)
-            replaced = replaced or (identity is not None and identity != id(module))
+            if identity is not None:
+                replaced = replaced or identity != id(module) or is_compiled_anew(module)
             registry = module.__dict__.get("_diffusers_hook") if module is not None else None
             if registry is not None:
                 hooks += [f"{name}:{hook}" for hook in registry.hooks]

@@ -10,25 +10,35 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
-from relcache.expansion import Form, Norm
+from relcache.expansion import Form, Norm, check_choice
 from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
+from relcache.models.coarse import Granularity
 from relcache.schedules import Always, ErrorBudget, Interval, Plan, Schedule
+from relcache.storage import CacheDtype
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a skipped module returns (`forecaster`), when a step is full (`schedule`), and what the pair is called."""
+    """What a skipped unit returns (`forecaster`), when a step is full (`schedule`), and what the pair is called.
+
+    `granularity` says what a unit is: "module" (the paper's), a whole "block", or the "stack" of all blocks;
+    `cache_dtype` what features are packed into between the steps: "features" leaves them as they are.
+    """
 
     forecaster: Forecaster
     schedule: Schedule
     name: str = ""
+    granularity: Granularity = "module"
+    cache_dtype: CacheDtype = "features"
 
     def __post_init__(self) -> None:
         for value, kind, other in ((self.forecaster, Forecaster, "forecaster"), (self.schedule, Schedule, "schedule")):
             if not isinstance(value, kind):
                 raise TypeError(f"a method's {other} is a relcache {kind.__name__}, got {type(value).__name__}")
+        check_choice("the granularity", self.granularity, Granularity)
+        check_choice("the cache_dtype", self.cache_dtype, CacheDtype)
         if not self.name:
             object.__setattr__(self, "name", f"{self.forecaster} with {self.schedule}")
 
@@ -46,6 +56,16 @@ class Method:
         if not isinstance(self.schedule, ErrorBudget):
             raise ValueError(f"{self.name} has no threshold: its schedule is {type(self.schedule).__name__}")
         return replace(self, schedule=replace(self.schedule, threshold=threshold))
+
+
+def named_granularity(name: str) -> Granularity:
+    """The granularity of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    check_choice("the granularity", name, Granularity)
+    return cast(Granularity, name)
 
 
 def FORA(interval: int, warmup: int = 2, phase: int | None = None) -> Method:
@@ -116,6 +136,7 @@ def _plan(full_steps: list[int], order: int = 2, direction: Form = "taylor", nor
     return Method(Relational(order, direction, norm), Plan(full_steps), "RFE on a plan")
 
 
+HELD = ("granularity", "cache_dtype")  # options that every method has
 BY_NAME: dict[str, Callable[..., Method]] = {
     "full": _full,
     "fora": FORA,
@@ -143,16 +164,17 @@ def method_from_config(config: Mapping[str, Any]) -> Method:
     if name not in BY_NAME:
         raise ValueError(_unknown("method", name, BY_NAME))
     build = BY_NAME[name]
+    held = {name: options.pop(name) for name in HELD if name in options}
     parameters = inspect.signature(build).parameters
     for option in options:
         if option not in parameters:
-            raise ValueError(_unknown(f"option of {name}", option, parameters))
+            raise ValueError(_unknown(f"option of {name}", option, [*parameters, *HELD]))
     missing = [key for key, value in parameters.items() if value.default is value.empty and key not in options]
     if missing:
         raise ValueError(
             f"{name} needs {', '.join(missing)}: for example {name}:" + ",".join(f"{m}=…" for m in missing)
         )
-    return build(**options)
+    return replace(build(**options), **held)
 
 
 def method_from_text(text: str) -> Method:

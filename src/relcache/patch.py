@@ -44,6 +44,13 @@ class Replacement:
         raise TypeError(UNPICKLABLE)
 
 
+def is_compiled_anew(module: nn.Module) -> bool:
+    """Whether `module.compile()` was called since its call was swapped: what it compiled holds the replacement."""
+    compiled = module._compiled_call_impl
+    swapped = isinstance(module.__dict__.get("forward"), Replacement) or isinstance(compiled, Replacement)
+    return swapped and compiled is not None and not isinstance(compiled, Replacement)
+
+
 class Hook:
     """A forward hook that a copy of its module does not inherit."""
 
@@ -83,6 +90,10 @@ class Patch:
         replacement = Replacement(module, attribute, call)
         module.__dict__[attribute] = replacement
         self._swapped.append((module, replacement, before))
+
+    def swap_call(self, module: nn.Module, call: Callable[..., Any]) -> None:
+        """Let a call of `module` become `call(original, ...)`, outside of what `module.compile()` has compiled."""
+        self.swap(module, "forward" if module._compiled_call_impl is None else "_compiled_call_impl", call)
 
     def restore(self) -> None:
         """Put back the very objects that were there. A second call does nothing.

@@ -1,6 +1,6 @@
 """State and record of one sampling run, as the session keeps them.
 
-Knows forecasters by their base class only; decides nothing.
+Knows what fall-backs forecasters have; decides nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relcache.expansion import Ladder
-from relcache.forecasters.base import FALLBACKS, Forecaster
+from relcache.forecasters.base import FALLBACKS
+from relcache.storage import tensors
 from relcache.tracker import Seen, is_untouched
 
 Shape = tuple[tuple[torch.Size, torch.dtype, torch.device] | None, ...]
@@ -66,15 +66,15 @@ class Branch:
     """State of one guidance branch: a cell per unit, the ladder of the first unit's input, the model last called."""
 
     cells: list[Cell]
-    signal: Ladder | None = None
+    signal: Any = None
     host: int | None = None
 
-    def tensors(self, forecaster: Forecaster) -> Iterator[Tensor]:
+    def tensors(self) -> Iterator[Tensor]:
         """The tensors that the branch keeps alive."""
         for cell in self.cells:
             for stream in cell.streams:
-                yield from forecaster.tensors(stream.state)
-        yield from self.signal.terms if self.signal else ()
+                yield from tensors(stream.state)
+        yield from tensors(self.signal)
 
 
 @dataclass
@@ -107,11 +107,11 @@ class Request:
     def step(self) -> int:
         return len(self.signal) - 1
 
-    def held_bytes(self, forecaster: Forecaster) -> int:
+    def held_bytes(self) -> int:
         """Bytes that the cache holds now; memory that several tensors share counts once."""
         storages: dict[int, int] = {}
         for branch in self.branches.values():
-            for tensor in branch.tensors(forecaster):
+            for tensor in branch.tensors():
                 storage = tensor.untyped_storage()
                 storages[storage._cdata] = storage.nbytes()
         return sum(storages.values())

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from relcache.cache import Cache, Visit
-from relcache.models.base import Unit, argument_place, first_argument
+from relcache.models.base import Part, Unit, argument_place, first_argument
 from relcache.patch import Patch
 
 
@@ -22,11 +22,8 @@ class Runner:
 
     def __init__(self, cache: Cache, index: int, unit: Unit):
         self._cache, self._index, self._name = cache, index, unit.name
-        first = next(iter(unit.modules.values())).forward
-        names = unit.part.streams or (first_argument(first) or "hidden_states",)
-        self._streams = [(name, argument_place(first, name)) for name in names]
-        if self._streams[0][1] is None:
-            self._streams[0] = (names[0], 0)  # a wrapper that takes *args hands the features on as its first
+        self._part = unit.part
+        self._streams = _places(next(iter(unit.modules.values())), unit.part)
         self._tokens = 0 if unit.part.layout in ("tokens first", "packed") else 1  # the dimension in which tokens lie
         self._open: tuple[int, Visit, Tensor | None] | None = None  # of a parallel unit until its exit
         self._most, self._calls, self._serial = unit.part.calls, 0, -1
@@ -34,18 +31,16 @@ class Runner:
     def attach(self, patch: Patch, unit: Unit) -> None:
         """Stand in for the forwards of the unit's modules."""
         *entries, last = unit.modules.values()
+        if entries and unit.part.run:
+            for place, module in enumerate(unit.modules.values()):
+                patch.swap_call(module, self._block(place, module, is_last=module is last))
+            return
         for place, module in enumerate(entries):
-            patch.swap(module, "forward", self._entry(place))
-        patch.swap(last, "forward", self._exit if entries else self._whole)
+            patch.swap_call(module, self._entry(place))
+        patch.swap_call(last, self._exit if entries else self._whole)
 
     def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor | None]:
-        inputs = []
-        for name, place in self._streams:
-            value = kwargs.get(name)
-            if value is None and place is not None and place < len(args):
-                value = args[place]
-            inputs.append(value.detach() if isinstance(value, Tensor) else None)
-        return inputs
+        return [value.detach() if value is not None else None for value in _given(self._streams, args, kwargs)]
 
     def _whole(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         cache = self._cache
@@ -94,6 +89,45 @@ class Runner:
         self._cache.keep(index, visit, output)
         return output
 
+    def _block(self, place: int, module: nn.Module, is_last: bool) -> Callable[..., Any]:
+        """One block of a run: on a cached step it hands its streams on, and the last returns the forecast."""
+        streams = _places(module, self._part)
+
+        def run(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if not self._cache.is_active:
+                return original(*args, **kwargs)
+            if place == 0:
+                index = self._next()
+                visit = self._cache.visit(index, self._inputs(args, kwargs))
+                self._open = index, visit, _wants_gradient(args, kwargs)
+                self._cache.in_run = self._name if visit.skip else ""
+            if self._open is None:  # the first block was left out of this call
+                return original(*args, **kwargs)
+            index, visit, anchor = self._open
+            if is_last:
+                self._open, self._cache.in_run = None, ""
+                if visit.skip:
+                    return _untrainable(self._cache.forecast(index, visit), anchor)
+                output = original(*args, **kwargs)
+                self._cache.keep(index, visit, output)
+                return output
+            if visit.skip:
+                return self._handed_on(visit.cell.empties[place], _given(streams, args, kwargs))
+            output = original(*args, **kwargs)
+            visit.cell.empties[place] = _form(output)
+            return output
+
+        return run
+
+    def _handed_on(self, form: Any, given: list[Tensor | None]) -> Any:
+        """What a block returns that does nothing: its streams in the form that it returns them in."""
+        if form is None:
+            return given[0]
+        kind, present = form
+        places = self._part.returns or range(len(given))
+        by_place = dict(zip(places, given, strict=True))
+        return kind(by_place[place] if there else None for place, there in enumerate(present))
+
     def _opened(self) -> tuple[int, Visit, Tensor | None]:
         if self._open is None:
             raise RuntimeError(
@@ -104,6 +138,31 @@ class Runner:
 
     def _without_tokens(self, features: Tensor) -> Tensor:
         return features.detach().narrow(self._tokens, 0, 0).clone()
+
+
+def _places(module: nn.Module, part: Part) -> list[tuple[str, int | None]]:
+    """Name of each stream's argument, and its place among the positional arguments of the module's forward."""
+    names = part.streams or (first_argument(module.forward) or "hidden_states",)
+    places = [(name, argument_place(module.forward, name)) for name in names]
+    if places[0][1] is None:
+        places[0] = (names[0], 0)  # a wrapper that takes *args hands the features on as its first
+    return places
+
+
+def _given(streams: list[tuple[str, int | None]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor | None]:
+    """The tensor that each stream's argument was given, None where it was none."""
+    given = []
+    for name, place in streams:
+        value = kwargs.get(name)
+        if value is None and place is not None and place < len(args):
+            value = args[place]
+        given.append(value if isinstance(value, Tensor) else None)
+    return given
+
+
+def _form(output: Any) -> tuple[Callable[..., Any], list[bool]] | None:
+    """How a block returns its streams: None for one tensor, else the type, and which of its entries are tensors."""
+    return None if isinstance(output, Tensor) else (type(output), [entry is not None for entry in output])
 
 
 class _NoGradient(torch.autograd.Function):

@@ -26,6 +26,7 @@ from relcache.models.base import ModelSpec
 from relcache.report import Report
 from relcache.request import Request, Work
 from relcache.schedules.base import Schedule
+from relcache.storage import CacheDtype, unpack
 from relcache.tracker import MOST_BRANCHES, Loop, Tracker, index_in
 
 
@@ -40,6 +41,7 @@ class Session:
         method: the name that the report shows.
         pipeline: the diffusers pipeline that the transformers belong to, if it is known; kept weakly.
         num_inference_steps: steps of each request, where no pipeline tells.
+        cache_dtype: what features are packed into between the steps.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Session:
         method: str,
         pipeline: Any = None,
         num_inference_steps: int | None = None,
+        cache_dtype: CacheDtype = "features",
     ):
         self.hosts: list[Host] = []
         self.unit_names: list[str] = []
@@ -60,10 +63,10 @@ class Session:
             self.hosts.append(host)
         self.model_name = " and ".join(dict.fromkeys(host.model_name for host in self.hosts))
         self.method = method
-        self.forecaster, self.schedule = forecaster, schedule
+        self.forecaster, self.schedule, self.cache_dtype = forecaster, schedule, cache_dtype
         parts = [part for host in self.hosts for part in host.parts]
         first_units = {host.first_unit for host in self.hosts}
-        self.cache = Cache(self.unit_names, parts, first_units, forecaster, schedule, self._note_once)
+        self.cache = Cache(self.unit_names, parts, first_units, forecaster, schedule, self._note_once, cache_dtype)
         self._num_inference_steps = num_inference_steps
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
         self._tracker = Tracker(self.hosts[0].spec.time_runs)
@@ -279,7 +282,7 @@ class Session:
         """Branch, unit and state of the forecaster, for each stream of features that is kept."""
         request = self.cache.request
         return [
-            (name, f"{unit}[{place}]" if place else unit, stream.state)
+            (name, f"{unit}[{place}]" if place else unit, unpack(stream.state, self.cache_dtype))
             for name, branch in (request.branches.items() if request else ())
             for unit, cell in zip(self.unit_names, branch.cells, strict=False)
             for place, stream in enumerate(cell.streams)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from relcache.api import enable
@@ -24,6 +25,7 @@ from relcache.bench.sampling import Sampler
 from relcache.expansion import Expansion, Ladder, norm_l2, sum_absolute, weighted_sum
 from relcache.forecasters.base import Forecast, Forecaster
 from relcache.methods import Method, method_from_config
+from relcache.models.coarse import Granularity
 from relcache.schedules import Always, Interval
 
 INDEX, PARTS = "analysis.json", "parts"  # what was recorded, and the folder of what each batch gave
@@ -78,7 +80,7 @@ class Probe(Forecaster):
         predicted = weighted_sum(state.inputs.terms, self.expansion.coefficients(state.inputs, step))
         moved = norm_l2(input - state.inputs.terms[0], "sample")
         row = {
-            "s": norm_l2(output - state.anchor, "sample") / moved,
+            "s": norm_l2(output - state.anchor, "sample") / torch.where(moved == 0, torch.nan, moved),
             "input_error": sum_absolute(input - predicted) / sum_absolute(input),
         }
         for (name, forecaster), known in zip(self.forecasters, state.states, strict=True):
@@ -88,12 +90,6 @@ class Probe(Forecaster):
 
     def forecast(self, state: Any, step: int, input: Tensor) -> Forecast:
         raise TypeError("a probe forecasts nothing: give it the schedule Always")
-
-    def tensors(self, state: Trail) -> list[Tensor]:
-        kept = [state.input, state.output, state.anchor, *state.inputs.terms]
-        for (_, forecaster), known in zip(self.forecasters, state.states, strict=True):
-            kept += forecaster.tensors(known)
-        return kept
 
 
 @dataclass(frozen=True)
@@ -130,6 +126,7 @@ def analyze(
     device: str = "auto",
     dtype: str = "float32",
     offload: str = "none",
+    granularity: Granularity = "module",
     advance: Callable[[int], None] = lambda count: None,
 ) -> Analysis:
     """Record a run with full compute of `model` into `out`; batches that are there already are left alone.
@@ -144,10 +141,11 @@ def analyze(
     if steps < 3:
         raise ValueError(f"an analysis needs at least 3 steps, of which the first two are full, got {steps}")
     forecasters = tuple((entry.name, _forecaster(entry)) for entry in entries)
-    probe = Method(Probe(forecasters, Interval(interval)), Always(), "probe")
+    probe = Method(Probe(forecasters, Interval(interval)), Always(), "probe", granularity)
     about = {
         "model": model, "identity": identity(model), "samples": len(seeds), "first seed": seeds[0], "steps": steps,
-        "interval": interval, "batch": batch, "dtype": dtype, "methods": [entry.name for entry in entries],
+        "interval": interval, "batch": batch, "dtype": dtype, "granularity": granularity,
+        "methods": [entry.name for entry in entries],
         "configs": [dict(entry.config) for entry in entries],
         "options": dict(options or {}), "conditions": list(conditions),
     }  # fmt: skip

@@ -2,7 +2,8 @@
 
 A forecaster answers: what does a skipped module return? It holds options, never history. The history of one stream of
 features is a `state`, which the session keeps: `update` takes the old one and returns the new one at a full step,
-`forecast` reads it at a cached step.
+`forecast` reads it at a cached step. A state is made of tuples, lists and dictionaries (a NamedTuple, say), so that the
+cache finds the tensors in it.
 """
 
 from __future__ import annotations
@@ -53,10 +54,6 @@ class Forecaster(ABC):
     def forecast(self, state: Any, step: int, input: Tensor) -> Forecast:
         """The module's output at the cached step `step`, of the shape and dtype of the last full step's output."""
 
-    @abstractmethod
-    def tensors(self, state: Any) -> list[Tensor]:
-        """The tensors that `state` keeps alive."""
-
 
 @dataclass(frozen=True)
 class LadderForecaster(Forecaster):
@@ -71,6 +68,3 @@ class LadderForecaster(Forecaster):
 
     def forecast(self, state: Ladder, step: int, input: Tensor) -> Forecast:
         return Forecast(weighted_sum(state.terms, self.coefficients(state, step)))
-
-    def tensors(self, state: Ladder) -> list[Tensor]:
-        return list(state.terms)

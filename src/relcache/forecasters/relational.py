@@ -100,10 +100,6 @@ class Relational(Forecaster):
         scale = torch.where(no_direction, 0.0, scale)
         return Forecast(weighted_sum(ladder.terms, [scale * c for c in plain]), _fallback(still, no_direction))
 
-    def tensors(self, state: RelationalState) -> list[Tensor]:
-        small = (state.input_change, state.products, state.fallback)
-        return [*state.ladder.terms, state.input, *(value for value in small if value is not None)]
-
 
 def _fallback(still: Tensor, no_direction: Tensor) -> Tensor:
     """Code of `Forecast.fallback` from two tensors of bools."""

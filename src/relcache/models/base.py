@@ -39,6 +39,10 @@ class Part:
             dimension is the batch times something, the samples outermost; "tokens first", the second dimension is the
             batch; "packed", there is no batch, and the tensor counts as one sample.
         calls: how often a forward calls the module, on other features each time: a unit for each call.
+        residual: whether what is forecast is the output minus the input, as of whole blocks.
+        returns: the place of each stream in the output, where they do not come in the order of `streams`.
+        run: patterns of lists of blocks that are one unit together, from the first block to the last; each block is
+            given the streams that the one before returned.
 
     Raises:
         ValueError: entries without an exit or the other way round, an unknown layout, no calls.
@@ -50,6 +54,9 @@ class Part:
     exit: str = ""
     layout: Layout = "rows"
     calls: int = 1
+    residual: bool = False
+    returns: tuple[int, ...] = ()
+    run: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.calls < 1:
@@ -179,9 +186,15 @@ class ModelSpec:
         stacks = list(dict.fromkeys(_stack(part) for part in self.parts))
         found: list[tuple[int, tuple[int, ...], int, Unit]] = []
         for place, part in enumerate(self.parts):
-            hits = [(numbers, name) for name in names if (numbers := _match(part, name)) is not None]
+            hits = [(numbers, name) for name in names if (numbers := _match(part.pattern, name)) is not None]
             if not hits and not part.pattern.endswith("?"):
                 raise ValueError(_missing(self.class_name, part.pattern, model))
+            if part.run:
+                run = [name for pattern in part.run for name in names if _match(pattern, name) is not None]
+                name = "+".join(pattern.removesuffix(".*") for pattern in part.run)
+                unit = Unit(name, part, {name: names[name] for name in run})
+                found.append((stacks.index(_stack(part)), (0,), place, unit))
+                continue
             for numbers, name in hits:
                 unit = _unit(self.class_name, part, name, names)
                 for turn in range(part.calls):
@@ -323,9 +336,9 @@ def _stack(part: Part) -> str:
     return part.pattern.split("*")[0]
 
 
-def _match(part: Part, name: str) -> tuple[int, ...] | None:
-    pattern = part.pattern.removesuffix("?")
-    match = re.fullmatch(r"(\d+)".join(re.escape(piece) for piece in pattern.split("*")), name)
+def _match(pattern: str, name: str) -> tuple[int, ...] | None:
+    pieces = pattern.removesuffix("?").split("*")
+    match = re.fullmatch(r"(\d+)".join(re.escape(piece) for piece in pieces), name)
     return tuple(int(number) for number in match.groups()) if match else None
 
 

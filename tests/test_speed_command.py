@@ -1,0 +1,117 @@
+"""`relcache bench speed`: the real classes with random weights, few blocks and small sizes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_dit
+from typer.testing import CliRunner
+
+import relcache
+from relcache.bench.calibration import interval_for
+from relcache.bench.counting import count
+from relcache.bench.entries import choose
+from relcache.bench.speed import SUBJECTS, Course, calls_of, contestants_for, live_bytes, methods_at, race
+from relcache.cli import app
+from relcache.methods import method_from_text
+from relcache.models import SPECS
+
+RUNNER = CliRunner()
+
+
+def course(steps: int) -> Course:
+    model = tiny_dit(blocks=3)
+    spec = next(spec for spec in SPECS if spec.class_name == "DiTTransformer2DModel")
+    return Course("tiny", model, spec, calls_of(model, spec, relcache.Size(2, 8, 8), steps))
+
+
+def test_every_contestant_has_the_same_full_steps_and_leaves_no_trace() -> None:
+    track = course(20)
+    interval = interval_for(8, 20)
+    methods = methods_at(choose("fora,taylorseer-2,rcs-1,rfc-2"), ("module", "block", "stack"))
+    chosen = contestants_for(track.spec, methods, interval, peers=True)
+    with torch.no_grad():
+        before = track.model(**track.calls[0], return_dict=False)[0]
+    held = live_bytes()
+    rows = race(track, chosen, rounds=1)
+    assert live_bytes() <= held
+    with torch.no_grad():
+        assert torch.equal(track.model(**track.calls[0], return_dict=False)[0], before)
+    assert [row["method"] for row in rows[:3]] == ["as it is", "fora, module", "taylorseer-2, module"]
+    assert [row["nfc"] for row in rows] == [20] + [8] * 12 + [8, 8]
+    by_name = {row["method"]: row for row in rows}
+    for row in rows[1:]:
+        assert row["cached_ms"] > 0
+        assert row["of_ideal_least"] <= row["of_ideal"] <= row["of_ideal_most"]
+    feature = 2 * 16 * 16 * 4  # rows, tokens, channels, bytes
+    assert feature <= by_name["fora, stack"]["held_gb"] * 1e9 <= 2.1 * feature  # and the sample of the last step
+    assert by_name["taylorseer-2, module"]["held_gb"] * 1e9 == pytest.approx(3 * 6 * feature, rel=0.1)
+    assert by_name["diffusers TaylorSeer, m=2"]["held_gb"] * 1e9 == pytest.approx(3 * 6 * feature, rel=0.1)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    asked = ["bench", "speed", "--model", "dit", "--blocks", "1", "--size", 32, "--batch", 2, "--steps", 6, "--nfc", 3]
+    asked += ["--methods", "fora,rfc-1", "--granularity", "module,stack", "--rounds", 1, "--peers", "--out", tmp_path]
+    result = RUNNER.invoke(app, [str(part) for part in asked])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "speed-dit/table.json").read_text())
+    assert "DiTTransformer2DModel, 1 blocks, 32 x 32, batch 2, float32" in found["about"]
+    assert [row["nfc"] for row in found["rows"]] == [6, 3, 3, 3, 3, 3, 3]
+    text = (tmp_path / "speed-dit/table.md").read_text()
+    assert "| rfc-1, stack |" in text
+    assert "of the ideal" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "dti"], "did you mean 'dit'?"),
+        (["--model", "flux", "--blocks", "2"], "flux has blocks of 2 kinds; --blocks names 1"),
+        (["--blocks", "many"], "--blocks takes numbers, or all"),
+        (["--granularity", "modul", "--blocks", "1", "--size", "32"], "the granularity is one of"),
+        (["--methods", "rfc:ordr=1", "--blocks", "1", "--size", "32"], "did you mean 'order'?"),
+        (["--dtype", "int8"], "dtype is float32, bfloat16 or float16"),
+    ],
+)
+def test_mistakes(arguments: list[str], message: str) -> None:
+    result = RUNNER.invoke(app, ["bench", "speed", *arguments])
+    assert result.exit_code == 1, result.output
+    assert message in " ".join(result.output.split())
+
+
+def test_the_command_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = SUBJECTS["flux"]._replace(
+        config=SUBJECTS["flux"].config | {"num_layers": 1, "num_single_layers": 1}, size=relcache.Size(1, 8, 8, text=16)
+    )
+    monkeypatch.setitem(SUBJECTS, "flux", few)
+    asked = ["bench", "speed", "--model", "flux", "--count", "--methods", "rfc-1", "--out", str(tmp_path)]
+    result = RUNNER.invoke(app, asked)
+    assert result.exit_code == 0, result.output
+    module, block, stack = json.loads((tmp_path / "count-flux/table.json").read_text())["rows"]
+    assert stack["cached_gb"] < block["cached_gb"] < module["cached_gb"] < module["full_gb"]
+    assert stack["cached_kernels"] < module["cached_kernels"]
+    assert stack["held_gb"] < block["held_gb"] < module["held_gb"]
+
+
+def test_counts_of_a_cached_step() -> None:
+    """Reuse moves nothing itself; each term of a forecast is read once, and its sum written for each pass."""
+    subject = SUBJECTS["dit"]
+    small = subject._replace(config=subject.config | {"num_layers": 2, "sample_size": 8}, size=relcache.Size(2, 8, 8))
+    feature = 2 * 16 * 1152 * 4
+    found = {
+        text: count(small, method_from_text(text), torch.float32)
+        for text in (
+            "fora:interval=4",
+            "taylorseer:order=1,interval=4",
+            "taylorseer:order=1,interval=4,granularity=stack",
+        )
+    }
+    reuse, taylor, stack = found.values()
+    assert taylor["cached_bytes"] - reuse["cached_bytes"] == 4 * 3 * feature
+    assert taylor["held_bytes"] == 2 * reuse["held_bytes"] == 2 * 4 * feature
+    assert stack["held_bytes"] == 2 * feature
+    assert stack["cached_bytes"] < reuse["cached_bytes"]
+    assert stack["cached_flops"] < reuse["cached_flops"] < reuse["full_flops"]
