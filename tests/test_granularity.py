@@ -217,6 +217,9 @@ def test_an_error_inside_a_run() -> None:
     climb(model, 0)
     with pytest.raises(BrokenOff):
         climb(model, 1, fail=True)
+    with pytest.warns(UserWarning, match="reached none of the cached modules"):
+        assert torch.equal(climb(model, 0, without=0), climb(plain, 0, without=0))
+    handle.reset()
     assert torch.equal(climb(model, 0), climb(plain, 0))
     climb(model, 1)
     climb(model, 2)

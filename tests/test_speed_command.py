@@ -94,6 +94,7 @@ def test_the_command_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert stack["cached_gb"] < block["cached_gb"] < module["cached_gb"] < module["full_gb"]
     assert stack["cached_kernels"] < module["cached_kernels"]
     assert stack["held_gb"] < block["held_gb"] < module["held_gb"]
+    assert 0 < stack["here_ms"] < module["here_ms"]
 
 
 def test_counts_of_a_cached_step() -> None:

@@ -256,7 +256,7 @@ def speed(
         if count:
             subject = subject_of(model, size, frames, batch)
             about = f"{model} with all its blocks, {subject.size}, {dtype}"
-            _tabulate(table(subject, named, dtype), about, COUNTED, out, f"count-{model}")
+            _tabulate(table(subject, named, dtype, usable_device(device)), about, COUNTED, out, f"count-{model}")
             return
         course = course_of(model, usable_device(device), dtype, steps, _blocks(blocks), size, frames, batch)
         chosen = contestants_for(course.spec, named, interval_for(nfc, steps), peers)

@@ -6,7 +6,7 @@ Knows specs and the patch; what is kept or forecast is the cache's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,14 @@ from relcache.models.base import Part, Unit, argument_place, first_argument
 from relcache.patch import Patch
 
 
+class Opened(NamedTuple):
+    """A unit whose first module was called: its place, the cache's visit, a tensor that wants a gradient."""
+
+    place: int
+    visit: Visit
+    anchor: Tensor | None
+
+
 class Runner:
     """Runs one unit, or as many as a forward calls its modules: `index` is the first one's among the session's."""
 
@@ -25,7 +33,7 @@ class Runner:
         self._part = unit.part
         self._streams = _places(next(iter(unit.modules.values())), unit.part)
         self._tokens = 0 if unit.part.layout in ("tokens first", "packed") else 1  # the dimension in which tokens lie
-        self._open: tuple[int, Visit, Tensor | None] | None = None  # of a parallel unit until its exit
+        self._open: Opened | None = None  # of a unit of several modules until its last
         self._most, self._calls, self._serial = unit.part.calls, 0, -1
 
     def attach(self, patch: Patch, unit: Unit) -> None:
@@ -43,15 +51,21 @@ class Runner:
         return [value.detach() if value is not None else None for value in _given(self._streams, args, kwargs)]
 
     def _whole(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        cache = self._cache
-        if not cache.is_active:
+        if not self._cache.is_active:
             return original(*args, **kwargs)
+        return self._end(self._begin(args, kwargs), original, args, kwargs)
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
+        """The unit's first module is called: from its inputs the cache says whether the unit is skipped."""
         index = self._next()
-        visit = cache.visit(index, self._inputs(args, kwargs))
-        if visit.skip:
-            return _untrainable(cache.forecast(index, visit), _wants_gradient(args, kwargs))
+        return Opened(index, self._cache.visit(index, self._inputs(args, kwargs)), _wants_gradient(args, kwargs))
+
+    def _end(self, opened: Opened, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The unit's last module is called: its output, forecast or computed and kept."""
+        if opened.visit.skip:
+            return _untrainable(self._cache.forecast(opened.place, opened.visit), opened.anchor)
         output = original(*args, **kwargs)
-        cache.keep(index, visit, output)
+        self._cache.keep(opened.place, opened.visit, output)
         return output
 
     def _next(self) -> int:
@@ -66,10 +80,8 @@ class Runner:
             if not self._cache.is_active:
                 return original(*args, **kwargs)
             if place == 0:
-                index = self._next()
-                visit = self._cache.visit(index, self._inputs(args, kwargs))
-                self._open = index, visit, _wants_gradient(args, kwargs)
-            _, visit, _ = self._opened()
+                self._open = self._begin(args, kwargs)
+            visit = self._opened().visit
             if visit.skip:
                 return visit.cell.empties[place]
             output = original(*args, **kwargs)
@@ -81,13 +93,8 @@ class Runner:
     def _exit(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not self._cache.is_active:
             return original(*args, **kwargs)
-        index, visit, anchor = self._opened()
-        self._open = None
-        if visit.skip:
-            return _untrainable(self._cache.forecast(index, visit), anchor)
-        output = original(*args, **kwargs)
-        self._cache.keep(index, visit, output)
-        return output
+        opened, self._open = self._opened(), None
+        return self._end(opened, original, args, kwargs)
 
     def _block(self, place: int, module: nn.Module, is_last: bool) -> Callable[..., Any]:
         """One block of a run: on a cached step it hands its streams on, and the last returns the forecast."""
@@ -97,20 +104,14 @@ class Runner:
             if not self._cache.is_active:
                 return original(*args, **kwargs)
             if place == 0:
-                index = self._next()
-                visit = self._cache.visit(index, self._inputs(args, kwargs))
-                self._open = index, visit, _wants_gradient(args, kwargs)
-                self._cache.in_run = self._name if visit.skip else ""
-            if self._open is None:  # the first block was left out of this call
+                self._open = self._begin(args, kwargs)
+                self._cache.in_run = self._name if self._open.visit.skip else ""
+            if self._open is None or self._serial != self._cache.serial:  # the first block was left out of this call
                 return original(*args, **kwargs)
-            index, visit, anchor = self._open
+            opened, visit = self._open, self._open.visit
             if is_last:
                 self._open, self._cache.in_run = None, ""
-                if visit.skip:
-                    return _untrainable(self._cache.forecast(index, visit), anchor)
-                output = original(*args, **kwargs)
-                self._cache.keep(index, visit, output)
-                return output
+                return self._end(opened, original, args, kwargs)
             if visit.skip:
                 return self._handed_on(visit.cell.empties[place], _given(streams, args, kwargs))
             output = original(*args, **kwargs)
@@ -128,7 +129,7 @@ class Runner:
         by_place = dict(zip(places, given, strict=True))
         return kind(by_place[place] if there else None for place, there in enumerate(present))
 
-    def _opened(self) -> tuple[int, Visit, Tensor | None]:
+    def _opened(self) -> Opened:
         if self._open is None:
             raise RuntimeError(
                 f"the modules of {self._name} were called in another order than the spec gives them, or twice: the "

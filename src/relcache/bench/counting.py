@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from relcache.bench.speed import Subject, precision_of
+from relcache.bench.pipelines import precision_of
+from relcache.bench.speed import Subject
 from relcache.estimate import fill
 from relcache.meta import without_values
 from relcache.methods import Method
@@ -33,6 +34,7 @@ COLUMNS = (
     ("its GFLOPs", "cached_gflops", ".1f"),
     ("its kernels", "cached_kernels", ".0f"),
     ("least, ms on an H100", "h100_ms", ".2f"),
+    ("least, ms here", "here_ms", ".1f"),
 )
 """Of the table: heading, name in a row, format."""
 H100 = 3.0e12  # bytes per second that a copy moves, reading and writing
@@ -101,9 +103,12 @@ def copy_rate(device: str, size: int = 1 << 28, rounds: int = 7) -> float:
     return 2 * size / best
 
 
-def table(subject: Subject, methods: Sequence[tuple[str, Method]], dtype: str) -> list[dict[str, Any]]:
-    """A row for each method: what `count` finds on a model, and the least time of a cached step on an H100."""
-    rows = []
+def table(subject: Subject, methods: Sequence[tuple[str, Method]], dtype: str, device: str) -> list[dict[str, Any]]:
+    """A row for each method: what `count` finds on a model, and how long moving a cached step's bytes takes at least.
+
+    That is by the rate of copies on an H100, and by that measured on `device`.
+    """
+    rows, rate = [], copy_rate(device)
     for title, method in methods:
         found = count(subject, method, precision_of(dtype))
         rows.append(
@@ -116,6 +121,7 @@ def table(subject: Subject, methods: Sequence[tuple[str, Method]], dtype: str) -
                     for unit, what, scale in (("gb", "bytes", 1e9), ("gflops", "flops", 1e9), ("kernels", "kernels", 1))
                 },
                 "h100_ms": 1e3 * found["cached_bytes"] / H100,
+                "here_ms": 1e3 * found["cached_bytes"] / rate,
             }
         )
     return rows

@@ -38,9 +38,7 @@ def load_pipeline(
         ValueError: an unknown dtype or offload, a device that cannot be used, a folder that holds no pipeline, or a
             broken one (the message names the broken file).
     """
-    precision = getattr(torch, dtype, None)
-    if precision not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
+    precision = precision_of(dtype)
     if offload not in OFFLOADS:
         raise ValueError(f"offload is one of {', '.join(OFFLOADS)}, got {offload!r}")
     source: str | Path = relcache_models.folder(model) if model in relcache_models.names() else model
@@ -68,6 +66,18 @@ def load_pipeline(
     else:
         pipeline.to(device)
     return pipeline
+
+
+def precision_of(dtype: str) -> torch.dtype:
+    """The dtype of this name.
+
+    Raises:
+        ValueError: none that models are sampled in.
+    """
+    precision = getattr(torch, dtype, None)
+    if precision not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
+    return precision
 
 
 def usable_device(device: str) -> str:

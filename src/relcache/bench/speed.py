@@ -28,6 +28,7 @@ from relcache.bench import files
 from relcache.bench.asked import call_options
 from relcache.bench.calibration import with_any_budget
 from relcache.bench.entries import Entry
+from relcache.bench.pipelines import precision_of
 from relcache.methods import Method, method_from_config
 from relcache.models import SPECS
 from relcache.schedules import ErrorBudget, Interval
@@ -138,18 +139,6 @@ def subject_of(name: str, size: str | None = None, frames: int | None = None, ba
         latents = replace(latents, frames=(frames - 1) // 4 + 1)
     config = subject.config | ({"sample_size": latents.height} if "sample_size" in subject.config else {})
     return subject._replace(size=latents, config=config)
-
-
-def precision_of(dtype: str) -> torch.dtype:
-    """The dtype of this name.
-
-    Raises:
-        ValueError: none that models are sampled in.
-    """
-    precision = getattr(torch, dtype, None)
-    if precision not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
-    return precision
 
 
 def filled(model: Any, dtype: torch.dtype, device: str) -> nn.Module:
