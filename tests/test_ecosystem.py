@@ -224,8 +224,8 @@ def test_half_precision(dtype: torch.dtype) -> None:
         estimate = handle.estimate(16, 24, text=24)
         assert abs(estimate - handle.report().cache_bytes) <= 0.05 * handle.report().cache_bytes
         request = handle._session.cache.request
-        kept = {tensor.dtype for branch in request.branches.values() for cell in branch.cells
-                for stream in cell.streams for tensor in stream.state.ladder.terms}  # fmt: skip
+        kept = {stream.state.stack.dtype for branch in request.branches.values() for cell in branch.cells
+                for stream in cell.streams}  # fmt: skip
     assert kept == {dtype}
     assert cached.dtype == full.dtype == dtype
     assert bool(torch.isfinite(cached).all())

@@ -6,18 +6,21 @@ Knows forecasters and schedules by their base classes; knows nothing of models, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from relcache.expansion import Ladder, sum_absolute, weighted_sum
+from relcache.compiled import Pace, Slot, coefficients_on
+from relcache.expansion import every, sum_absolute, weighted_sum
+from relcache.features import from_rows, to_rows
 from relcache.forecasters.base import Forecaster
-from relcache.models.base import Part, from_rows, to_rows
-from relcache.request import Branch, Cell, Request, Stream, Work, shape_of
+from relcache.gauge import Gauge
+from relcache.models.base import Part
+from relcache.request import Branch, Cell, Request, Signal, Stream, Work, shape_of
 from relcache.schedules.base import Schedule
-from relcache.storage import CacheDtype, pack, unpack
-from relcache.tracker import see
+from relcache.storage import CacheDtype, pack, tensors, unpack
+from relcache.tracker import Seen, is_untouched, see
 
 
 class Visit(NamedTuple):
@@ -28,12 +31,17 @@ class Visit(NamedTuple):
     skip: bool
 
 
+Look = Callable[[Gauge], None]
+"""Lets a gauge see the input of a model's first module by a computation that goes no further."""
+
+
 class Cache:
     """The features of one request, and the call in progress.
 
     Args:
         names, parts: of the units, in the order in which they are computed.
-        first_units: places of the units that are the first of a model: by their input an error-driven schedule decides.
+        gauges: by the place of the unit that is a model's first, what reads the input of its first module, by which an
+            error-driven schedule decides.
         forecaster: what a skipped unit returns.
         schedule: when a step is computed in full.
         note: called with a key and a text where something is to be told once.
@@ -44,14 +52,15 @@ class Cache:
         self,
         names: Sequence[str],
         parts: Sequence[Part],
-        first_units: set[int],
+        gauges: Mapping[int, Gauge],
         forecaster: Forecaster,
         schedule: Schedule,
         note: Callable[[str, str], None],
         dtype: CacheDtype = "features",
     ):
-        self._names, self._parts, self._first_units = names, parts, first_units
-        self._forecaster, self._schedule, self._note, self._dtype = forecaster, schedule, note, dtype
+        self._names, self._parts, self.gauges = names, parts, gauges
+        self.forecaster, self._schedule, self._note, self.dtype = forecaster, schedule, note, dtype
+        self.pace, self.slots = Pace(), [Slot() for _ in names]
         self.request: Request | None = None
         self._branch: Branch | None = None  # of the call in progress; None between calls
         self._work: Work | None = None
@@ -60,9 +69,12 @@ class Cache:
         self.visited = False  # whether it has reached a unit
         self.in_run = ""  # name of the run of blocks that it is skipping
         self._updated = False  # whether it has changed a cell
+        self._looks = False  # whether a gauge is about to see what it reads, and units are as if nothing was cached
         self._full: bool | None = None  # decision of the present step; None until its first unit asks
         self._doubtful = False  # whether the present step may be the first of another loop
-        self._changed_in_place: set[int] = set()  # units whose outputs others write into: these are copied
+        self._watched: list[tuple[int, Seen]] = []  # the outputs of the last unit computed
+        self._changed_in_place: set[int] = set()  # units whose outputs others write into: their forecasts are copied
+        self._most_steps = max(forecaster.full_steps_needed, forecaster.expansion.order + 1)
 
     # Requests, steps and calls
 
@@ -88,88 +100,161 @@ class Cache:
             branch.host = host
         self._branch, self._work, self._rows, self.visited = branch, work, rows, False
         self.serial += 1
+        for gauge in self.gauges.values():
+            gauge.wake()
 
     def close_call(self) -> None:
         """The call has come to its end."""
         assert self.request is not None
+        if self.pace.active:
+            self._collect()
         if self.in_run:
             raise RuntimeError(
                 f"the last block of {self.in_run} was left out of a cached step, in which it returns the forecast: "
                 "this model needs granularity='block' or 'module'"
             )
+        self._see_changes()
         if self._updated:
             self.request.cache_bytes = max(self.request.cache_bytes, self.request.held_bytes())
         self.abandon_call()
 
     def abandon_call(self) -> None:
         """There is no call in progress."""
-        self._branch, self._updated, self.in_run = None, False, ""
+        self._branch, self._updated, self.in_run, self._watched = None, False, "", []
+        for gauge in self.gauges.values():
+            gauge.rest()
+        if self.pace.active:
+            self.pace.active = self.pace.skip = False
+            for slot in self.slots:
+                slot.clear()
 
     def drop(self) -> None:
         """Free the features; the record of the request stays."""
         if self.request is not None:
             self.request.branches = {name: Branch([]) for name in self.request.branches}
 
+    def _forget(self) -> None:
+        """Drop what is cached of the request's earlier steps."""
+        assert self.request is not None
+        for branch in self.request.branches.values():
+            branch.cells, branch.signal = self._cells(), None
+
     def _cells(self) -> list[Cell]:
         return [Cell() for _ in self._names]
+
+    # Compiled code, which cannot ask
+
+    def settle(self, units: range, look: Look) -> None:
+        """Decide for the call of a model with compiled code before it is made, and give `units` what they need.
+
+        The units are skipped if the step is to be cached and each has a history from a call of these shapes.
+        """
+        branch, request = self._branch, self.request
+        assert branch is not None
+        assert request is not None
+        cells = {index: branch.cells[index] for index in units if branch.cells[index].steps}
+        needed = self.forecaster.full_steps_needed
+        ready = bool(cells) and branch.work is self._work
+        ready = ready and all(len(cell.steps) >= needed for cell in cells.values())
+        if self._full is None:
+            self._full = self._decide(units.start, branch, ready, look)
+            if self._full and self._doubtful:
+                self._forget()
+        elif not self._full and not ready:
+            request.fallbacks["module without history or of another shape: computed in full"] += 1
+        self.pace.active, self.pace.rows = True, self._rows
+        self.pace.skip = not self._full and ready
+        branch.work = self._work
+        if not self.pace.skip:
+            return
+        known: dict[tuple[int, ...], Tensor | None] = {}
+        for index, cell in cells.items():
+            slot, streams = self.slots[index], cell.streams
+            slot.states, slot.form = tuple(stream.state for stream in streams), cell.form
+            slot.sources, slot.empties = tuple(stream.source for stream in streams), cell.empties
+            if cell.steps not in known:
+                values = self.forecaster.coefficients(cell.steps, request.step)
+                device = next(iter(tensors(slot.states))).device
+                known[cell.steps] = coefficients_on(values, self.forecaster.expansion.order, device)
+            slot.coefficients = known[cell.steps]
+
+    def _collect(self) -> None:
+        """Take from the units' slots what compiled code has left there."""
+        request, branch = self.request, self._branch
+        assert request is not None
+        assert branch is not None
+        assert self._work is not None
+        for index, slot in enumerate(self.slots):
+            if slot.visited:
+                self.visited = True
+                self._work.skipped[index] += 1
+                request.fallback_codes += slot.codes
+            elif slot.output is not None and slot.inputs is not None:
+                self.visited = True
+                shape = shape_of(slot.inputs)
+                cell = branch.cells[index]
+                if cell.shape != shape:
+                    branch.cells[index] = cell = Cell(shape)
+                inputs, output, cell.empties = slot.inputs, slot.output, slot.empties
+                slot.clear()
+                self.keep(index, Visit(inputs, cell, False), output)
+            slot.clear()
+        self.pace.active = self.pace.skip = False
 
     # One unit: what its runner asks
 
     @property
     def is_active(self) -> bool:
         """Whether a call is in progress that is to be cached."""
-        return self._branch is not None
+        return self._branch is not None and not self._looks
 
-    def visit(self, index: int, inputs: list[Tensor | None]) -> Visit:
+    def visit(self, index: int, inputs: list[Tensor | None], look: Look) -> Visit:
         """Whether the unit `index`, given `inputs`, is skipped; the first unit of a step decides for it."""
         branch, request = self._branch, self.request
         assert branch is not None
         assert request is not None
         assert self._work is not None
         self.visited = True
+        self._see_changes()
         layout = self._parts[index].layout
         inputs = [None if input is None else to_rows(input, layout, self._rows) for input in inputs]
         shape = shape_of(inputs)
         cell = branch.cells[index]
-        if not cell.is_intact:
-            self._changed_in_place.add(index)
-            branch.cells[index] = cell = Cell()
-        has_history = cell.full_steps >= self._forecaster.full_steps_needed and cell.shape == shape
+        has_history = len(cell.steps) >= self.forecaster.full_steps_needed and cell.shape == shape
         if self._full is None:
-            self._full = self._decide(index, branch, _stream(inputs, 0), has_history)
+            self._full = self._decide(index, branch, has_history, look)
             if self._full and self._doubtful:  # what is cached may be another loop's
-                for known in request.branches.values():
-                    known.cells, known.signal = self._cells(), None
+                self._forget()
                 cell = branch.cells[index]
         if not self._full:
             if has_history:
                 self._work.skipped[index] += 1
                 return Visit(inputs, cell, True)
             request.fallbacks["module without history or of another shape: computed in full"] += 1
-        if cell.step == request.step:
+        if cell.steps[:1] == (request.step,):
             raise TypeError(
                 f"{self._names[index]} was called twice in one forward; relcache caches modules that a forward "
                 "calls once"
             )
         if cell.shape != shape:
             branch.cells[index] = cell = Cell(shape)
-            branch.signal = None if index in self._first_units else branch.signal
+            branch.signal = None if index in self.gauges else branch.signal
         return Visit(inputs, cell, False)
 
     def forecast(self, index: int, visit: Visit) -> Any:
         """The output of a skipped unit, in the form in which it was returned last."""
         request, cell, part = self.request, visit.cell, self._parts[index]
         assert request is not None
+        coefficients = self.forecaster.coefficients(cell.steps, request.step)
         outputs = []
         for stream in cell.streams:
             input = _stream(visit.inputs, stream.source)
-            forecast = self._forecaster.forecast(unpack(stream.state, self._dtype), request.step, input)
-            if forecast.fallback is not None:
-                request.fallback_codes.append(forecast.fallback)
-            output = forecast.output
+            output, fallback = self.forecaster.forecast(unpack(stream.state, self.dtype), coefficients, input)
+            if fallback is not None:
+                request.fallback_codes.append(fallback)
             if part.residual:
                 output = input + output
-            elif index in self._changed_in_place:
+            elif not coefficients and index in self._changed_in_place:
                 output = output.clone()
             outputs.append(from_rows(output, part.layout))
         if cell.form is None:
@@ -181,28 +266,49 @@ class Cache:
         request, branch, cell, inputs = self.request, self._branch, visit.cell, visit.inputs
         assert request is not None
         assert branch is not None
-        part, copy = self._parts[index], index in self._changed_in_place
-        tensors, form = self._outputs(index, output)
+        part = self._parts[index]
+        found, form = self._outputs(index, output)
         if not cell.streams:
             cell.form = form
-            cell.streams = [Stream(_source(part, place, inputs)) for place, _ in tensors]
-        for stream, (_, tensor) in zip(cell.streams, tensors, strict=True):
+            cell.streams = [Stream(_source(part, place, inputs)) for place, _ in found]
+        cell.steps = (request.step, *cell.steps)[: self._most_steps]
+        if index in self.gauges:
+            inputs = self._keep_signal(branch, self.gauges[index], inputs)
+        for stream, (_, tensor) in zip(cell.streams, found, strict=True):
             input = _stream(inputs, stream.source)
-            kept = tensor.detach().clone() if copy else tensor.detach()
-            rows = to_rows(kept, part.layout, self._rows)
+            rows = to_rows(tensor.detach(), part.layout, self._rows)
             if part.residual:
                 rows = rows - input
-            else:
-                stream.output = see(kept)
-            known = unpack(stream.state, self._dtype)
-            state = self._forecaster.update(known, request.step, input, rows)
-            stream.state = pack(state, self._dtype, (input.shape, rows.shape))
-        cell.full_steps, cell.step = cell.full_steps + 1, request.step
+            known, stream.state = unpack(stream.state, self.dtype), None
+            state = self.forecaster.update(known, cell.steps, input, rows)
+            stream.state = pack(state, self.dtype, (input.shape[-1], rows.shape[-1]))
+        if self.forecaster.full_steps_needed == 1 and not part.residual:  # a forecast may be what is cached itself
+            self._watched = [(index, see(tensor)) for _, tensor in found]
         self._updated = True
-        if index in self._first_units and self._schedule.needs_signal:
-            known, input = unpack(branch.signal, self._dtype), _stream(inputs, 0)
-            ladder = self._forecaster.expansion.extend(known, request.step, input)
-            branch.signal = pack(ladder, self._dtype, (input.shape,))
+
+    def _see_changes(self) -> None:
+        """Find out whether somebody has written into the last outputs; inference tensors do not tell."""
+        for index, seen in self._watched:
+            if seen.version is None or not is_untouched(seen, seen.value):
+                self._changed_in_place.add(index)
+        self._watched = []
+
+    def _keep_signal(self, branch: Branch, gauge: Gauge, inputs: list[Tensor | None]) -> list[Tensor | None]:
+        """Keep what the gauge sees. Returns `inputs`, the first of them as it is kept here if it is the same."""
+        assert self.request is not None
+        features, stride = gauge.features(self._rows), self._schedule.token_stride
+        if features is None:
+            branch.signal = None
+            return inputs
+        steps, known = branch.signal or ((), None)
+        steps = (self.request.step, *steps)[: self._most_steps]
+        value = every(features, stride)
+        stack = self.forecaster.expansion.extend(unpack(known, self.dtype), steps, value)
+        branch.signal = Signal(steps, pack(stack, self.dtype, value.shape[-1:]))
+        first = inputs[0]
+        if stride > 1 or self.dtype != "features" or first is None or not _is_same(first, features):
+            return inputs
+        return [stack[:, 0], *inputs[1:]]
 
     def _outputs(self, index: int, output: Any) -> tuple[list[tuple[int, Tensor]], list[int | None] | None]:
         """The tensors of an output, each with its place in it, and the form that `Cell.form` describes."""
@@ -215,21 +321,22 @@ class Cache:
                 f"{self._names[index]} returned {type(output).__name__}{f' of {kinds}' if kinds else ''}; a cached "
                 "module returns one tensor, joint attention (relcache.joint in the spec) a tuple of tensors"
             )
-        tensors = [(place, entry) for place, entry in enumerate(output) if entry is not None]
-        places = iter(range(len(tensors)))
-        return tensors, [None if entry is None else next(places) for entry in output]
+        found = [(place, entry) for place, entry in enumerate(output) if entry is not None]
+        places = iter(range(len(found)))
+        return found, [None if entry is None else next(places) for entry in output]
 
-    def _decide(self, index: int, branch: Branch, input: Tensor, has_history: bool) -> bool:
+    def _decide(self, index: int, branch: Branch, has_history: bool, look: Look) -> bool:
         """Whether the present step is full; asked by the first unit of its first call."""
         request, schedule = self.request, self._schedule
         assert request is not None
         step = request.step
         error, forced = None, not has_history
         if has_history and schedule.wants_signal(step):
-            if index not in self._first_units or branch.signal is None:
+            features = self._look(index, look)
+            if features is None or branch.signal is None:
                 request.fallbacks["first module did not run: full step"] += 1
                 forced = True
-            elif not math.isfinite(error := self._signal_error(unpack(branch.signal, self._dtype), step, input)):
+            elif not math.isfinite(error := self._signal_error(branch.signal, step, features)):
                 request.fallbacks["signal not finite: full step"] += 1
                 self._note("signal", "the error signal was NaN or infinite; such steps are computed in full")
                 error, forced = None, True
@@ -245,11 +352,32 @@ class Cache:
             request.full_steps.append(step)
         return full
 
-    def _signal_error(self, ladder: Ladder, step: int, input: Tensor) -> float:
-        predicted = weighted_sum(ladder.terms, self._forecaster.expansion.coefficients(ladder, step))
-        numerator = sum_absolute(input - predicted)
-        denominator = sum_absolute(input)
+    def _look(self, index: int, look: Look) -> Tensor | None:
+        """The input of the first module, if the unit `index` is its own or around it."""
+        gauge = self.gauges.get(index)
+        if gauge is None:
+            return None
+        if gauge.features(self._rows) is None:
+            self._looks = True
+            try:
+                look(gauge)
+            finally:
+                self._looks = False
+        return gauge.features(self._rows)
+
+    def _signal_error(self, signal: Signal, step: int, features: Tensor) -> float:
+        value = every(features, self._schedule.token_stride)
+        stack = unpack(signal.stack, self.dtype)
+        if value.shape != stack[:, 0].shape:
+            return math.nan
+        predicted = weighted_sum(stack, self.forecaster.expansion.coefficients(signal.steps, step))
+        numerator = sum_absolute(value - predicted)
+        denominator = sum_absolute(value)
         return float(self._schedule.error(numerator, denominator))  # the step's one host synchronisation
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.untyped_storage()._cdata == b.untyped_storage()._cdata
 
 
 def _stream(inputs: list[Tensor | None], place: int) -> Tensor:

@@ -59,8 +59,9 @@ def fill(
             module = next(iter(unit.modules.values()))
             module.forward = _or_like_its_input(module.forward)
     host = Host("", model, spec, place=0, first_unit=0)
+    gauges = {0: host.gauge} if schedule.needs_signal else {}
     cache = Cache(
-        host.unit_names, host.parts, {0}, forecaster, schedule, note=lambda key, text: None, dtype=cache_dtype
+        host.unit_names, host.parts, gauges, forecaster, schedule, note=lambda key, text: None, dtype=cache_dtype
     )
     host.swap_units(cache, model)
     rows = count_rows(inputs.get(host.sample))

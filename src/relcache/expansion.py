@@ -1,9 +1,10 @@
 """Divided differences, expansion coefficients and Gram norms: pure tensor functions.
 
-Knows nothing of forecasters, schedules or models. A `Ladder` is a value: functions take one and return a new one.
+Knows nothing of forecasters, schedules or models.
 
-Positions are step numbers, which grow as sampling goes on. With `n_0 > n_1 > …` the full steps, newest first, a ladder
-holds `terms[0] = f(n_0)` and, behind it, differences of rising order. The two forms differ in what a difference is and
+Positions are step numbers, which grow as sampling goes on. With `n_0 > n_1 > …` the full steps, newest first, a stack
+of terms, (batch, order + 1, …), holds `terms[0] = f(n_0)` and, behind it, differences of rising order, all in one piece
+of memory, so that a forecast is one pass over it. The two forms differ in what a difference is and
 in the coefficient that it gets; the published one is TaylorSeer's (arXiv 2503.06923):
 
 | form | `terms[i]` | coefficient at step n |
@@ -20,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,14 +29,8 @@ from torch import Tensor
 Form = Literal["taylor", "newton"]
 Norm = Literal["sample", "tensor"]
 
+EXACT = (torch.float32, torch.float64)  # dtypes of which products may be summed in their own precision
 GRAM_ROUNDING = 1e-7  # relative error that the products of a Gram matrix in float32 may have
-
-
-class Ladder(NamedTuple):
-    """The differences of a feature over the last full steps: `steps` newest first, `terms` by rising order."""
-
-    steps: tuple[int, ...]
-    terms: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -54,29 +49,40 @@ class Expansion:
             raise ValueError(f"the order of an expansion is a whole number of at least 0, got {self.order!r}")
         check_choice("the form of an expansion", self.form, Form)
 
-    def extend(self, ladder: Ladder | None, step: int, value: Tensor) -> Ladder:
-        """The ladder after the full step `step` gave `value`; `ladder` is None at the first one.
+    def extend(self, stack: Tensor | None, steps: Sequence[int], value: Tensor) -> Tensor:
+        """The stack after a full step gave `value`: (batch, order + 1, …), terms by rising order; zeros where the
+        history does not reach yet.
 
-        Orders that the ladder's history does not reach yet are left out, and appear as full steps come.
+        Args:
+            stack: what the full step before has left, None at the first one. It is not changed.
+            steps: the full steps, newest first, the present one included.
+            value: (batch, …); copied.
         """
-        if ladder is None:
-            return Ladder((step,), (value,))
-        terms = [value]
-        for order in range(min(self.order, len(ladder.terms))):
-            difference = terms[order] - ladder.terms[order]
+        if stack is None:
+            new = value.new_zeros(value.shape[0], self.order + 1, *value.shape[1:])
+            new[:, 0] = value
+            return new
+        new = torch.empty_like(stack)
+        new[:, 0] = value
+        known = min(self.order, len(steps) - 1)
+        for order in range(known):
+            difference = torch.sub(new[:, order], stack[:, order], out=new[:, order + 1])
             if self.form == "newton":
-                difference /= step - ladder.steps[order]
-            terms.append(difference)
-        return Ladder((step, *ladder.steps)[: self.order + 1], tuple(terms))
+                difference /= steps[0] - steps[order + 1]
+        new[:, known + 1 :] = 0
+        return new
 
-    def coefficients(self, ladder: Ladder, step: int) -> list[float]:
-        """Coefficients of `ladder.terms[1:]` for a forecast at `step`; the coefficient of `terms[0]` is 1."""
-        orders = range(1, len(ladder.terms))
+    def coefficients(self, steps: Sequence[int], step: int) -> list[float]:
+        """Coefficients of a stack's terms of order 1, 2, … for a forecast at `step`; that of the value itself is 1.
+
+        `steps` are the full steps, newest first. There are as many coefficients as the history reaches.
+        """
+        orders = range(1, min(self.order, len(steps) - 1) + 1)
         if self.form == "newton":
-            return [math.prod(step - past for past in ladder.steps[:i]) for i in orders]
+            return [float(math.prod(step - past for past in steps[:i])) for i in orders]
         if not orders:
             return []
-        distance = (step - ladder.steps[0]) / last_gap(ladder)
+        distance = (step - steps[0]) / last_gap(steps)
         return [distance**i / math.factorial(i) for i in orders]
 
 
@@ -86,23 +92,34 @@ def check_choice(what: str, value: object, choices: object) -> None:
         raise ValueError(f"{what} is one of {', '.join(map(repr, get_args(choices)))}, got {value!r}")
 
 
-def last_gap(ladder: Ladder) -> int:
-    """N: the number of steps between the last two full steps."""
-    return ladder.steps[0] - ladder.steps[1]
+def check_stride(what: str, value: object) -> None:
+    """Raise ValueError unless `value` is a stride between tokens."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"the token_stride of {what} is a whole number of at least 1, got {value!r}")
 
 
-def weighted_sum(terms: Sequence[Tensor], coefficients: Sequence[float | Tensor]) -> Tensor:
-    """`terms[0] + Σ coefficients[i] · terms[i + 1]`, each term read once, in the dtype of `terms[0]`.
+def last_gap(steps: Sequence[int]) -> int:
+    """N: the number of steps between the last two full steps, of `steps` newest first."""
+    return steps[0] - steps[1]
 
-    Coefficients are numbers, or float tensors of shape (batch,) or (1,) that weigh each sample; with the latter, terms
-    of half precision are accumulated in float32. Without coefficients `terms[0]` itself is returned, not a copy.
+
+def weighted_sum(stack: Tensor, coefficients: Sequence[float | Tensor]) -> Tensor:
+    """`stack[:, 0] + Σ coefficients[i] · stack[:, i + 1]`, (batch, …), in the dtype of `stack`.
+
+    Coefficients are numbers, or float tensors without dimensions or of shape (batch,) or (1,) that weigh each sample;
+    with tensors, terms of half precision are accumulated in float32. Without coefficients a view of the stack is
+    returned, not a copy. On a CPU in single precision and in compiled code it is one pass over each term; else, from
+    the second coefficient on, the sum so far is read and written once more for each.
     """
-    base, *differences = terms
+    base = stack[:, 0]
     if not coefficients:
         return base
+    if len(coefficients) > 1 and stack.is_cpu and stack.dtype in EXACT and not torch.compiler.is_compiling():
+        return _matrix_sum(stack[:, : len(coefficients) + 1], coefficients)
     wide = torch.promote_types(base.dtype, torch.float32)
     total = base
-    for place, (difference, coefficient) in enumerate(zip(differences, coefficients, strict=True)):
+    for place, coefficient in enumerate(coefficients):
+        difference = stack[:, place + 1]
         into = total if place else None  # the first term makes the result, the others are added in place
         if isinstance(coefficient, Tensor):
             factor = coefficient.to(wide).reshape(-1, *[1] * (base.ndim - 1))
@@ -110,6 +127,30 @@ def weighted_sum(terms: Sequence[Tensor], coefficients: Sequence[float | Tensor]
         else:
             total = torch.add(total, difference, alpha=coefficient, out=into)
     return total.to(base.dtype)
+
+
+def _matrix_sum(stack: Tensor, coefficients: Sequence[float | Tensor]) -> Tensor:
+    """The weighted sum as a product of a row of weights with each sample's matrix of terms."""
+    rows = stack.shape[0]
+    weights = stack.new_ones(rows, 1, len(coefficients) + 1)
+    for place, coefficient in enumerate(coefficients):
+        weights[:, 0, place + 1] = coefficient
+    return torch.bmm(weights, stack.flatten(2)).view(rows, *stack.shape[2:])
+
+
+def every(value: Tensor, stride: int) -> Tensor:
+    """Every `stride`-th token of `value`, (…, tokens, channels), as a copy; `value` itself at a stride of 1."""
+    if stride == 1 or value.ndim < 3:
+        return value
+    return value[..., ::stride, :].contiguous()
+
+
+def distance_l2(a: Tensor, b: Tensor, norm: Norm) -> Tensor:
+    """L2 norm of `a - b`, as `norm_l2`, without making the difference where torch can."""
+    if a.dtype not in EXACT or a.ndim < 2 or torch.compiler.is_compiling():
+        return norm_l2(a - b, norm)
+    parts = torch.cdist(a.reshape(-1, 1, a.shape[-1]), b.reshape(-1, 1, b.shape[-1])).reshape(a.shape[:-1])
+    return torch.linalg.vector_norm(_rows(parts, norm), dim=1)
 
 
 def norm_l2(value: Tensor, norm: Norm) -> Tensor:
@@ -126,18 +167,20 @@ def sum_absolute(value: Tensor) -> Tensor:
     return _sum(value.abs(), "sample")
 
 
-def gram(terms: Sequence[Tensor], norm: Norm) -> Tensor:
-    """Inner products of `terms` with each other: (batch, m, m), or (1, m, m) over the whole tensor."""
-    size = len(terms)
-    upper = {(i, j): _sum(_wide(terms[i]) * _wide(terms[j]), norm) for i in range(size) for j in range(i, size)}
+def gram(stack: Tensor, norm: Norm) -> Tensor:
+    """Inner products of a stack's terms of order 1, 2, … with each other: (batch, m, m), or (1, m, m) over all."""
+    size = stack.shape[1] - 1
+    terms = [stack[:, place + 1] for place in range(size)]
+    upper = {(i, j): _inner(terms[i], terms[j], norm) for i in range(size) for j in range(i, size)}
     rows = [torch.stack([upper[min(i, j), max(i, j)] for j in range(size)], -1) for i in range(size)]
     return torch.stack(rows, -2)
 
 
-def gram_norm(products: Tensor, coefficients: Sequence[float]) -> tuple[Tensor, Tensor]:
+def gram_norm(products: Tensor, coefficients: Sequence[float | Tensor]) -> tuple[Tensor, Tensor]:
     """`‖Σ c_i D_i‖₂` from the Gram matrix of the D, and where it is zero up to the rounding of the Gram matrix.
 
-    Returns a tensor of norms and one of bools, both of shape (batch,) or (1,).
+    Coefficients are numbers or tensors without dimensions, as many or fewer than the D. Returns a tensor of norms and
+    one of bools, both of shape (batch,) or (1,).
     """
     size = len(coefficients)
     square = torch.zeros_like(products[:, 0, 0])
@@ -145,9 +188,19 @@ def gram_norm(products: Tensor, coefficients: Sequence[float]) -> tuple[Tensor, 
     for i in range(size):
         for j in range(i, size):
             twice = 1 if i == j else 2
-            square = torch.add(square, products[:, i, j], alpha=twice * coefficients[i] * coefficients[j])
-        scale = torch.add(scale, products[:, i, i].sqrt(), alpha=abs(coefficients[i]))
+            square = square + products[:, i, j] * coefficients[i] * coefficients[j] * twice
+        scale = scale + (products[:, i, i].sqrt() * coefficients[i]).abs()
     return square.clamp(min=0).sqrt(), square <= GRAM_ROUNDING * scale.square()
+
+
+def _inner(a: Tensor, b: Tensor, norm: Norm) -> Tensor:
+    """Inner product of each sample or of all: over the last dimension in float32 or wider, over the rest in float64."""
+    if a is b:
+        wide = torch.promote_types(a.dtype, torch.float32)
+        return _total(torch.linalg.vector_norm(a, dim=-1, dtype=wide).square(), norm)
+    if a.dtype in EXACT:
+        return _total(torch.linalg.vecdot(a, b), norm)
+    return _sum(_wide(a) * _wide(b), norm)
 
 
 def _rows(value: Tensor, norm: Norm) -> Tensor:
@@ -156,8 +209,11 @@ def _rows(value: Tensor, norm: Norm) -> Tensor:
 
 def _sum(value: Tensor, norm: Norm) -> Tensor:
     """Sum of each sample or of all: over the last dimension in float32 or wider, over the rest in float64."""
-    wide = torch.float32 if value.device.type == "mps" else torch.float64
-    parts = value.sum(-1, dtype=torch.promote_types(value.dtype, torch.float32))
+    return _total(value.sum(-1, dtype=torch.promote_types(value.dtype, torch.float32)), norm)
+
+
+def _total(parts: Tensor, norm: Norm) -> Tensor:
+    wide = torch.float32 if parts.device.type == "mps" else torch.float64
     return _rows(parts, norm).sum(1, dtype=wide)
 
 

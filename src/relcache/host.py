@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from relcache.cache import Cache
+from relcache.gauge import Gauge
 from relcache.models.base import ModelSpec
 from relcache.patch import Patch, is_compiled_anew
 from relcache.runner import Runner
@@ -25,10 +26,12 @@ class Condition(NamedTuple):
         replaced: whether a patched module is no longer the one that the model calls, as after loading a LoRA, or was
             compiled since.
         hooks: diffusers' hooks on blocks and modules: by them its guiders perturb a branch for one call.
+        compiled: whether units lie inside compiled code, the model's own or that of a block.
     """
 
     replaced: bool
     hooks: tuple[str, ...]
+    compiled: bool
 
 
 class Host:
@@ -44,14 +47,17 @@ class Host:
         self.model_name = type(model).__name__
         units = spec.units(model)
         spec.check_arguments(model, units)
+        first = (spec.fine or spec).units(model)[0]
+        self.gauge, self._gauged = Gauge(first.part), next(iter(first.modules))
         self.unit_names = [unit.name for unit in units]
         self.parts = [unit.part for unit in units]
         self.unit_modules = [list(unit.modules) if unit.turn == 0 else [] for unit in units]  # each module once
         self.signature = inspect.signature(type(model).forward)
         self.sample = spec.sample or list(self.signature.parameters)[1]
-        self.watch, self.swaps = Patch(), Patch()
-        names = {name for modules in self.unit_modules for name in modules}
+        self.watch, self.contexts, self.swaps = Patch(), Patch(), Patch()
+        names = {self._gauged, *(name for modules in self.unit_modules for name in modules)}
         self._paths = [(path, path.split(".")) for path in _with_ancestors(names)]
+        self._above = {path for path, _ in self._paths} - names  # what the modules lie in
         self._patched: dict[str, int] = {}  # identities of the patched modules
         self.look_at(model)
 
@@ -67,6 +73,10 @@ class Host:
             if unit.turn == 0:  # the first call's runner serves the others
                 Runner(cache, index, unit).attach(self.swaps, unit)
                 self._patched |= {name: id(module) for name, module in unit.modules.items()}
+        if self.first_unit in cache.gauges:
+            module = model.get_submodule(self._gauged)
+            self.gauge.attach(self.swaps, module)
+            self._patched[self._gauged] = id(module)
 
     def look_at(self, model: nn.Module) -> Condition:
         """How `model` is found.
@@ -74,7 +84,7 @@ class Host:
         Raises:
             RuntimeError: another cache has hooks in it.
         """
-        replaced, hooks = False, []
+        replaced, hooks, compiled = False, [], model._compiled_call_impl is not None
         for name, path in self._paths:
             module: Any = model
             for child in path:
@@ -82,6 +92,8 @@ class Host:
             identity = self._patched.get(name)
             if identity is not None:
                 replaced = replaced or identity != id(module) or is_compiled_anew(module)
+            elif module is not None and module._compiled_call_impl is not None:
+                compiled = compiled or name in self._above
             registry = module.__dict__.get("_diffusers_hook") if module is not None else None
             if registry is not None:
                 hooks += [f"{name}:{hook}" for hook in registry.hooks]
@@ -92,7 +104,7 @@ class Host:
                 f"{self.model_name} has another cache active (hook {hook!r} of diffusers on {block}): remove it, with "
                 "transformer.disable_cache() if that set it; two caches would skip each other's work"
             )
-        return Condition(replaced, tuple(hooks))
+        return Condition(replaced, tuple(hooks), compiled)
 
 
 def count_rows(sample: Any) -> int:

@@ -86,14 +86,16 @@ def RFC(
     norm: Norm = "sample",
     longest_gap: int | None = None,
     full_last: int = 0,
+    token_stride: int = 1,
 ) -> Method:
     """Relational feature caching: relational estimation with relational scheduling (RFC, arXiv 2602.19506).
 
     With `norm="sample"` norms run over each sample, and a batch's one decision takes the mean of its samples' errors.
     With `norm="tensor"` norms and the error ratio run over the whole tensor, the paper's formula to the letter.
+    Norms and errors of inputs run over every `token_stride`-th token.
     """
-    schedule = ErrorBudget(threshold, warmup, norm, longest_gap, full_last)
-    return Method(Relational(order, direction, norm), schedule, "RFC")
+    schedule = ErrorBudget(threshold, warmup, norm, longest_gap, full_last, token_stride)
+    return Method(Relational(order, direction, norm, token_stride), schedule, "RFC")
 
 
 def RFE(
@@ -103,9 +105,10 @@ def RFE(
     direction: Form = "taylor",
     norm: Norm = "sample",
     phase: int | None = None,
+    token_stride: int = 1,
 ) -> Method:
     """Relational feature estimation alone, at a fixed interval: an ablation of RFC."""
-    return Method(Relational(order, direction, norm), Interval(interval, warmup, phase), "RFE")
+    return Method(Relational(order, direction, norm, token_stride), Interval(interval, warmup, phase), "RFE")
 
 
 def RCS(
@@ -115,9 +118,11 @@ def RCS(
     norm: Norm = "sample",
     longest_gap: int | None = None,
     full_last: int = 0,
+    token_stride: int = 1,
 ) -> Method:
     """Relational cache scheduling alone, on TaylorSeer's forecast: an ablation of RFC."""
-    return Method(Taylor(order), ErrorBudget(threshold, warmup, norm, longest_gap, full_last), "RCS")
+    schedule = ErrorBudget(threshold, warmup, norm, longest_gap, full_last, token_stride)
+    return Method(Taylor(order), schedule, "RCS")
 
 
 def _newton(order: int, interval: int, warmup: int = 2, phase: int | None = None) -> Method:

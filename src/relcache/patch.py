@@ -7,8 +7,11 @@ affected. A copy of a patched module is unpatched.
 from __future__ import annotations
 
 import copy
+import inspect
+import types
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
@@ -22,33 +25,60 @@ UNPICKLABLE = (
 
 
 class Replacement:
-    """Stands in for a bound method of one module: `call(original, *args, **kwargs)`, or `original` once retired."""
+    """Stands in for a bound method of one module: `call(original, *args, **kwargs)`, or `original` once retired.
 
-    def __init__(self, module: nn.Module, attribute: str, call: Callable[..., Any]):
+    What is put on the module is `bound`, a method of this object. torch.compile takes two methods for the same whose
+    functions have the same code, so that blocks of one kind share a graph; of any other object it takes each by itself.
+    """
+
+    def __init__(self, module: nn.Module, attribute: str, call: Callable[..., Any] | None):
         self.original = getattr(module, attribute)
-        self.call: Callable[..., Any] | None = call
+        self.call = call
         self.attribute = attribute
-        self.__name__ = attribute
-        self.__wrapped__ = self.original  # lets inspect.signature see the original's
+        self.bound = self._bind()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def _pass(self, *args: Any, **kwargs: Any) -> Any:
         if self.call is None:
             return self.original(*args, **kwargs)
         return self.call(self.original, *args, **kwargs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """What was there before, bound to the copy of the module that is being made."""
-        return copy.deepcopy(self.original, memo)
+    def _bind(self) -> types.MethodType:
+        function = types.FunctionType(Replacement._pass.__code__, globals(), self.attribute)
+        function.__wrapped__ = self.original  # type: ignore[attr-defined]
+        with suppress(TypeError, ValueError):  # what has no signature
+            signature = inspect.signature(self.original)
+            own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+            function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+                parameters=[own, *signature.parameters.values()]
+            )
+        return types.MethodType(function, self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Replacement:
+        """One that is retired, with what was there before, bound to the copy of the module that is being made."""
+        copied = copy.copy(self)
+        copied.call, copied.original = None, copy.deepcopy(self.original, memo)
+        copied.bound = copied._bind()
+        return copied
+
+    def __copy__(self) -> Replacement:
+        copied = Replacement.__new__(Replacement)
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     def __reduce__(self) -> Any:
         raise TypeError(UNPICKLABLE)
 
 
+def is_replaced(value: Any) -> bool:
+    """Whether `value`, found on a module, stands in for something."""
+    return isinstance(getattr(value, "__self__", None), Replacement)
+
+
 def is_compiled_anew(module: nn.Module) -> bool:
     """Whether `module.compile()` was called since its call was swapped: what it compiled holds the replacement."""
     compiled = module._compiled_call_impl
-    swapped = isinstance(module.__dict__.get("forward"), Replacement) or isinstance(compiled, Replacement)
-    return swapped and compiled is not None and not isinstance(compiled, Replacement)
+    swapped = is_replaced(module.__dict__.get("forward")) or is_replaced(compiled)
+    return swapped and compiled is not None and not is_replaced(compiled)
 
 
 class Hook:
@@ -79,8 +109,23 @@ class Patch:
         """Call `before(module, args, kwargs)` and `after(module, args, kwargs, output)` around `module`'s forward.
 
         Where forward raises an Exception, `after` is called with the output None. These are torch's own hooks: they
-        hold whatever others put in the place of `module.forward`, as offloading does after each request.
+        hold whatever others put in the place of `module.forward`, as offloading does after each request. Of a module
+        that is compiled the compiled call is swapped instead, as hooks would be compiled with it.
         """
+        if module._compiled_call_impl is not None:
+
+            def call(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+                before(module, args, kwargs)
+                try:
+                    output = original(*args, **kwargs)
+                except Exception:
+                    after(module, args, kwargs, None)
+                    raise
+                after(module, args, kwargs, output)
+                return output
+
+            self.swap(module, "_compiled_call_impl", call)
+            return
         self._hooks.append(module.register_forward_pre_hook(Hook(before), with_kwargs=True))
         self._hooks.append(module.register_forward_hook(Hook(after), with_kwargs=True, always_call=True))
 
@@ -88,7 +133,7 @@ class Patch:
         """Let `module.attribute(...)` become `call(original, ...)`."""
         before = module.__dict__.get(attribute, _ABSENT)
         replacement = Replacement(module, attribute, call)
-        module.__dict__[attribute] = replacement
+        module.__dict__[attribute] = replacement.bound
         self._swapped.append((module, replacement, before))
 
     def swap_call(self, module: nn.Module, call: Callable[..., Any]) -> None:
@@ -105,7 +150,7 @@ class Patch:
         while self._swapped:
             module, replacement, before = self._swapped.pop()
             replacement.call = None
-            if module.__dict__.get(replacement.attribute) is not replacement:
+            if module.__dict__.get(replacement.attribute) is not replacement.bound:
                 warnings.warn(
                     f"{type(module).__name__}.{replacement.attribute} was replaced by other code while relcache was "
                     "enabled; that replacement is left in place, and relcache no longer acts behind it",

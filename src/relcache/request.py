@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from relcache.forecasters.base import FALLBACKS
 from relcache.storage import tensors
-from relcache.tracker import Seen, is_untouched
 
 Shape = tuple[tuple[torch.Size, torch.dtype, torch.device] | None, ...]
 
@@ -27,11 +26,10 @@ def shape_of(inputs: list[Tensor | None]) -> Shape:
 
 @dataclass
 class Stream:
-    """One output of a unit: the place of its input among the unit's, the forecaster's state, the last full output."""
+    """One output of a unit: the place of its input among the unit's, and the forecaster's state."""
 
     source: int
     state: Any = None
-    output: Seen | None = None
 
 
 @dataclass
@@ -40,8 +38,7 @@ class Cell:
 
     Attributes:
         shape: of the inputs that the cell was filled from.
-        full_steps: how many full steps it has seen.
-        step: the last of them.
+        steps: the full steps that it has seen, newest first; of older ones only as many as a forecast needs.
         streams: one for each output that is a tensor.
         form: how the outputs are returned: None for one tensor by itself, else for each entry of the tuple the place
             of its stream, or None for an entry that is None.
@@ -49,25 +46,28 @@ class Cell:
     """
 
     shape: Shape | None = None
-    full_steps: int = 0
-    step: int = -1
+    steps: tuple[int, ...] = ()
     streams: list[Stream] = field(default_factory=list)
     form: list[int | None] | None = None
     empties: dict[int, Any] = field(default_factory=dict)
 
-    @property
-    def is_intact(self) -> bool:
-        """Whether nobody has changed the last outputs in place; then the cache would not hold what it cached."""
-        return all(stream.output is None or is_untouched(stream.output, stream.output.value) for stream in self.streams)
+
+class Signal(NamedTuple):
+    """The terms of the first module's input, by which a schedule's error is measured, and their full steps."""
+
+    steps: tuple[int, ...]
+    stack: Any
 
 
 @dataclass
 class Branch:
-    """State of one guidance branch: a cell per unit, the ladder of the first unit's input, the model last called."""
+    """State of one guidance branch: a cell per unit, the first module's input, the model last called, and the work of
+    that call, which is the same for inputs of the same shapes."""
 
     cells: list[Cell]
-    signal: Any = None
+    signal: Signal | None = None
     host: int | None = None
+    work: Work | None = None
 
     def tensors(self) -> Iterator[Tensor]:
         """The tensors that the branch keeps alive."""

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from relcache.cache import Cache, Visit
-from relcache.models.base import Part, Unit, argument_place, first_argument
+from relcache.compiled import CompiledRunner
+from relcache.features import form_of, given_streams, handed_on, stream_places, token_dimension
+from relcache.models.base import Unit
 from relcache.patch import Patch
 
 
@@ -31,10 +33,11 @@ class Runner:
     def __init__(self, cache: Cache, index: int, unit: Unit):
         self._cache, self._index, self._name = cache, index, unit.name
         self._part = unit.part
-        self._streams = _places(next(iter(unit.modules.values())), unit.part)
-        self._tokens = 0 if unit.part.layout in ("tokens first", "packed") else 1  # the dimension in which tokens lie
+        self._streams = stream_places(next(iter(unit.modules.values())), unit.part)
+        self._tokens = token_dimension(unit.part)
         self._open: Opened | None = None  # of a unit of several modules until its last
         self._most, self._calls, self._serial = unit.part.calls, 0, -1
+        self._compiled = CompiledRunner(cache.pace, cache.slots[index], unit, cache.forecaster, cache.dtype)
 
     def attach(self, patch: Patch, unit: Unit) -> None:
         """Stand in for the forwards of the unit's modules."""
@@ -48,17 +51,20 @@ class Runner:
         patch.swap_call(last, self._exit if entries else self._whole)
 
     def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor | None]:
-        return [value.detach() if value is not None else None for value in _given(self._streams, args, kwargs)]
+        return [value.detach() if value is not None else None for value in given_streams(self._streams, args, kwargs)]
 
     def _whole(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self._compiled.whole(original, args, kwargs)
         if not self._cache.is_active:
             return original(*args, **kwargs)
-        return self._end(self._begin(args, kwargs), original, args, kwargs)
+        return self._end(self._begin(original, args, kwargs), original, args, kwargs)
 
-    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
+    def _begin(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
         """The unit's first module is called: from its inputs the cache says whether the unit is skipped."""
         index = self._next()
-        return Opened(index, self._cache.visit(index, self._inputs(args, kwargs)), _wants_gradient(args, kwargs))
+        visit = self._cache.visit(index, self._inputs(args, kwargs), lambda gauge: gauge.look(original, args, kwargs))
+        return Opened(index, visit, _wants_gradient(args, kwargs))
 
     def _end(self, opened: Opened, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The unit's last module is called: its output, forecast or computed and kept."""
@@ -77,10 +83,12 @@ class Runner:
 
     def _entry(self, place: int) -> Callable[..., Any]:
         def enter(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return self._compiled.entry(place, original, args, kwargs)
             if not self._cache.is_active:
                 return original(*args, **kwargs)
             if place == 0:
-                self._open = self._begin(args, kwargs)
+                self._open = self._begin(original, args, kwargs)
             visit = self._opened().visit
             if visit.skip:
                 return visit.cell.empties[place]
@@ -91,6 +99,8 @@ class Runner:
         return enter
 
     def _exit(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self._compiled.exit(original, args, kwargs)
         if not self._cache.is_active:
             return original(*args, **kwargs)
         opened, self._open = self._opened(), None
@@ -98,13 +108,15 @@ class Runner:
 
     def _block(self, place: int, module: nn.Module, is_last: bool) -> Callable[..., Any]:
         """One block of a run: on a cached step it hands its streams on, and the last returns the forecast."""
-        streams = _places(module, self._part)
+        streams = stream_places(module, self._part)
 
         def run(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return self._compiled.block(place, streams, is_last, original, args, kwargs)
             if not self._cache.is_active:
                 return original(*args, **kwargs)
             if place == 0:
-                self._open = self._begin(args, kwargs)
+                self._open = self._begin(original, args, kwargs)
                 self._cache.in_run = self._name if self._open.visit.skip else ""
             if self._open is None or self._serial != self._cache.serial:  # the first block was left out of this call
                 return original(*args, **kwargs)
@@ -113,21 +125,12 @@ class Runner:
                 self._open, self._cache.in_run = None, ""
                 return self._end(opened, original, args, kwargs)
             if visit.skip:
-                return self._handed_on(visit.cell.empties[place], _given(streams, args, kwargs))
+                return handed_on(visit.cell.empties[place], self._part, given_streams(streams, args, kwargs))
             output = original(*args, **kwargs)
-            visit.cell.empties[place] = _form(output)
+            visit.cell.empties[place] = form_of(output)
             return output
 
         return run
-
-    def _handed_on(self, form: Any, given: list[Tensor | None]) -> Any:
-        """What a block returns that does nothing: its streams in the form that it returns them in."""
-        if form is None:
-            return given[0]
-        kind, present = form
-        places = self._part.returns or range(len(given))
-        by_place = dict(zip(places, given, strict=True))
-        return kind(by_place[place] if there else None for place, there in enumerate(present))
 
     def _opened(self) -> Opened:
         if self._open is None:
@@ -139,31 +142,6 @@ class Runner:
 
     def _without_tokens(self, features: Tensor) -> Tensor:
         return features.detach().narrow(self._tokens, 0, 0).clone()
-
-
-def _places(module: nn.Module, part: Part) -> list[tuple[str, int | None]]:
-    """Name of each stream's argument, and its place among the positional arguments of the module's forward."""
-    names = part.streams or (first_argument(module.forward) or "hidden_states",)
-    places = [(name, argument_place(module.forward, name)) for name in names]
-    if places[0][1] is None:
-        places[0] = (names[0], 0)  # a wrapper that takes *args hands the features on as its first
-    return places
-
-
-def _given(streams: list[tuple[str, int | None]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor | None]:
-    """The tensor that each stream's argument was given, None where it was none."""
-    given = []
-    for name, place in streams:
-        value = kwargs.get(name)
-        if value is None and place is not None and place < len(args):
-            value = args[place]
-        given.append(value if isinstance(value, Tensor) else None)
-    return given
-
-
-def _form(output: Any) -> tuple[Callable[..., Any], list[bool]] | None:
-    """How a block returns its streams: None for one tensor, else the type, and which of its entries are tensors."""
-    return None if isinstance(output, Tensor) else (type(output), [entry is not None for entry in output])
 
 
 class _NoGradient(torch.autograd.Function):

@@ -65,8 +65,8 @@ class Session:
         self.method = method
         self.forecaster, self.schedule, self.cache_dtype = forecaster, schedule, cache_dtype
         parts = [part for host in self.hosts for part in host.parts]
-        first_units = {host.first_unit for host in self.hosts}
-        self.cache = Cache(self.unit_names, parts, first_units, forecaster, schedule, self._note_once, cache_dtype)
+        gauges = {host.first_unit: host.gauge for host in self.hosts} if schedule.needs_signal else {}
+        self.cache = Cache(self.unit_names, parts, gauges, forecaster, schedule, self._note_once, cache_dtype)
         self._num_inference_steps = num_inference_steps
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
         self._tracker = Tracker(self.hosts[0].spec.time_runs)
@@ -84,18 +84,30 @@ class Session:
         for host in self.hosts:
             model = host.model()
             assert model is not None
-            host.watch.watch(model, partial(self._before, host), self._after)
+            self._watch(host, model)
             if hasattr(model, "cache_context"):
-                host.watch.swap(model, "cache_context", self._enter_context)
+                host.contexts.swap(model, "cache_context", self._enter_context)
             if hasattr(model, "enable_cache"):
-                host.watch.swap(model, "enable_cache", refuse_cache)
+                host.contexts.swap(model, "enable_cache", refuse_cache)
             host.swap_units(self.cache, model)
+
+    def _watch(self, host: Host, model: nn.Module) -> None:
+        """Be told of the model's calls, also when it is compiled later."""
+
+        def compile(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+            host.watch.restore()
+            original(*args, **kwargs)
+            self._watch(host, model)
+
+        host.watch.watch(model, partial(self._before, host), self._after)
+        host.watch.swap(model, "compile", compile)
 
     def detach(self) -> None:
         """Put every forward back and drop the cache; the record of the last request stays. Twice is once."""
         self.attached = False
         for host in self.hosts:
             host.swaps.restore()
+            host.contexts.restore()
             host.watch.restore()
         self._tracker.reset()
         self.cache.drop()
@@ -141,6 +153,8 @@ class Session:
             self._abandon_call()
         try:
             self._begin_call(host, condition.hooks, args, kwargs, tensors)
+            if condition.compiled and self.cache.is_active:
+                self.cache.settle(host.units, lambda gauge: gauge.look(model.forward, args, kwargs))
         except BaseException:
             self._abandon_call()
             raise
@@ -151,13 +165,13 @@ class Session:
         if output is None:
             self._abandon_call()
             return
+        self.cache.close_call()
         if not self.cache.visited:
             self._note_once(
                 "unvisited",
                 f"a call of {self.model_name} reached none of the cached modules, and nothing of it was cached: its "
                 f"forward does not call {self.unit_names[0]} and the others that the spec names",
             )
-        self.cache.close_call()
 
     def _abandon_call(self) -> None:
         """Half a step is in the cache: whatever comes next begins a request."""

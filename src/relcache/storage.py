@@ -22,13 +22,14 @@ class Packed(NamedTuple):
     dtype: torch.dtype
 
 
-def pack(state: Any, dtype: CacheDtype, shapes: Collection[torch.Size]) -> Any:
-    """`state`, a tree of tuples, lists and dictionaries, with its floating-point tensors of `shapes` packed."""
+def pack(state: Any, dtype: CacheDtype, widths: Collection[int]) -> Any:
+    """`state`, a tree of tuples, lists and dictionaries, with its features packed: floating-point tensors whose last
+    dimension, the channels, is one of `widths`."""
     if dtype == "features":
         return state
 
     def packed(value: Tensor) -> Any:
-        if value.shape not in shapes or not value.is_floating_point():
+        if value.ndim < 2 or value.shape[-1] not in widths or not value.is_floating_point():
             return value
         into = TYPES[dtype]
         return value if value.element_size() <= into.itemsize else _pack(value, into)

@@ -22,7 +22,7 @@ from relcache.bench.entries import Entry
 from relcache.bench.pipelines import load_pipeline
 from relcache.bench.prepare import identity
 from relcache.bench.sampling import Sampler
-from relcache.expansion import Expansion, Ladder, norm_l2, sum_absolute, weighted_sum
+from relcache.expansion import Expansion, norm_l2, sum_absolute, weighted_sum
 from relcache.forecasters.base import Forecast, Forecaster
 from relcache.methods import Method, method_from_config
 from relcache.models.coarse import Granularity
@@ -32,13 +32,17 @@ INDEX, PARTS = "analysis.json", "parts"  # what was recorded, and the folder of 
 
 
 class Trail(NamedTuple):
-    """What a probe keeps of one stream: the last step's features, those of the forecasters, and numbers by step."""
+    """What a probe keeps of one stream: the last step's features, those of the forecasters, and numbers by step.
+
+    `steps` are the full steps of the forecasters, newest first.
+    """
 
     input: Tensor
     output: Tensor
-    inputs: Ladder
+    inputs: Tensor
     anchor: Tensor
     states: tuple[Any, ...]
+    steps: tuple[int, ...]
     rows: dict[int, dict[str, Tensor]]
 
 
@@ -59,7 +63,8 @@ class Probe(Forecaster):
     def expansion(self) -> Expansion:
         return Expansion(self.order)
 
-    def update(self, state: Trail | None, step: int, input: Tensor, output: Tensor) -> Trail:
+    def update(self, state: Trail | None, steps: Sequence[int], input: Tensor, output: Tensor) -> Trail:
+        step = steps[0]
         rows = {} if state is None else state.rows
         row: dict[str, Tensor] = {}
         if state is not None:
@@ -69,26 +74,27 @@ class Probe(Forecaster):
             row |= self._strayed(state, step, input, output)
             return state._replace(input=input, output=output, rows={**rows, step: row})
         states = state.states if state else (None,) * len(self.forecasters)
+        full = (step, *(state.steps if state else ()))
         states = tuple(
-            forecaster.update(known, step, input, output)
+            forecaster.update(known, full, input, output)
             for (_, forecaster), known in zip(self.forecasters, states, strict=True)
         )
-        inputs = self.expansion.extend(state.inputs if state else None, step, input)
-        return Trail(input, output, inputs, output, states, {**rows, step: row})
+        inputs = self.expansion.extend(state.inputs if state else None, full, input)
+        return Trail(input, output, inputs, output, states, full, {**rows, step: row})
 
     def _strayed(self, state: Trail, step: int, input: Tensor, output: Tensor) -> dict[str, Tensor]:
-        predicted = weighted_sum(state.inputs.terms, self.expansion.coefficients(state.inputs, step))
-        moved = norm_l2(input - state.inputs.terms[0], "sample")
+        predicted = weighted_sum(state.inputs, self.expansion.coefficients(state.steps, step))
+        moved = norm_l2(input - state.inputs[:, 0], "sample")
         row = {
             "s": norm_l2(output - state.anchor, "sample") / torch.where(moved == 0, torch.nan, moved),
             "input_error": sum_absolute(input - predicted) / sum_absolute(input),
         }
         for (name, forecaster), known in zip(self.forecasters, state.states, strict=True):
-            forecast = forecaster.forecast(known, step, input).output
+            forecast = forecaster.forecast(known, forecaster.coefficients(state.steps, step), input).output
             row[f"error {name}"] = sum_absolute(output - forecast) / sum_absolute(output)
         return row
 
-    def forecast(self, state: Any, step: int, input: Tensor) -> Forecast:
+    def forecast(self, state: Any, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
         raise TypeError("a probe forecasts nothing: give it the schedule Always")
 
 

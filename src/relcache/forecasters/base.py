@@ -3,18 +3,19 @@
 A forecaster answers: what does a skipped module return? It holds options, never history. The history of one stream of
 features is a `state`, which the session keeps: `update` takes the old one and returns the new one at a full step,
 `forecast` reads it at a cached step. A state is made of tuples, lists and dictionaries (a NamedTuple, say), so that the
-cache finds the tensors in it.
+cache finds the tensors in it; the steps at which it was updated are not in it, as all modules share them.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from relcache.expansion import Expansion, Ladder, weighted_sum
+from relcache.expansion import Expansion, weighted_sum
 
 
 class Forecast(NamedTuple):
@@ -43,28 +44,36 @@ class Forecaster(ABC):
         """How many full steps a state must have seen before `forecast` may be called."""
         return min(self.expansion.order, 1) + 1
 
-    @abstractmethod
-    def update(self, state: Any, step: int, input: Tensor, output: Tensor) -> Any:
-        """The state after the full step `step`; `state` is None at the first one.
+    def coefficients(self, steps: Sequence[int], step: int) -> list[float]:
+        """What `forecast` is given at the cached step `step` after full steps at `steps`, newest first."""
+        return self.expansion.coefficients(steps, step)
 
-        `input` and `output` are the module's features, batch first; they are kept by reference and must be detached.
+    @abstractmethod
+    def update(self, state: Any, steps: Sequence[int], input: Tensor, output: Tensor) -> Any:
+        """The state after the full step `steps[0]`; `state` is None at the first one.
+
+        Args:
+            state: what the last full step has left; it is not used again.
+            steps: the full steps that the state has seen, newest first, the present one included; of older ones only
+                as many as the expansion's order.
+            input, output: the module's features, batch first, detached. The input may be kept by reference, the output
+                is to be copied.
         """
 
     @abstractmethod
-    def forecast(self, state: Any, step: int, input: Tensor) -> Forecast:
-        """The module's output at the cached step `step`, of the shape and dtype of the last full step's output."""
+    def forecast(self, state: Any, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+        """The module's output at a cached step, of the shape and dtype of the last full step's output.
+
+        `coefficients` are those of the method of this name: numbers, or in compiled code tensors without dimensions.
+        """
 
 
 @dataclass(frozen=True)
 class LadderForecaster(Forecaster):
-    """A forecaster whose state is the ladder of its outputs, and whose forecast is a fixed combination of its terms."""
+    """A forecaster whose state is the stack of its outputs' differences, and whose forecast is their weighted sum."""
 
-    def coefficients(self, ladder: Ladder, step: int) -> list[float]:
-        """Coefficients of `ladder.terms[1:]` at `step`."""
-        return self.expansion.coefficients(ladder, step)
+    def update(self, state: Tensor | None, steps: Sequence[int], input: Tensor, output: Tensor) -> Tensor:
+        return self.expansion.extend(state, steps, output)
 
-    def update(self, state: Ladder | None, step: int, input: Tensor, output: Tensor) -> Ladder:
-        return self.expansion.extend(state, step, output)
-
-    def forecast(self, state: Ladder, step: int, input: Tensor) -> Forecast:
-        return Forecast(weighted_sum(state.terms, self.coefficients(state, step)))
+    def forecast(self, state: Tensor, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+        return Forecast(weighted_sum(state, coefficients))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relcache.expansion import Expansion, Ladder
+from relcache.expansion import Expansion
 from relcache.forecasters.base import LadderForecaster
 
 
@@ -29,5 +30,5 @@ class Linear(LadderForecaster):
     def expansion(self) -> Expansion:
         return Expansion(1)
 
-    def coefficients(self, ladder: Ladder, step: int) -> list[float]:
-        return [self.weight * c for c in super().coefficients(ladder, step)]
+    def coefficients(self, steps: Sequence[int], step: int) -> list[float]:
+        return [self.weight * c for c in super().coefficients(steps, step)]

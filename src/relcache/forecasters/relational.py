@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,13 +12,14 @@ from torch import Tensor
 from relcache.expansion import (
     Expansion,
     Form,
-    Ladder,
     Norm,
     check_choice,
+    check_stride,
+    distance_l2,
+    every,
     gram,
     gram_norm,
     last_gap,
-    norm_l2,
     weighted_sum,
 )
 from relcache.forecasters.base import Forecast, Forecaster
@@ -26,15 +28,24 @@ from relcache.forecasters.base import Forecast, Forecaster
 class RelationalState(NamedTuple):
     """What one stream keeps between full steps.
 
-    `input_change` is ‖Δ_N I‖ and `products` the Gram matrix of the ladder's differences, both per sample; `fallback`
-    is what a first-order forecast falls back to. All three are None until the second full step.
+    Attributes:
+        stack: of the outputs' terms.
+        input: at the last full step, or every so manieth token of it.
+        rate: 1 / ‖Δ_N I‖, for the Newton direction N / ‖Δ_N I‖, per sample; what the input's movement is multiplied by
+            to give the coefficient of the first difference.
+        still: where ‖Δ_N I‖ is 0.
+        products: the Gram matrix of the differences; above order 1 only.
+        fallback: what a first-order forecast falls back to.
+
+    All but the first two are None until the second full step.
     """
 
-    ladder: Ladder
+    stack: Tensor
     input: Tensor
-    input_change: Tensor | None
-    products: Tensor | None
-    fallback: Tensor | None
+    rate: Tensor | None = None
+    still: Tensor | None = None
+    products: Tensor | None = None
+    fallback: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -47,17 +58,20 @@ class Relational(Forecaster):
 
     A cached step takes no norm of an output. At order 1, s and g cancel and the coefficient of Δ_N O is
     `‖I(t-k) - I(t)‖ / ‖Δ_N I‖`; above, the direction's norm comes from the Gram matrix of the cached differences.
+    With a `token_stride` above 1 the norms of inputs run over every so manieth token, of both ‖I(t-k) - I(t)‖ and
+    ‖Δ_N I‖, and only these tokens are kept of the input.
     Where ‖Δ_N I‖ = 0 the sample gets the plain expansion, where the direction is zero it gets O(t).
 
     Source: RFC, arXiv 2602.19506.
 
     Raises:
-        ValueError: an order below 1, an unknown direction or norm.
+        ValueError: an order below 1, an unknown direction or norm, a stride below 1.
     """
 
     order: int = 1
     direction: Form = "taylor"
     norm: Norm = "sample"
+    token_stride: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order < 1:
@@ -67,38 +81,39 @@ class Relational(Forecaster):
             )
         check_choice("the direction of Relational", self.direction, Form)
         check_choice("the norm of Relational", self.norm, Norm)
+        check_stride("Relational", self.token_stride)
 
     @property
     def expansion(self) -> Expansion:
         return Expansion(self.order, self.direction)
 
-    def update(self, state: RelationalState | None, step: int, input: Tensor, output: Tensor) -> RelationalState:
-        ladder = self.expansion.extend(state.ladder if state else None, step, output)
+    def update(
+        self, state: RelationalState | None, steps: Sequence[int], input: Tensor, output: Tensor
+    ) -> RelationalState:
+        stack = self.expansion.extend(state.stack if state else None, steps, output)
+        input = every(input, self.token_stride)
         if state is None:
-            return RelationalState(ladder, input, None, None, None)
-        input_change = norm_l2(input - state.input, self.norm)
-        products = gram(ladder.terms[1:], self.norm)
-        return RelationalState(
-            ladder, input, input_change, products, _fallback(input_change == 0, products[:, 0, 0] == 0)
-        )
+            return RelationalState(stack, input)
+        moved = distance_l2(input, state.input, self.norm)
+        still = moved == 0
+        gap = 1 if self.direction == "taylor" else last_gap(steps)
+        products = gram(stack, self.norm)
+        return RelationalState(stack, input, gap / moved, still, products, _fallback(still, products[:, 0, 0] == 0))
 
-    def forecast(self, state: RelationalState, step: int, input: Tensor) -> Forecast:
-        ladder, input_change, products = state.ladder, state.input_change, state.products
-        assert input_change is not None
-        assert products is not None
-        plain = self.expansion.coefficients(ladder, step)
-        moved = norm_l2(input - state.input, self.norm)
-        still = input_change == 0
-        if len(plain) == 1:
+    def forecast(self, state: RelationalState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+        assert state.rate is not None
+        assert state.still is not None
+        assert state.products is not None
+        moved = distance_l2(every(input, self.token_stride), state.input, self.norm) * state.rate
+        if len(coefficients) == 1:
             # s ‖I(t-k) - I(t)‖ g(c D) = ‖I(t-k) - I(t)‖ / ‖Δ_N I‖ · Δ_N O, and D is Δ_N O over its divisor.
-            divisor = 1 if self.direction == "taylor" else last_gap(ladder)
-            coefficients = [torch.where(still, plain[0], moved / input_change * divisor)]
-            return Forecast(weighted_sum(ladder.terms, coefficients), state.fallback)
-        length, no_direction = gram_norm(products, plain)
-        output_change = products[:, 0, 0].sqrt() * (1 if self.direction == "taylor" else last_gap(ladder))
-        scale = torch.where(still, 1.0, output_change / input_change * moved / length)
+            coefficient = torch.where(state.still, coefficients[0], moved)
+            return Forecast(weighted_sum(state.stack, [coefficient]), state.fallback)
+        length, no_direction = gram_norm(state.products, coefficients)
+        scale = torch.where(state.still, 1.0, state.products[:, 0, 0].sqrt() / length * moved)
         scale = torch.where(no_direction, 0.0, scale)
-        return Forecast(weighted_sum(ladder.terms, [scale * c for c in plain]), _fallback(still, no_direction))
+        fallback = _fallback(state.still, no_direction)
+        return Forecast(weighted_sum(state.stack, [scale * c for c in coefficients]), fallback)
 
 
 def _fallback(still: Tensor, no_direction: Tensor) -> Tensor:

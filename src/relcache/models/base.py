@@ -125,6 +125,7 @@ class ModelSpec:
         inputs: makes the arguments of one forward from the model's config and a `Size`, on the default device; what
             `Handle.estimate` and `relcache.inspect` call the model with.
         text: tokens of text that the family's pipeline gives by default.
+        fine: of a spec of whole blocks, the spec of modules that it was made from.
         pipelines: pipelines of diffusers that the tests run end to end with a small model of the family. A small model
             by itself is held against the plain equations for every spec of relcache's own.
 
@@ -141,6 +142,7 @@ class ModelSpec:
     inputs: Callable[[Any, Size], dict[str, Any]] | None = field(default=None, compare=False)
     text: int = 0
     pipelines: tuple[str, ...] = ()
+    fine: ModelSpec | None = None
 
     def __post_init__(self) -> None:
         if not self.modules:
@@ -302,34 +304,6 @@ def argument_place(forward: Callable[..., Any], name: str) -> int | None:
     positional = [key for key, value in parameters.items() if value.kind in (value.POSITIONAL_OR_KEYWORD,
                                                                              value.POSITIONAL_ONLY)]  # fmt: skip
     return positional.index(name) if name in positional else None
-
-
-def to_rows(features: Tensor, layout: Layout, rows: int) -> Tensor:
-    """A view of `features` whose first dimension is the batch of `rows` samples.
-
-    Raises:
-        ValueError: "folded" features whose first dimension is no multiple of `rows`.
-    """
-    if layout == "rows":
-        return features
-    if layout == "tokens first":
-        return features.transpose(0, 1)
-    if layout == "packed":
-        return features.unsqueeze(0)
-    if features.shape[0] % rows:
-        raise ValueError(f"features of shape {tuple(features.shape)} do not fold into a batch of {rows}")
-    return features.unflatten(0, (rows, features.shape[0] // rows))
-
-
-def from_rows(features: Tensor, layout: Layout) -> Tensor:
-    """The inverse of `to_rows`."""
-    if layout == "rows":
-        return features
-    if layout == "tokens first":
-        return features.transpose(0, 1)
-    if layout == "packed":
-        return features.squeeze(0)
-    return features.flatten(0, 1)
 
 
 def _stack(part: Part) -> str:

@@ -134,7 +134,7 @@ def _coarsened(spec: ModelSpec, model: nn.Module, granularity: Granularity) -> M
             f"the blocks of {type(model).__name__} ({', '.join(lists)}) cannot be skipped whole: what they return is "
             "not what they are given; use granularity='module'"
         )
-    return replace(spec, modules=tuple(modules))
+    return replace(spec, modules=tuple(modules), fine=spec)
 
 
 def _calls(spec: ModelSpec, model: nn.Module, patterns: Sequence[str]) -> dict[str, list[Call]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from relcache.expansion import Norm, check_choice
+from relcache.expansion import Norm, check_choice, check_stride
 from relcache.schedules.base import Schedule, check_count, check_warmup
 
 
@@ -32,11 +32,13 @@ class ErrorBudget(Schedule):
     steps therefore depend on its batch mates; Interval and Plan do not.
 
     `longest_gap` caps the number of steps from one full step to the next; the last `full_last` steps are always full.
+    With a `token_stride` above 1 both sums run over every so manieth token, and only these are kept.
 
     Source: RFC, arXiv 2602.19506.
 
     Raises:
-        ValueError: a negative or infinite threshold, a warm-up below 1, a longest gap below 1, a negative `full_last`.
+        ValueError: a negative or infinite threshold, a warm-up below 1, a longest gap below 1, a negative
+            `full_last`, a `token_stride` below 1.
     """
 
     threshold: float
@@ -44,6 +46,7 @@ class ErrorBudget(Schedule):
     norm: Norm = "sample"
     longest_gap: int | None = None
     full_last: int = 0
+    token_stride: int = 1
     needs_signal = True
 
     def __post_init__(self) -> None:
@@ -54,6 +57,7 @@ class ErrorBudget(Schedule):
         check_choice("the norm of ErrorBudget", self.norm, Norm)
         if self.longest_gap is not None:
             check_count("the longest_gap of ErrorBudget", self.longest_gap, 1)
+        check_stride("ErrorBudget", self.token_stride)
         check_count("the full_last of ErrorBudget", self.full_last, 0)
 
     def check(self, total_steps: int) -> None:

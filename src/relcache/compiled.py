@@ -1,0 +1,173 @@
+"""Units inside compiled code: what `Runner` does, written so that torch.compile makes two graphs of it and breaks none.
+
+A compiled model cannot ask whether a step is full: the cache decides before the call. Then the graph of a full step
+runs the units and leaves their inputs and outputs on a `Slot` each, and that of a cached step finds states and
+coefficients there. Nothing that differs from step to step or from block to block is a Python number, so that no graph
+has to be made anew. Knows specs, forecasters and the patch; of steps and requests nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from relcache.features import (
+    Place,
+    form_of,
+    from_rows,
+    given_streams,
+    handed_on,
+    stream_places,
+    to_rows,
+    token_dimension,
+)
+from relcache.forecasters.base import Forecaster
+from relcache.models.base import Unit
+from relcache.storage import CacheDtype, unpack
+
+
+@dataclass
+class Pace:
+    """What all units of a model are told about the present call: whether it is to be cached, whether it is skipped."""
+
+    active: bool = False
+    skip: bool = False
+    rows: int = 1
+
+
+@dataclass
+class Slot:
+    """What passes between one unit's compiled code and the cache, in one call.
+
+    Attributes:
+        states, sources: of each stream the forecaster's state and the place of its input; None where there is no
+            history, and the unit is computed.
+        coefficients: of the forecast, (order,).
+        form: as `Cell.form`.
+        empties: as `Cell.empties`.
+        inputs, output: of a unit that was computed.
+        codes: of the forecasts' fall-backs.
+        visited: whether the unit was skipped.
+    """
+
+    states: tuple[Any, ...] | None = None
+    sources: tuple[int, ...] = ()
+    coefficients: Tensor | None = None
+    form: list[int | None] | None = None
+    empties: dict[int, Any] = field(default_factory=dict)
+    inputs: list[Tensor | None] | None = None
+    output: Any = None
+    codes: list[Tensor] = field(default_factory=list)
+    visited: bool = False
+
+    def clear(self) -> None:
+        """Keep nothing of the call."""
+        self.states = self.coefficients = self.inputs = self.output = None
+        self.codes, self.visited, self.empties = [], False, {}
+
+
+class CompiledRunner:
+    """One unit as compiled code sees it."""
+
+    def __init__(self, pace: Pace, slot: Slot, unit: Unit, forecaster: Forecaster, dtype: CacheDtype):
+        self._pace, self._slot, self._part = pace, slot, unit.part
+        self._forecaster, self._dtype = forecaster, dtype
+        self._streams = stream_places(next(iter(unit.modules.values())), unit.part)
+        self._tokens = token_dimension(unit.part)
+
+    def whole(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A unit of one module."""
+        if not self._pace.active:
+            return original(*args, **kwargs)
+        self._open(args, kwargs)
+        return self._close(original, args, kwargs)
+
+    def entry(self, place: int, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The first or a middle module of a parallel unit."""
+        if not self._pace.active:
+            return original(*args, **kwargs)
+        if place == 0:
+            self._open(args, kwargs)
+        if self._skips:
+            return self._slot.empties[place]
+        output = original(*args, **kwargs)
+        self._slot.empties[place] = tree_map_only(Tensor, lambda t: t.narrow(self._tokens, 0, 0).clone(), output)
+        return output
+
+    def exit(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The last module of a parallel unit."""
+        if not self._pace.active:
+            return original(*args, **kwargs)
+        return self._close(original, args, kwargs)
+
+    def block(
+        self,
+        place: int,
+        streams: list[Place],
+        is_last: bool,
+        original: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """One block of a run."""
+        if not self._pace.active:
+            return original(*args, **kwargs)
+        if place == 0:
+            self._open(args, kwargs)
+        if is_last:
+            return self._close(original, args, kwargs)
+        if self._skips:
+            return handed_on(self._slot.empties[place], self._part, given_streams(streams, args, kwargs))
+        output = original(*args, **kwargs)
+        self._slot.empties[place] = form_of(output)
+        return output
+
+    @property
+    def _skips(self) -> bool:
+        return self._pace.skip and self._slot.states is not None
+
+    def _open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = given_streams(self._streams, args, kwargs)
+        self._slot.inputs = [
+            None if value is None else to_rows(value.detach(), self._part.layout, self._pace.rows) for value in given
+        ]
+
+    def _close(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        slot = self._slot
+        if self._skips:
+            inputs, slot.inputs = slot.inputs, None
+            assert inputs is not None
+            slot.visited = True
+            return self._forecast(inputs)
+        output = original(*args, **kwargs)
+        slot.output = tree_map_only(Tensor, lambda t: t.detach().clone(), output)  # others may write into it
+        return output
+
+    def _forecast(self, inputs: list[Tensor | None]) -> Any:
+        slot, part = self._slot, self._part
+        assert slot.states is not None
+        coefficients = [] if slot.coefficients is None else list(slot.coefficients.unbind(0))
+        outputs: list[Tensor] = []
+        codes: list[Tensor] = []
+        for state, source in zip(slot.states, slot.sources, strict=True):
+            input = inputs[source]
+            assert input is not None
+            output, code = self._forecaster.forecast(unpack(state, self._dtype), coefficients, input)
+            if code is not None:
+                codes.append(code)
+            output = input + output if part.residual else output
+            outputs.append(from_rows(output if coefficients else output.clone(), part.layout))
+        slot.codes = codes
+        if slot.form is None:
+            return outputs[0]
+        return tuple(None if place is None else outputs[place] for place in slot.form)
+
+
+def coefficients_on(values: list[float], order: int, device: torch.device) -> Tensor | None:
+    """Coefficients as a tensor of as many as the order has, zeros where the history does not reach."""
+    return torch.tensor(values + [0.0] * (order - len(values)), dtype=torch.float32, device=device) if order else None

@@ -1,0 +1,74 @@
+"""Where an error-driven schedule reads: the input of a model's first module, whatever the units are.
+
+Knows specs and the patch; of schedules and errors nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relcache.features import Place, given_streams, stream_places, to_rows
+from relcache.models.base import Part
+from relcache.patch import Patch
+
+
+class _Reached(Exception):
+    """The module was called; what comes after it is not wanted."""
+
+
+class Gauge:
+    """Stands before one module and remembers the features that it is given.
+
+    That module's input has been normalised and modulated by the timestep, which a block's has not: its error tells far
+    better when to compute in full. Where the module is skipped with all around it, `look` runs up to it.
+    """
+
+    def __init__(self, part: Part):
+        self._part = part
+        self._stream: list[Place] = []
+        self._seen: Tensor | None = None
+        self._stops = False
+        self.awake = False  # whether a call is in progress of which the features are wanted
+
+    def attach(self, patch: Patch, module: nn.Module) -> None:
+        """Stand before the forward of `module`, of the part that the gauge was made for."""
+        self._stream = stream_places(module, self._part)[:1]
+        patch.swap_call(module, self._call)
+
+    def _call(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self.awake:
+            self._seen = given_streams(self._stream, args, kwargs)[0]
+            if self._stops:
+                raise _Reached
+        return original(*args, **kwargs)
+
+    def wake(self) -> None:
+        """A call begins."""
+        self.awake, self._seen = True, None
+
+    def rest(self) -> None:
+        """It has ended."""
+        self.awake, self._seen = False, None
+
+    def features(self, rows: int) -> Tensor | None:
+        """What the module was given in the present call, batch of `rows` first; None if it was not reached yet."""
+        return None if self._seen is None else to_rows(self._seen.detach(), self._part.layout, rows)
+
+    @torch.no_grad()
+    def look(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Run `forward` until it calls the module, without what is compiled in it."""
+        self._stops = True
+        eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+        try:
+            with eager:
+                forward(*args, **kwargs)
+        except _Reached:
+            pass
+        finally:
+            self._stops = False
