@@ -133,9 +133,9 @@ def test_cache_bytes_of_taylor(model: DiTTransformer2DModel) -> None:
     assert handle.report().cache_bytes == MODULES * 3 * FEATURE
 
 
-# What Relational keeps of 2 samples beside features, at order 2: 1 / ‖ΔI‖ (float32), the Gram matrix (float64), and one
-# byte each for whether it is zero and for the fall-back.
-SMALL = 2 * (4 + 2 * 2 * 8 + 1 + 1)
+# What Relational keeps of 2 samples beside features, at order 2: 1 / ‖ΔI‖ (float32), s and the Gram matrix
+# (float64), and one byte each for whether ‖ΔI‖ is zero and for the fall-back.
+SMALL = 2 * (4 + 8 + 2 * 2 * 8 + 1 + 1)
 
 
 def test_cache_bytes_of_relational(model: DiTTransformer2DModel) -> None:

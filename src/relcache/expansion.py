@@ -30,7 +30,7 @@ Form = Literal["taylor", "newton"]
 Norm = Literal["sample", "tensor"]
 
 EXACT = (torch.float32, torch.float64)  # dtypes of which products may be summed in their own precision
-GRAM_ROUNDING = 1e-7  # relative error that the products of a Gram matrix in float32 may have
+GRAM_ROUNDING = 1e-7  # relative error that the products of a Gram matrix in float32 may have; (Σ a_i)² ≤ m Σ a_i²
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,11 @@ def weighted_sum(stack: Tensor, coefficients: Sequence[float | Tensor]) -> Tenso
 def _matrix_sum(stack: Tensor, coefficients: Sequence[float | Tensor]) -> Tensor:
     """The weighted sum as a product of a row of weights with each sample's matrix of terms."""
     rows = stack.shape[0]
-    weights = stack.new_ones(rows, 1, len(coefficients) + 1)
-    for place, coefficient in enumerate(coefficients):
-        weights[:, 0, place + 1] = coefficient
+    if isinstance(coefficients[0], Tensor):
+        weights = stack.new_ones(rows, 1, len(coefficients) + 1)
+        torch.stack([c.expand(rows) for c in coefficients if isinstance(c, Tensor)], 1, out=weights[:, 0, 1:])
+    else:
+        weights = stack.new_tensor([1.0, *coefficients]).expand(rows, 1, -1)
     return torch.bmm(weights, stack.flatten(2)).view(rows, *stack.shape[2:])
 
 
@@ -182,15 +184,17 @@ def gram_norm(products: Tensor, coefficients: Sequence[float | Tensor]) -> tuple
     Coefficients are numbers or tensors without dimensions, as many or fewer than the D. Returns a tensor of norms and
     one of bools, both of shape (batch,) or (1,).
     """
-    size = len(coefficients)
-    square = torch.zeros_like(products[:, 0, 0])
-    scale = torch.zeros_like(square)
-    for i in range(size):
-        for j in range(i, size):
-            twice = 1 if i == j else 2
-            square = square + products[:, i, j] * coefficients[i] * coefficients[j] * twice
-        scale = scale + (products[:, i, i].sqrt() * coefficients[i]).abs()
-    return square.clamp(min=0).sqrt(), square <= GRAM_ROUNDING * scale.square()
+    size = products.shape[-1]
+    entries = products.flatten(1).unbind(1)
+    own = [entries[i * size + i] * (c * c) for i, c in enumerate(coefficients)]
+    among = [
+        entries[i * size + j] * (2 * coefficients[i] * coefficients[j])
+        for i in range(len(coefficients))
+        for j in range(i + 1, len(coefficients))
+    ]
+    largest = sum(own[1:], own[0])
+    square = sum(among, largest)
+    return square.clamp(min=0).sqrt(), square <= largest * (len(own) * GRAM_ROUNDING)
 
 
 def _inner(a: Tensor, b: Tensor, norm: Norm) -> Tensor:

@@ -33,8 +33,9 @@ class RelationalState(NamedTuple):
         input: at the last full step, or every so manieth token of it.
         rate: 1 / ‖Δ_N I‖, for the Newton direction N / ‖Δ_N I‖, per sample; what the input's movement is multiplied by
             to give the coefficient of the first difference.
+        s: ‖Δ_N O‖ / ‖Δ_N I‖, per sample.
         still: where ‖Δ_N I‖ is 0.
-        products: the Gram matrix of the differences; above order 1 only.
+        products: the Gram matrix of the differences.
         fallback: what a first-order forecast falls back to.
 
     All but the first two are None until the second full step.
@@ -43,6 +44,7 @@ class RelationalState(NamedTuple):
     stack: Tensor
     input: Tensor
     rate: Tensor | None = None
+    s: Tensor | None = None
     still: Tensor | None = None
     products: Tensor | None = None
     fallback: Tensor | None = None
@@ -97,20 +99,23 @@ class Relational(Forecaster):
         moved = distance_l2(input, state.input, self.norm)
         still = moved == 0
         gap = 1 if self.direction == "taylor" else last_gap(steps)
-        products = gram(stack, self.norm)
-        return RelationalState(stack, input, gap / moved, still, products, _fallback(still, products[:, 0, 0] == 0))
+        products, rate = gram(stack, self.norm), gap / moved
+        square = products[:, 0, 0]
+        s = square.sqrt() * rate
+        return RelationalState(stack, input, rate, s, still, products, _fallback(still, square == 0))
 
     def forecast(self, state: RelationalState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
         assert state.rate is not None
+        assert state.s is not None
         assert state.still is not None
         assert state.products is not None
-        moved = distance_l2(every(input, self.token_stride), state.input, self.norm) * state.rate
+        moved = distance_l2(every(input, self.token_stride), state.input, self.norm)
         if len(coefficients) == 1:
             # s ‖I(t-k) - I(t)‖ g(c D) = ‖I(t-k) - I(t)‖ / ‖Δ_N I‖ · Δ_N O, and D is Δ_N O over its divisor.
-            coefficient = torch.where(state.still, coefficients[0], moved)
+            coefficient = torch.where(state.still, coefficients[0], moved * state.rate)
             return Forecast(weighted_sum(state.stack, [coefficient]), state.fallback)
         length, no_direction = gram_norm(state.products, coefficients)
-        scale = torch.where(state.still, 1.0, state.products[:, 0, 0].sqrt() / length * moved)
+        scale = torch.where(state.still, 1.0, state.s * moved / length)
         scale = torch.where(no_direction, 0.0, scale)
         fallback = _fallback(state.still, no_direction)
         return Forecast(weighted_sum(state.stack, [scale * c for c in coefficients]), fallback)
