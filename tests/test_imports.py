@@ -35,8 +35,9 @@ RANKS = {
     "figures": 10,
     "metrics": 10,
     "bench": 11,
-    "cli": 12,
-    "__main__": 13,
+    "commands": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 PIPELINES_ALLOWED = {"bench", "cli", "__main__"}
 

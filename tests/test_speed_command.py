@@ -14,7 +14,8 @@ import relcache
 from relcache.bench.calibration import interval_for
 from relcache.bench.counting import count
 from relcache.bench.entries import choose
-from relcache.bench.speed import SUBJECTS, Course, calls_of, contestants_for, live_bytes, methods_at, race
+from relcache.bench.speed import contestants_for, live_bytes, methods_at, race
+from relcache.bench.subjects import SUBJECTS, Course, calls_of
 from relcache.cli import app
 from relcache.methods import method_from_text
 from relcache.models import SPECS

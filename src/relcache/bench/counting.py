@@ -1,6 +1,6 @@
 """What a cached step has to do, counted without doing it: bytes, FLOPs and kernels.
 
-The models are those of `speed.SUBJECTS` at their full size; they lie on the meta device, and no weight is needed.
+The models are those of `subjects.SUBJECTS` at their full size; they lie on the meta device, and no weight is needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from relcache.bench.pipelines import precision_of
-from relcache.bench.speed import Subject
+from relcache.bench.subjects import Subject
 from relcache.estimate import fill
 from relcache.meta import without_values
 from relcache.methods import Method

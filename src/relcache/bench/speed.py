@@ -7,169 +7,30 @@ model as it is.
 
 from __future__ import annotations
 
-import difflib
 import gc
 import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import diffusers
 import torch
 from torch import Tensor, nn
 
 import relcache
-from relcache import ModelSpec, Size
+from relcache import ModelSpec
 from relcache.bench import files
-from relcache.bench.asked import call_options
 from relcache.bench.calibration import with_any_budget
 from relcache.bench.entries import Entry
-from relcache.bench.pipelines import precision_of
+from relcache.bench.subjects import Course
 from relcache.methods import Method, method_from_config
-from relcache.models import SPECS
 from relcache.schedules import ErrorBudget, Interval
 
 NEVER = 1e9  # a threshold that no error reaches
 WARMUP = 2
-
-
-class Subject(NamedTuple):
-    """A model of the paper with random weights: its class, config and size, and how many of its blocks are few."""
-
-    class_name: str
-    config: dict[str, Any]
-    size: Size
-    blocks: tuple[str, ...]
-    few: tuple[int, ...]
-
-
-SUBJECTS = {
-    "dit": Subject(
-        "DiTTransformer2DModel", {"num_layers": 28, "sample_size": 32, "out_channels": 8}, Size(8, 32, 32),
-        ("num_layers",), (4,),
-    ),
-    "flux": Subject(
-        "FluxTransformer2DModel", {"num_layers": 19, "num_single_layers": 38, "guidance_embeds": True},
-        Size(1, 64, 64, text=512), ("num_layers", "num_single_layers"), (2, 4),
-    ),
-    "hunyuan": Subject(
-        "HunyuanVideoTransformer3DModel", {"num_layers": 20, "num_single_layers": 40, "guidance_embeds": True},
-        Size(1, 60, 80, 9, 256), ("num_layers", "num_single_layers"), (2, 4),
-    ),
-}  # fmt: skip
-
-
-@dataclass
-class Course:
-    """What every contestant runs: a model, and the arguments of each step's call."""
-
-    about: str
-    model: nn.Module
-    spec: ModelSpec
-    calls: list[dict[str, Any]]
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-
-def course_of(
-    name: str,
-    device: str,
-    dtype: str,
-    steps: int,
-    blocks: Sequence[int] | None = None,
-    size: str | None = None,
-    frames: int | None = None,
-    batch: int | None = None,
-) -> Course:
-    """The loop on one of SUBJECTS with random weights.
-
-    Args:
-        blocks: how many of each kind; [] takes all of them, None few on a CPU and all on a GPU.
-        size: HEIGHTxWIDTH in pixels, or one number for both.
-
-    Raises:
-        ValueError: an unknown model or dtype, a wrong size, or blocks that do not fit the model's kinds.
-    """
-    subject, precision = subject_of(name, size, frames, batch), precision_of(dtype)
-    if blocks is None:
-        blocks = subject.few if torch.device(device).type == "cpu" else []
-    if blocks and len(blocks) != len(subject.blocks):
-        raise ValueError(f"{name} has blocks of {len(subject.blocks)} kinds; --blocks names {len(blocks)}")
-    config = subject.config | dict(zip(subject.blocks, blocks, strict=bool(blocks)))
-    latents = subject.size
-    with torch.device("meta"):
-        model = getattr(diffusers, subject.class_name)(**config)
-    model = filled(model, precision, device)
-    spec = next(spec for spec in SPECS if spec.class_name == subject.class_name)
-    numbers = " + ".join(str(config[kind]) for kind in subject.blocks)
-    where = (
-        torch.cuda.get_device_name()
-        if torch.device(device).type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
-    about = (
-        f"{subject.class_name}, {numbers} blocks, {latents.height * 8} x {latents.width * 8}"
-        f"{f', {4 * latents.frames - 3} frames' if latents.frames > 1 else ''}, batch {latents.batch}, {dtype}, {where}"
-    )
-    return Course(about, model, spec, calls_of(model, spec, latents, steps))
-
-
-def subject_of(name: str, size: str | None = None, frames: int | None = None, batch: int | None = None) -> Subject:
-    """The model of this name, at its own size or at one given in pixels.
-
-    Raises:
-        ValueError: there is none, or a wrong size.
-    """
-    if name not in SUBJECTS:
-        near = difflib.get_close_matches(name, SUBJECTS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown model {name!r}: {hint}there are {', '.join(SUBJECTS)}")
-    subject = SUBJECTS[name]
-    latents = replace(subject.size, batch=batch or subject.size.batch)
-    given = call_options(None, None, size, frames, [])
-    if size is not None:
-        latents = replace(latents, height=given["height"] // 8, width=given["width"] // 8)
-    if frames is not None:
-        latents = replace(latents, frames=(frames - 1) // 4 + 1)
-    config = subject.config | ({"sample_size": latents.height} if "sample_size" in subject.config else {})
-    return subject._replace(size=latents, config=config)
-
-
-def filled(model: Any, dtype: torch.dtype, device: str) -> nn.Module:
-    """A model of the meta device on a real one, with small random weights."""
-    tables = type(model)(**model.config) if any(True for _ in model.buffers()) else None
-    model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
-    generator = torch.Generator(device).manual_seed(0)
-    for parameter in model.parameters():
-        parameter.normal_(0, 0.02, generator=generator)
-    for name, buffer in tables.named_buffers() if tables is not None else ():
-        model.get_buffer(name).copy_(buffer)
-    return model
-
-
-def calls_of(model: nn.Module, spec: ModelSpec, size: Size, steps: int) -> list[dict[str, Any]]:
-    """The arguments of each step: the sample drifts from one noise to another, the timestep falls to a fiftieth."""
-    device = next(model.parameters()).device
-    begin, end = (_on(device, spec.example(model, size)) for _ in range(2))
-    sample = spec.sample or "hidden_states"
-    calls = []
-    for step in range(steps):
-        share = step / steps
-        moved = begin | {sample: torch.lerp(begin[sample], end[sample], 0.2 * share)}
-        time = begin[spec.timestep]
-        moved[spec.timestep] = (time * (1 - 0.98 * share)).to(time.dtype)
-        calls.append(moved)
-    return calls
-
-
-def _on(device: torch.device, inputs: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
 class Contestant(NamedTuple):
