@@ -7,87 +7,21 @@ model as it is.
 
 from __future__ import annotations
 
-import gc
-import re
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-import relcache
-from relcache import ModelSpec
 from relcache.bench import files
-from relcache.bench.calibration import with_any_budget
-from relcache.bench.entries import Entry
+from relcache.bench.calibration import Calibration, interval_for, with_any_budget
+from relcache.bench.contestants import Contestant, Named, held_to, ours, peer_at
+from relcache.bench.peers import Peer
+from relcache.bench.stopwatch import live_bytes, timed
 from relcache.bench.subjects import Course
-from relcache.methods import Method, method_from_config
-from relcache.schedules import ErrorBudget, Interval
-
-NEVER = 1e9  # a threshold that no error reaches
-WARMUP = 2
-
-
-class Contestant(NamedTuple):
-    """A way to skip work: its name, and a context in which the model does."""
-
-    name: str
-    enabled: Callable[[nn.Module], AbstractContextManager[Any]]
-
-
-def ours(name: str, method: Method, interval: int) -> Contestant:
-    """A method with as many full steps as the interval has, at the same places.
-
-    An error budget measures its signal at each step, and is held to the interval by its longest gap.
-    """
-    schedule = method.schedule
-    if isinstance(schedule, ErrorBudget):
-        schedule = ErrorBudget(NEVER, WARMUP, schedule.norm, longest_gap=interval)
-    elif isinstance(schedule, Interval):
-        schedule = Interval(interval, WARMUP)
-    chosen = Method(method.forecaster, schedule, method.name, method.granularity, method.cache_dtype)
-    return Contestant(name, lambda model: relcache.enable(model, chosen))
-
-
-def diffusers_taylorseer(order: int, interval: int, spec: ModelSpec) -> Contestant:
-    """TaylorSeer of diffusers, on the very modules that relcache caches."""
-
-    @contextmanager
-    def enabled(model: nn.Module) -> Iterator[None]:
-        from diffusers.hooks import TaylorSeerCacheConfig, apply_taylorseer_cache
-        from diffusers.hooks.hooks import CacheContext, _set_cache_context
-        from diffusers.hooks.taylorseer_cache import _TAYLORSEER_CACHE_HOOK
-
-        names = [re.escape(_one_module(unit.modules)) for unit in spec.units(model)]
-        dtype = next(model.parameters()).dtype
-        apply_taylorseer_cache(
-            model,
-            TaylorSeerCacheConfig(
-                cache_interval=interval, disable_cache_before_step=WARMUP, max_order=order, taylor_factors_dtype=dtype,
-                cache_identifiers=names,
-            ),
-        )  # fmt: skip
-        _set_cache_context(model, CacheContext("run"))
-        try:
-            yield
-        finally:
-            for module in model.modules():
-                registry = getattr(module, "_diffusers_hook", None)
-                if registry is not None:
-                    registry.remove_hook(_TAYLORSEER_CACHE_HOOK, recurse=False)
-
-    return Contestant(f"diffusers TaylorSeer, m={order}", enabled)
-
-
-def _one_module(modules: dict[str, nn.Module]) -> str:
-    """The module that computes a unit: of several side by side, the block that they lie in."""
-    names = list(modules)
-    return names[0] if len(names) == 1 else names[0].rpartition(".")[0]
+from relcache.methods import method_from_config
 
 
 @dataclass
@@ -102,12 +36,15 @@ class Times:
     held: int = 0
     peak: int | None = None
 
-    def row(self, name: str, steps: int, plain: float) -> dict[str, Any]:
-        """A row of the table; `plain` is the time of a step of the model as it is."""
+    def row(self, contestant: Contestant | None, steps: int, plain: float) -> dict[str, Any]:
+        """A row of the table, the model's own without a contestant; `plain` is the time of a step of the model."""
         ratios = [seconds / ideal for seconds, ideal in zip(self.rounds, self.ideals, strict=True)]
         return {
-            "method": name,
+            "method": "as it is" if contestant is None else contestant.name,
+            "peer": contestant is not None and contestant.is_peer,
             "nfc": self.nfc,
+            "interval": None if contestant is None else contestant.budget.get("interval"),
+            "threshold": None if contestant is None else contestant.budget.get("threshold"),
             "steps": steps,
             "full_ms": 1e3 * statistics.median(self.full),
             "cached_ms": 1e3 * statistics.median(self.cached) if self.cached else None,
@@ -149,7 +86,7 @@ def race(
             tell(contestant.name)
     once = statistics.median(plain.full)
     plain.rounds, plain.ideals, plain.nfc = [steps * once], [steps * once], steps
-    return [plain.row("as it is", steps, once), *(times[name].row(name, steps, once) for name in times)]
+    return [plain.row(None, steps, once), *(times[one.name].row(one, steps, once) for one in contestants)]
 
 
 COLUMNS = (
@@ -160,6 +97,8 @@ COLUMNS = (
     ("of a full step", "cached_share", ".1%"),
     ("run, s", "seconds", ".2f"),
     ("of the ideal", "of_ideal", ".3f"),
+    ("least", "of_ideal_least", ".3f"),
+    ("most", "of_ideal_most", ".3f"),
     ("held, GB", "held_gb", ".3f"),
     ("peak, GB", "peak_gb", ".2f"),
 )
@@ -180,43 +119,11 @@ def write(
 
 @torch.no_grad()
 def _lap(course: Course, calls: Sequence[dict[str, Any]]) -> list[tuple[float, bool]]:
-    """Seconds of each step, and whether the last block worked: a layer within its last unit was called."""
-    worked: list[bool] = []
-    modules = course.spec.units(course.model)[-1].modules
-    layer = next(
-        child
-        for module in modules.values()
-        for child in module.modules()
-        if isinstance(child, nn.Linear) and all(child is not unit for unit in modules.values())
-    )
-    watch = layer.register_forward_hook(lambda *_: worked.append(True))
-    laps = []
-    try:
+    """Seconds of each call, and whether it was full."""
+    with timed(course.model, course.spec) as laps:
         for call in calls:
-            worked.clear()
-            began = _now(course.device)
             course.model(**call, return_dict=False)
-            laps.append((_now(course.device) - began, bool(worked)))
-    finally:
-        watch.remove()
-    return laps
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def live_bytes() -> int:
-    """Bytes of all tensors that are alive; memory that several share counts once."""
-    gc.collect()
-    storages = {}
-    for value in gc.get_objects():
-        if type(value) in (Tensor, nn.Parameter) and not value.is_meta:
-            storage = value.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
+    return laps.each
 
 
 def _free_peak(device: torch.device) -> None:
@@ -228,27 +135,31 @@ def _peak(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def methods_at(entries: Sequence[Entry], granularities: Sequence[str]) -> list[tuple[str, Method]]:
-    """Each method at each granularity, with a name that says both.
+def contestants_for(
+    course: Course,
+    methods: Sequence[Named],
+    peers: Sequence[Peer],
+    nfc: int,
+    known: dict[str, Calibration],
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Contestant]:
+    """The methods with the full steps of the interval for `nfc`, then the peers at as many.
+
+    `known` keeps the thresholds of each peer that were tried, from one number of full steps to the next.
 
     Raises:
-        ValueError: a method without caching, or an unknown granularity.
+        ValueError: a peer that cannot work on the model, or whose package is not installed.
     """
-    found = []
-    for granularity in granularities:
-        for entry in entries:
-            method = method_from_config({**with_any_budget(entry.config), "granularity": granularity})
-            if method.name == "full":
-                raise ValueError("full compute is in the table in any case: leave it out of --methods")
-            found.append((f"{entry.name}, {granularity}", method))
-    return found
+    steps = len(course.calls)
+    interval = interval_for(nfc, steps)
+    found = [ours(name, held_to(method_from_config(with_any_budget(config)), interval)) for name, config in methods]
 
+    def count(contestant: Contestant) -> float:
+        tell(f"{contestant.name}: which threshold")
+        with contestant.enabled(course.model):
+            return sum(full for _, full in _lap(course, course.calls))
 
-def contestants_for(
-    spec: ModelSpec, methods: Sequence[tuple[str, Method]], interval: int, peers: bool
-) -> list[Contestant]:
-    """The methods with the full steps of an interval, then the peers."""
-    found = [ours(name, method, interval) for name, method in methods]
-    if peers:
-        found += [diffusers_taylorseer(order, interval, spec) for order in (1, 2)]
+    for peer in peers:
+        peer.check(course.model, course.spec)
+        found.append(peer_at(peer, nfc, steps, course.spec, count, known.setdefault(peer.name, Calibration())))
     return found

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from relcache import ModelSpec, Size
 from relcache.bench.asked import call_options
+from relcache.bench.benchmarks import SMALL
 from relcache.bench.pipelines import precision_of
 from relcache.models import SPECS
 
@@ -88,16 +89,19 @@ def course_of(
     model = filled(model, precision, device)
     spec = next(spec for spec in SPECS if spec.class_name == subject.class_name)
     numbers = " + ".join(str(config[kind]) for kind in subject.blocks)
-    where = (
-        torch.cuda.get_device_name()
-        if torch.device(device).type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
     about = (
         f"{subject.class_name}, {numbers} blocks, {latents.height * 8} x {latents.width * 8}"
-        f"{f', {4 * latents.frames - 3} frames' if latents.frames > 1 else ''}, batch {latents.batch}, {dtype}, {where}"
+        f"{f', {4 * latents.frames - 3} frames' if latents.frames > 1 else ''}, "
+        f"batch {latents.batch}, {dtype}, {where(device)}"
     )
     return Course(about, model, spec, calls_of(model, spec, latents, steps))
+
+
+def where(device: str) -> str:
+    """What a device is called, for a table."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def subject_of(name: str, size: str | None = None, frames: int | None = None, batch: int | None = None) -> Subject:
@@ -107,9 +111,13 @@ def subject_of(name: str, size: str | None = None, frames: int | None = None, ba
         ValueError: there is none, or a wrong size.
     """
     if name not in SUBJECTS:
-        near = difflib.get_close_matches(name, SUBJECTS, n=1, cutoff=0.4)
+        shipped = [task.model for task in SMALL.values()]
+        near = difflib.get_close_matches(name, [*SUBJECTS, *shipped], n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown model {name!r}: {hint}there are {', '.join(SUBJECTS)}")
+        raise ValueError(
+            f"unknown model {name!r}: {hint}there are {', '.join(SUBJECTS)}, with random weights; to time a pipeline, "
+            f"give {', '.join(shipped)}, a folder or a hub id"
+        )
     subject = SUBJECTS[name]
     latents = replace(subject.size, batch=batch or subject.size.batch)
     given = call_options(None, None, size, frames, [])

@@ -28,7 +28,7 @@ from relcache.commands.options import (
     Size,
     Targets,
 )
-from relcache.commands.speed import speed
+from relcache.commands.speed import time_methods
 from relcache.commands.terminal import console, plain_errors, relief_of
 
 bench_app = typer.Typer(
@@ -111,4 +111,4 @@ for _name in NAMES:
     bench_app.command(_name)(_quality_command(_name))
 
 
-bench_app.command()(speed)
+bench_app.command("speed")(time_methods)
