@@ -72,16 +72,16 @@ def ours(name: str, method: Method) -> Contestant:
     return Contestant(name, lambda model: relcache.enable(model, method), budget=budget)
 
 
-def held_to(method: Method, interval: int) -> Method:
+def held_to(method: Method, interval: int, warmup: int = WARMUP) -> Method:
     """A method with as many full steps as the interval has, at the same places.
 
     An error budget measures its signal at each step, and is held to the interval by its longest gap.
     """
     schedule = method.schedule
     if isinstance(schedule, ErrorBudget):
-        schedule = ErrorBudget(NEVER, WARMUP, schedule.norm, longest_gap=interval)
+        schedule = ErrorBudget(NEVER, warmup, schedule.norm, longest_gap=interval)
     elif isinstance(schedule, Interval):
-        schedule = Interval(interval, WARMUP)
+        schedule = Interval(interval, warmup)
     return replace(method, schedule=schedule)
 
 

@@ -19,7 +19,8 @@ from relcache.bench import files
 from relcache.bench.calibration import Calibration, interval_for, with_any_budget
 from relcache.bench.contestants import Contestant, Named, held_to, ours, peer_at
 from relcache.bench.peers import Peer
-from relcache.bench.stopwatch import live_bytes, timed
+from relcache.bench.scale import Scale
+from relcache.bench.stopwatch import timed
 from relcache.bench.subjects import Course
 from relcache.methods import method_from_config
 
@@ -61,28 +62,32 @@ class Times:
 def race(
     course: Course, contestants: Sequence[Contestant], rounds: int, tell: Callable[[str], None] = lambda text: None
 ) -> list[dict[str, Any]]:
-    """Rows of the table: the model as it is, then each contestant; the first round warms up and does not count."""
+    """Rows of the table: the model as it is, then each contestant; the first round warms up, and tells what is held."""
     plain = Times()
     times = {contestant.name: Times() for contestant in contestants}
     steps = len(course.calls)
-    for number in range(rounds + 1):
+    with Scale() as scale:
+        for contestant in contestants:
+            base = scale.weigh()
+            with contestant.enabled(course.model):
+                _lap(course, course.calls)
+                times[contestant.name].held = scale.weigh() - base
+            tell(contestant.name)
+    for _ in range(rounds):
         for contestant in contestants:
             before = _lap(course, course.calls[:1])[0][0]
-            base = live_bytes()
             _free_peak(course.device)
             with contestant.enabled(course.model):
                 laps = _lap(course, course.calls)
-                held = live_bytes() - base
             after = _lap(course, course.calls[-1:])[0][0]
-            if number:
-                record = times[contestant.name]
-                record.full += [seconds for seconds, worked in laps if worked]
-                record.cached += [seconds for seconds, worked in laps if not worked]
-                record.nfc = sum(worked for _, worked in laps)
-                record.rounds.append(sum(seconds for seconds, _ in laps))
-                record.ideals.append(record.nfc * (before + after) / 2)
-                record.held, record.peak = max(held, record.held), _peak(course.device)
-                plain.full += [before, after]
+            record = times[contestant.name]
+            record.full += [seconds for seconds, worked in laps if worked]
+            record.cached += [seconds for seconds, worked in laps if not worked]
+            record.nfc = sum(worked for _, worked in laps)
+            record.rounds.append(sum(seconds for seconds, _ in laps))
+            record.ideals.append(record.nfc * (before + after) / 2)
+            record.peak = _peak(course.device)
+            plain.full += [before, after]
             tell(contestant.name)
     once = statistics.median(plain.full)
     plain.rounds, plain.ideals, plain.nfc = [steps * once], [steps * once], steps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from relcache.models import ModelSpec
 
@@ -96,41 +95,6 @@ def layer_of_the_last_unit(model: nn.Module, spec: ModelSpec) -> nn.Module:
                 if isinstance(child, nn.Linear) and all(child is not mine for mine in own):
                     return child
     raise ValueError(f"no unit of {type(model).__name__} has a linear layer within it to tell full steps by")
-
-
-@contextmanager
-def weighed(model: nn.Module, calls: int) -> Iterator[list[int]]:
-    """Bytes that tensors hold more after `calls` calls of `model` than before the first: one number, once known."""
-    seen: list[int] = []
-    held: list[int] = []
-    base = [0]
-
-    def before(*_: Any) -> None:
-        if not seen:
-            base[0] = live_bytes()
-
-    def after(*_: Any) -> None:
-        seen.append(1)
-        if len(seen) == calls:
-            held.append(live_bytes() - base[0])
-
-    hooks = [model.register_forward_pre_hook(before, prepend=True), model.register_forward_hook(after)]
-    try:
-        yield held
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def live_bytes() -> int:
-    """Bytes of all tensors that are alive; memory that several share counts once."""
-    gc.collect()
-    storages = {}
-    for value in gc.get_objects():
-        if type(value) in (Tensor, nn.Parameter) and not value.is_meta:
-            storage = value.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
 
 
 def least_median_most(values: Sequence[float]) -> tuple[float, float, float]:

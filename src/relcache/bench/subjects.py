@@ -19,27 +19,39 @@ from relcache.models import SPECS
 
 
 class Subject(NamedTuple):
-    """A model of the paper with random weights: its class, config and size, and how many of its blocks are few."""
+    """A model of the paper with random weights: its class, config and size, and how many of its blocks are few.
+
+    `tiny` makes of its config, and `tiny_size` of its size, those of a model with as many blocks and next to no
+    features.
+    """
 
     class_name: str
     config: dict[str, Any]
     size: Size
     blocks: tuple[str, ...]
     few: tuple[int, ...]
+    tiny: dict[str, Any]
+    tiny_size: dict[str, int]
 
 
 SUBJECTS = {
     "dit": Subject(
         "DiTTransformer2DModel", {"num_layers": 28, "sample_size": 32, "out_channels": 8}, Size(8, 32, 32),
         ("num_layers",), (4,),
+        {"num_attention_heads": 1, "attention_head_dim": 8, "sample_size": 2}, {"batch": 1, "height": 2, "width": 2},
     ),
     "flux": Subject(
         "FluxTransformer2DModel", {"num_layers": 19, "num_single_layers": 38, "guidance_embeds": True},
         Size(1, 64, 64, text=512), ("num_layers", "num_single_layers"), (2, 4),
+        {"in_channels": 4, "num_attention_heads": 1, "attention_head_dim": 8, "axes_dims_rope": (2, 2, 4),
+         "joint_attention_dim": 4, "pooled_projection_dim": 4}, {"batch": 1, "height": 2, "width": 2, "text": 1},
     ),
     "hunyuan": Subject(
         "HunyuanVideoTransformer3DModel", {"num_layers": 20, "num_single_layers": 40, "guidance_embeds": True},
         Size(1, 60, 80, 9, 256), ("num_layers", "num_single_layers"), (2, 4),
+        {"in_channels": 4, "out_channels": 4, "num_attention_heads": 1, "attention_head_dim": 8,
+         "rope_axes_dim": (2, 2, 4), "text_embed_dim": 4, "pooled_projection_dim": 4},
+        {"batch": 1, "height": 2, "width": 2, "frames": 1, "text": 1},
     ),
 }  # fmt: skip
 
@@ -84,10 +96,7 @@ def course_of(
         raise ValueError(f"{name} has blocks of {len(subject.blocks)} kinds; --blocks names {len(blocks)}")
     config = subject.config | dict(zip(subject.blocks, blocks, strict=bool(blocks)))
     latents = subject.size
-    with torch.device("meta"):
-        model = getattr(diffusers, subject.class_name)(**config)
-    model = filled(model, precision, device)
-    spec = next(spec for spec in SPECS if spec.class_name == subject.class_name)
+    model, spec = model_of(subject._replace(config=config), precision, device)
     numbers = " + ".join(str(config[kind]) for kind in subject.blocks)
     about = (
         f"{subject.class_name}, {numbers} blocks, {latents.height * 8} x {latents.width * 8}"
@@ -127,6 +136,14 @@ def subject_of(name: str, size: str | None = None, frames: int | None = None, ba
         latents = replace(latents, frames=(frames - 1) // 4 + 1)
     config = subject.config | ({"sample_size": latents.height} if "sample_size" in subject.config else {})
     return subject._replace(size=latents, config=config)
+
+
+def model_of(subject: Subject, dtype: torch.dtype, device: str) -> tuple[nn.Module, ModelSpec]:
+    """The model of a subject with small random weights, and its spec."""
+    with torch.device("meta"):
+        model = getattr(diffusers, subject.class_name)(**subject.config)
+    spec = next(spec for spec in SPECS if spec.class_name == subject.class_name)
+    return filled(model, dtype, device), spec
 
 
 def filled(model: Any, dtype: torch.dtype, device: str) -> nn.Module:

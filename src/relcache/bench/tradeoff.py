@@ -21,7 +21,8 @@ from relcache.bench.contestants import Contestant, Named, only_transformer, ours
 from relcache.bench.equal_time import with_best_peer
 from relcache.bench.peers import Peer
 from relcache.bench.sampling import Sampler
-from relcache.bench.stopwatch import least_median_most, timed, weighed
+from relcache.bench.scale import Scale, weighed
+from relcache.bench.stopwatch import least_median_most, timed
 from relcache.metrics.pair import psnr, ssim
 from relcache.models import SPECS, UNSUPPORTED, ModelSpec, spec_for
 
@@ -56,10 +57,10 @@ class Trial:
         """Where the modules of the pipeline's transformer are."""
         return spec_for(only_transformer(self.sampler.pipeline), SPECS, UNSUPPORTED)
 
-    def run(self, contestant: Contestant, calls: int | None = None) -> Run:
-        """Sample by a contestant, which begins each batch anew; with the number of `calls` of one, weigh what it holds.
+    def run(self, contestant: Contestant, scale: Scale | None = None, calls: int = 0) -> Run:
+        """Sample by a contestant, which begins each batch anew.
 
-        Only the first batch is weighed.
+        With a scale, what it holds after the number of `calls` of a batch is weighed, in the first.
         """
         pipeline, spec = self.sampler.pipeline, self.spec
         model = only_transformer(pipeline)
@@ -68,7 +69,7 @@ class Trial:
             rows = slice(start, start + self.sampler.batch)
             with ExitStack() as stack:
                 stack.enter_context(contestant.enabled(pipeline))
-                weight = stack.enter_context(weighed(model, calls)) if calls is not None and start == 0 else []
+                weight = stack.enter_context(weighed(model, calls, scale)) if scale is not None and start == 0 else []
                 watch = stack.enter_context(timed(model, spec))
                 images.append(self.sampler.call(self.seeds[rows], self.conditions[rows]))
             held = weight[0] if weight else held
@@ -171,13 +172,14 @@ def race(
     tell(FULL.name)
     whole = Record(FULL, None, reference, shares=[1.0])
     records: dict[int, list[Record]] = {}
-    for nfc, contestants in heats.items():
-        for contestant in contestants:
-            first = trial.run(contestant, reference.calls)
-            near, alike = (float(measure(first.images, reference.images).mean()) for measure in (psnr, ssim))
-            record = Record(contestant, nfc, first._replace(images=Tensor()), near, alike)
-            records.setdefault(nfc, []).append(record)
-            tell(contestant.name)
+    with Scale() as scale:
+        for nfc, contestants in heats.items():
+            for contestant in contestants:
+                first = trial.run(contestant, scale, reference.calls)
+                near, alike = (float(measure(first.images, reference.images).mean()) for measure in (psnr, ssim))
+                record = Record(contestant, nfc, first._replace(images=Tensor()), near, alike)
+                records.setdefault(nfc, []).append(record)
+                tell(contestant.name)
     full_calls: list[float] = []
 
     def full_compute() -> float:

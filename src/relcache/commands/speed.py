@@ -104,7 +104,7 @@ def time_methods(
                 f"{name}: {len(trial.seeds)} samples, {steps} steps, batch {sampler.batch}, {dtype}, {where(device)}"
             )
             rows = _race_pipeline(trial, calibration, named, targets, rounds, peers)
-            _tabulate(rows, f"{about}, {where(device)}", tradeoff.COLUMNS, out, f"speed-{name}")
+            _tabulate(rows, about, tradeoff.COLUMNS, out, f"speed-{name}")
             if out is not None:
                 for path in of_tradeoff(out / f"speed-{name}"):
                     console.print(f"Written to {path}")
@@ -163,13 +163,18 @@ def _tabulate(
     out: Path | None,
     name: str,
 ) -> None:
-    """Print a table of columns (heading, name in a row, format), and write it where a folder is given."""
-    shown = Table(title=title, header_style="bold", box=None, padding=(0, 1), pad_edge=False)
-    for heading, _, _ in columns:
-        shown.add_column(heading, justify="left" if heading == "method" else "right")
+    """Print a table of columns (heading, name in a row, format), and write it where a folder is given.
+
+    On the terminal the spread of the times is left out, which would not fit.
+    """
+    shown = [column for column in columns if not column[1].endswith(("_least", "_most"))]
+    printed = Table(title=title, header_style="bold", box=None, padding=(0, 1), pad_edge=False)
+    for heading, key, _ in shown:
+        is_text = key == "method"
+        printed.add_column(heading, justify="left" if is_text else "right", no_wrap=is_text)
     for row in rows:
-        shown.add_row(*("–" if row[name] is None else format(row[name], form) for _, name, form in columns))
-    console.print(shown)
+        printed.add_row(*("–" if row[key] is None else format(row[key], form) for _, key, form in shown))
+    console.print(printed)
     if out is not None:
         for path in speed.write(out / name, rows, title, columns):
             console.print(f"Written to {path}")

@@ -35,11 +35,11 @@ def tradeoff(ours: Mapping[str, Sequence[Measured]], peers: Mapping[str, Sequenc
                     [max(0.0, point.time - point.least) for point in ordered],
                     [max(0.0, point.most - point.time) for point in ordered],
                 ]
-                axis.errorbar(
-                    [point.time for point in ordered], [point.quality for point in ordered], xerr=spread, label=name,
-                    color=colour, marker=mark, markersize=6, linewidth=1.1 if is_peer else 1.6,
+                x, y = [point.time for point in ordered], [point.quality for point in ordered]
+                axis.errorbar(x, y, xerr=spread, color=colour, linestyle="none", elinewidth=0.8, capsize=2)
+                axis.plot(
+                    x, y, label=name, color=colour, marker=mark, markersize=6, linewidth=1.1 if is_peer else 1.6,
                     linestyle="--" if is_peer else "-", markerfacecolor="white" if is_peer else colour,
-                    elinewidth=0.8, capsize=2,
                 )  # fmt: skip
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.set(
