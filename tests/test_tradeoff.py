@@ -16,9 +16,10 @@ from relcache.bench.entries import choose
 from relcache.bench.equal_time import Point, quality_at, with_best_peer
 from relcache.bench.peers import PEERS
 from relcache.bench.sampling import Sampler
-from relcache.bench.tradeoff import Trial
+from relcache.bench.trial import FULL, Trial
 from relcache.cli import app
 from relcache.methods import method_from_config
+from relcache.metrics.pair import psnr
 
 CURVE = [Point(0.4, 40.0), Point(0.2, 30.0), Point(0.3, 32.0)]
 
@@ -84,8 +85,8 @@ def test_a_race_on_a_pipeline() -> None:
     assert fora["nfc"] == 4
     assert fora["interval"] == interval_for(4, 10)
     method = method_from_config({**methods[0].config, "interval": fora["interval"]})
-    made, whole = sampler.run(method, trial.seeds, trial.conditions), trial.run(tradeoff.FULL)
-    assert fora["psnr"] == pytest.approx(float(tradeoff.psnr(made.images, whole.images).mean()))
+    made, whole = sampler.run(method, trial.seeds, trial.conditions), trial.run(FULL)
+    assert fora["psnr"] == pytest.approx(float(psnr(made.images, whole.images).mean()))
     ours = [row for row in rows if not row["peer"]]
     assert {row["nfc"] for row in ours if row["nfc_target"] == 10} == {10}
     assert all(row["psnr"] == 100 for row in ours if row["nfc"] == 10)
@@ -116,7 +117,7 @@ def test_the_command_on_a_folder(tmp_path: Path) -> None:
     assert "tiny-dit: 2 samples, 8 steps, batch 8, float32" in found["about"]
     rows = found["rows"]
     assert len(rows) == 1 + 2 * (1 + len(PEERS))
-    assert "best peer's PSNR at equal time" in (folder / "table.md").read_text()
+    assert "| best peer at equal time |" in (folder / "table.md").read_text()
     figure = folder / "figures/psnr-time.svg"
     drawn = figure.read_text()
     assert all(peer.name in drawn for peer in PEERS)

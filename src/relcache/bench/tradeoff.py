@@ -9,76 +9,19 @@ the beginning of the transformer's first call to the end of its last.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from relcache.bench.calibration import Calibration, at_budget
 from relcache.bench.contestants import Contestant, Named, only_transformer, ours, peer_at
 from relcache.bench.equal_time import with_best_peer
 from relcache.bench.peers import Peer
-from relcache.bench.sampling import Sampler
-from relcache.bench.scale import Scale, weighed
-from relcache.bench.stopwatch import least_median_most, timed
+from relcache.bench.scale import Scale
+from relcache.bench.stopwatch import least_median_most
+from relcache.bench.trial import FULL, Run, Trial
 from relcache.metrics.pair import psnr, ssim
-from relcache.models import SPECS, UNSUPPORTED, ModelSpec, spec_for
-
-FULL = Contestant("full compute", lambda pipeline: nullcontext())
-
-
-class Run(NamedTuple):
-    """What a contestant made, and what it took.
-
-    `full_share` is the share of the transformer's calls that were full; `cached` are the seconds of each that was not.
-    """
-
-    images: Tensor
-    seconds: float
-    full_share: float
-    calls: int
-    full: list[float]
-    cached: list[float]
-    held: int | None
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What everyone samples: a pipeline, and a condition for each seed."""
-
-    sampler: Sampler
-    seeds: Sequence[int]
-    conditions: Sequence[int | str]
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Where the modules of the pipeline's transformer are."""
-        return spec_for(only_transformer(self.sampler.pipeline), SPECS, UNSUPPORTED)
-
-    def run(self, contestant: Contestant, scale: Scale | None = None, calls: int = 0) -> Run:
-        """Sample by a contestant, which begins each batch anew.
-
-        With a scale, what it holds after the number of `calls` of a batch is weighed, in the first.
-        """
-        pipeline, spec = self.sampler.pipeline, self.spec
-        model = only_transformer(pipeline)
-        images, seconds, held, laps = [], 0.0, None, []
-        for start in range(0, len(self.seeds), self.sampler.batch):
-            rows = slice(start, start + self.sampler.batch)
-            with ExitStack() as stack:
-                stack.enter_context(contestant.enabled(pipeline))
-                weight = stack.enter_context(weighed(model, calls, scale)) if scale is not None and start == 0 else []
-                watch = stack.enter_context(timed(model, spec))
-                images.append(self.sampler.call(self.seeds[rows], self.conditions[rows]))
-            held = weight[0] if weight else held
-            seconds += watch.seconds
-            laps += watch.each
-        full = [time for time, is_full in laps if is_full]
-        cached = [time for time, is_full in laps if not is_full]
-        batches = len(images)
-        return Run(torch.cat(images), seconds, len(full) / len(laps), len(laps) // batches, full, cached, held)
 
 
 def heat_at(
@@ -221,11 +164,11 @@ COLUMNS = (
     ("of full", "share", ".1%"),
     ("least", "share_least", ".1%"),
     ("most", "share_most", ".1%"),
-    ("of the ideal", "of_ideal", ".3f"),
-    ("cached step", "cached_share", ".1%"),
+    ("of ideal", "of_ideal", ".3f"),
+    ("cached", "cached_share", ".1%"),
     ("held, GB", "held_gb", ".4f"),
-    ("best peer's PSNR at equal time", "peer_psnr", ".2f"),
-    ("lead, dB", "lead", "+.2f"),
-    ("that peer", "best_peer", ""),
+    ("peer, dB", "peer_psnr", ".2f"),
+    ("lead", "lead", "+.2f"),
+    ("best peer at equal time", "best_peer", ""),
 )
 """Of the table: heading, name in a row, format."""

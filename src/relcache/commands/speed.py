@@ -22,7 +22,7 @@ from relcache.bench.pipelines import load_pipeline, usable_device
 from relcache.bench.prepare import numbers, read_prompts
 from relcache.bench.sampling import Sampler
 from relcache.bench.subjects import SUBJECTS, Course, course_of, subject_of, where
-from relcache.bench.tradeoff import Trial
+from relcache.bench.trial import Trial
 from relcache.commands.options import CalibrationSamples, Device, DType, Frames, Guidance, Option, Seed, Size, Steps
 from relcache.commands.terminal import console, plain_errors, progress_bar, relief_of
 from relcache.methods import method_from_config
@@ -165,13 +165,13 @@ def _tabulate(
 ) -> None:
     """Print a table of columns (heading, name in a row, format), and write it where a folder is given.
 
-    On the terminal the spread of the times is left out, which would not fit.
+    What would not fit on a terminal is left out there: the spread of the times, and the best peer's name.
     """
-    shown = [column for column in columns if not column[1].endswith(("_least", "_most"))]
+    shown = [column for column in columns if not column[1].endswith(("_least", "_most", "best_peer"))]
     printed = Table(title=title, header_style="bold", box=None, padding=(0, 1), pad_edge=False)
     for heading, key, _ in shown:
         is_text = key == "method"
-        printed.add_column(heading, justify="left" if is_text else "right", no_wrap=is_text)
+        printed.add_column(heading, justify="left" if is_text else "right", no_wrap=len(heading) < 10)
     for row in rows:
         printed.add_row(*("–" if row[key] is None else format(row[key], form) for _, key, form in shown))
     console.print(printed)

@@ -43,7 +43,9 @@ def tradeoff(ours: Mapping[str, Sequence[Measured]], peers: Mapping[str, Sequenc
                 )  # fmt: skip
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.set(
-            title=title, xlabel="measured time of denoising, of full compute's", ylabel="PSNR against full compute, dB"
+            title=title,
+            xlabel="measured time of denoising (full compute: 100 %)",
+            ylabel="PSNR against full compute, dB",
         )
         figure.legend(loc="outside lower center", ncols=2, handlelength=3.5, fontsize=8)
     return figure
