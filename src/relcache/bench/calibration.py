@@ -21,14 +21,15 @@ def calibration_seeds(number: int) -> list[int]:
     return [FIRST_SEED + index for index in range(number)]
 
 
+def full_steps(interval: int, steps: int, phase: int | None = None, warmup: int = WARMUP) -> int:
+    """How many of `steps` steps an interval computes in full."""
+    first = warmup - 1 + interval if phase is None else phase
+    return warmup + len(range(first, steps, interval))
+
+
 def interval_for(nfc: int, steps: int, phase: int | None = None, warmup: int = WARMUP) -> int:
     """The interval at which the number of full steps of `steps` is nearest to `nfc`; it cannot be any number."""
-
-    def full(interval: int) -> int:
-        first = warmup - 1 + interval if phase is None else phase
-        return warmup + len(range(first, steps, interval))
-
-    return min(range(1, steps + 1), key=lambda interval: abs(full(interval) - nfc))
+    return min(range(1, steps + 1), key=lambda interval: abs(full_steps(interval, steps, phase, warmup) - nfc))
 
 
 def to_begin_with(config: Mapping[str, Any]) -> dict[str, Any]:

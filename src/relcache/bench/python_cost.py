@@ -23,6 +23,7 @@ from relcache.bench.contestants import held_to
 from relcache.bench.subjects import Subject, calls_of, model_of
 from relcache.methods import Method
 from relcache.models.coarse import coarsened
+from relcache.schedules import ErrorBudget, Interval
 
 PACKAGE = str(Path(relcache.__file__).parent)
 TIMED = 9  # steps, of which the fastest counts: whatever else the machine does makes them slower, nothing faster
@@ -39,6 +40,8 @@ def python_cost(subject: Subject, method: Method) -> dict[str, float]:
     model, spec = model_of(tiny, torch.float32, "cpu")
     units = coarsened(spec, model, method.granularity).units(model)
     history = method.order + 1
+    if not isinstance(method.schedule, ErrorBudget):
+        method = replace(method, schedule=Interval(2))
     calls = calls_of(model, spec, tiny.size, history + 1 + TIMED)
     with relcache.enable(model, held_to(method, len(calls), history)):
         for call in calls[:history]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from relcache.bench import files
-from relcache.bench.calibration import Calibration, interval_for, with_any_budget
+from relcache.bench.calibration import Calibration, full_steps, interval_for, with_any_budget
 from relcache.bench.contestants import Contestant, Named, held_to, ours, peer_at
 from relcache.bench.peers import Peer
 from relcache.bench.scale import Scale
@@ -148,7 +148,7 @@ def contestants_for(
     known: dict[str, Calibration],
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Contestant]:
-    """The methods with the full steps of the interval for `nfc`, then the peers at as many.
+    """The methods with the full steps of the interval for `nfc`, which may be a few more or less; the peers at as many.
 
     `known` keeps the thresholds of each peer that were tried, from one number of full steps to the next.
 
@@ -166,5 +166,6 @@ def contestants_for(
 
     for peer in peers:
         peer.check(course.model, course.spec)
-        found.append(peer_at(peer, nfc, steps, course.spec, count, known.setdefault(peer.name, Calibration())))
+        tried = known.setdefault(peer.name, Calibration())
+        found.append(peer_at(peer, full_steps(interval, steps), steps, course.spec, count, tried))
     return found

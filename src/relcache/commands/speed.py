@@ -83,7 +83,7 @@ def time_methods(
         targets = numbers(nfc, steps)
         is_pipeline = model not in SUBJECTS and (model in shipped_models() or "/" in model or Path(model).is_dir())
         given = {"samples": samples, "prompts": prompts, "guidance": guidance, "option": option}
-        unused = [OF_PIPELINES[name] for name, value in given.items() if value and not is_pipeline]
+        unused = [OF_PIPELINES[name] for name, value in given.items() if value not in (None, []) and not is_pipeline]
         unused += ["--blocks"] * (blocks is not None and is_pipeline) + ["--count"] * (count and is_pipeline)
         if unused:
             kind = "is a pipeline" if is_pipeline else "has random weights"

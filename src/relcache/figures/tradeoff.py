@@ -44,7 +44,7 @@ def tradeoff(ours: Mapping[str, Sequence[Measured]], peers: Mapping[str, Sequenc
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.set(
             title=title,
-            xlabel="measured time of denoising (full compute: 100 %)",
+            xlabel="measured time of denoising, full compute is 100 %",
             ylabel="PSNR against full compute, dB",
         )
         figure.legend(loc="outside lower center", ncols=2, handlelength=3.5, fontsize=8)
