@@ -159,7 +159,7 @@ COLUMNS = (
     ("method", "method", ""),
     ("full", "nfc", ".4g"),
     ("PSNR", "psnr", ".2f"),
-    ("SSIM", "ssim", ".4f"),
+    ("SSIM", "ssim", ".3f"),
     ("s", "seconds", ".3f"),
     ("of full", "share", ".1%"),
     ("least", "share_least", ".1%"),

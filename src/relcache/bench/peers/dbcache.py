@@ -32,7 +32,7 @@ def dbcache_taylorseer(order: int) -> Peer:
 
 def dbcache_at_fixed_steps(order: int) -> Peer:
     """DBCache's mask of steps with its TaylorSeer calibrator: no signal, full steps at an interval."""
-    return _peer(f"cache-dit TaylorSeer at fixed steps, m={order}", order, fixed=True)
+    return _peer(f"cache-dit TaylorSeer, fixed steps, m={order}", order, fixed=True)
 
 
 def _peer(name: str, order: int | None, fixed: bool = False) -> Peer:
