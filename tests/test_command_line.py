@@ -16,7 +16,8 @@ from relcache.bench.benchmarks import SMALL
 from relcache.bench.calibration import interval_for
 from relcache.bench.entries import choose
 from relcache.bench.prepare import targets_for
-from relcache.cli import app, rich_table
+from relcache.cli import app
+from relcache.commands.terminal import rich_table
 
 RUNNER = CliRunner()
 KEYS = {

@@ -38,8 +38,9 @@ RANKS = {
     "figures": 12,
     "metrics": 12,
     "bench": 13,
-    "cli": 14,
-    "__main__": 15,
+    "commands": 14,
+    "cli": 15,
+    "__main__": 16,
 }
 PIPELINES_ALLOWED = {"bench", "cli", "__main__"}
 

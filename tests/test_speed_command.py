@@ -11,12 +11,17 @@ from tiny import tiny_dit
 from typer.testing import CliRunner
 
 import relcache
-from relcache.bench.calibration import interval_for
+from relcache.bench.calibration import Calibration
+from relcache.bench.contestants import held_to, methods_at
 from relcache.bench.counting import count
 from relcache.bench.entries import choose
-from relcache.bench.speed import SUBJECTS, Course, calls_of, contestants_for, live_bytes, methods_at, race
+from relcache.bench.peers import PEERS
+from relcache.bench.python_cost import python_cost
+from relcache.bench.scale import live_bytes
+from relcache.bench.speed import contestants_for, race
+from relcache.bench.subjects import SUBJECTS, Course, calls_of
 from relcache.cli import app
-from relcache.methods import method_from_text
+from relcache.methods import method_from_config, method_from_text
 from relcache.models import SPECS
 
 RUNNER = CliRunner()
@@ -30,9 +35,11 @@ def course(steps: int) -> Course:
 
 def test_every_contestant_has_the_same_full_steps_and_leaves_no_trace() -> None:
     track = course(20)
-    interval = interval_for(8, 20)
+    peers = PEERS[1:4]
     methods = methods_at(choose("fora,taylorseer-2,rcs-1,rfc-2"), ("module", "block", "stack"))
-    chosen = contestants_for(track.spec, methods, interval, peers=True)
+    known: dict[str, Calibration] = {}
+    chosen = contestants_for(track, methods, peers, 8, known)
+    assert {peer.name for peer in peers if peer.has_threshold} == {n for n, found in known.items() if found.tried}
     with torch.no_grad():
         before = track.model(**track.calls[0], return_dict=False)[0]
     held = live_bytes()
@@ -41,7 +48,8 @@ def test_every_contestant_has_the_same_full_steps_and_leaves_no_trace() -> None:
     with torch.no_grad():
         assert torch.equal(track.model(**track.calls[0], return_dict=False)[0], before)
     assert [row["method"] for row in rows[:3]] == ["as it is", "fora, module", "taylorseer-2, module"]
-    assert [row["nfc"] for row in rows] == [20] + [8] * 12 + [8, 8]
+    assert [row["nfc"] for row in rows] == [20] + [8] * 12 + [8] * len(peers)
+    assert [row["peer"] for row in rows] == [False] * 13 + [True] * len(peers)
     by_name = {row["method"]: row for row in rows}
     for row in rows[1:]:
         assert row["cached_ms"] > 0
@@ -52,14 +60,21 @@ def test_every_contestant_has_the_same_full_steps_and_leaves_no_trace() -> None:
     assert by_name["diffusers TaylorSeer, m=2"]["held_gb"] * 1e9 == pytest.approx(3 * 6 * feature, rel=0.1)
 
 
-def test_the_command(tmp_path: Path) -> None:
-    asked = ["bench", "speed", "--model", "dit", "--blocks", "1", "--size", 32, "--batch", 2, "--steps", 6, "--nfc", 3]
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dit = SUBJECTS["dit"]
+    monkeypatch.setitem(SUBJECTS, "dit", dit._replace(config=dit.config | dit.tiny))
+    asked = ["bench", "speed", "--model", "dit", "--blocks", 2, "--size", 32, "--batch", 2, "--steps", 6]
+    asked += ["--nfc", "3,4"]
     asked += ["--methods", "fora,rfc-1", "--granularity", "module,stack", "--rounds", 1, "--peers", "--out", tmp_path]
     result = RUNNER.invoke(app, [str(part) for part in asked])
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "speed-dit/table.json").read_text())
-    assert "DiTTransformer2DModel, 1 blocks, 32 x 32, batch 2, float32" in found["about"]
-    assert [row["nfc"] for row in found["rows"]] == [6, 3, 3, 3, 3, 3, 3]
+    assert "DiTTransformer2DModel, 2 blocks, 32 x 32, batch 2, float32" in found["about"]
+    rows = found["rows"]
+    assert [row["nfc"] for row in rows if not row["peer"]] == [6, 3, 3, 3, 3, 4, 4, 4, 4]
+    assert (
+        [row["method"] for row in rows[5:12]] == [row["method"] for row in rows[16:]] == [peer.name for peer in PEERS]
+    )
     text = (tmp_path / "speed-dit/table.md").read_text()
     assert "| rfc-1, stack |" in text
     assert "of the ideal" in text
@@ -74,6 +89,11 @@ def test_the_command(tmp_path: Path) -> None:
         (["--granularity", "modul", "--blocks", "1", "--size", "32"], "the granularity is one of"),
         (["--methods", "rfc:ordr=1", "--blocks", "1", "--size", "32"], "did you mean 'order'?"),
         (["--dtype", "int8"], "dtype is float32, bfloat16 or float16"),
+        (["--nfc", "2"], "--nfc lies above the warm-up, 2"),
+        (["--samples", "2"], "--samples has no meaning with dit, which has random weights"),
+        (["--model", "small-flux", "--blocks", "2"], "--blocks has no meaning with small-flux, which is a pipeline"),
+        (["--model", "small-flux", "--count"], "--count has no meaning with small-flux"),
+        (["--peers", "--blocks", "1", "--size", "32", "--batch", "1"], "it needs 2 blocks or more, see --blocks"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str) -> None:
@@ -95,6 +115,9 @@ def test_the_command_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert stack["cached_kernels"] < module["cached_kernels"]
     assert stack["held_gb"] < block["held_gb"] < module["held_gb"]
     assert 0 < stack["here_ms"] < module["here_ms"]
+    assert (module["units"], stack["units"]) == (4, 1)
+    assert module["unit_calls"] == module["step_calls"] / 4 > 10
+    assert module["unit_us"] >= 0
 
 
 def test_counts_of_a_cached_step() -> None:
@@ -116,3 +139,22 @@ def test_counts_of_a_cached_step() -> None:
     assert stack["held_bytes"] == 2 * feature
     assert stack["cached_bytes"] < reuse["cached_bytes"]
     assert stack["cached_flops"] < reuse["cached_flops"] < reuse["full_flops"]
+
+
+def test_python_of_a_cached_step() -> None:
+    """Calls grow with the units; the calls of a step do not depend on what ran before."""
+    dit, fora = SUBJECTS["dit"], method_from_text("fora:interval=4")
+    found = {
+        blocks: python_cost(dit._replace(config=dit.config | {"num_layers": blocks}), fora) for blocks in (1, 2, 3)
+    }
+    assert [cost["units"] for cost in found.values()] == [2, 4, 6]
+    calls = [cost["calls"] for cost in found.values()]
+    assert calls[2] - calls[1] == calls[1] - calls[0] > 0
+
+
+def test_options_of_a_method_reach_the_race() -> None:
+    """Whatever a method holds beside its schedule stays as it was given."""
+    (chosen,) = methods_at(choose("rfc:order=1,granularity=stack,cache_dtype=int8"), ("module", "block"))
+    assert chosen.config["granularity"] == "stack"
+    held = held_to(method_from_config({**chosen.config}), 5)
+    assert (held.granularity, held.cache_dtype, held.schedule.longest_gap) == ("stack", "int8", 5)

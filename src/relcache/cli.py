@@ -6,42 +6,47 @@ import difflib
 import json
 import platform
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from relcache import __version__
 from relcache.bench import files
 from relcache.bench.analysis import analyze as record
 from relcache.bench.asked import asked_of, call_options, conditions, for_calibration
-from relcache.bench.benchmarks import NAMES, SMALL, Benchmark, Column, benchmark_of
-from relcache.bench.calibration import at_budget, calibration_seeds, interval_for, to_begin_with, with_any_budget
+from relcache.bench.benchmarks import SMALL
+from relcache.bench.calibration import at_budget, calibration_seeds, to_begin_with, with_any_budget
 from relcache.bench.calibration import calibrate as find_threshold
-from relcache.bench.counting import COLUMNS as COUNTED
-from relcache.bench.counting import table
 from relcache.bench.entries import choose, named_config, split_methods
 from relcache.bench.external import make as make_environment
 from relcache.bench.gallery import slug, write_each, write_sheets
 from relcache.bench.illustrations import illustrate, summary
-from relcache.bench.page import write_page
-from relcache.bench.pipelines import DEFAULT_MODEL, OFFLOADS, is_out_of_memory, load_pipeline, usable_device
-from relcache.bench.pool import is_here, make_pool
-from relcache.bench.prepare import Asked, is_protocol, prepare, read_prompts, tasks, with_measure
-from relcache.bench.results import write
+from relcache.bench.pipelines import DEFAULT_MODEL, load_pipeline, usable_device
+from relcache.bench.prepare import Asked, tasks
 from relcache.bench.sampling import Sampler, Samples, smaller
-from relcache.bench.speed import COLUMNS as TIMED
-from relcache.bench.speed import contestants_for, course_of, methods_at, race, subject_of
-from relcache.bench.speed import write as write_speed
-from relcache.bench.summaries import against
+from relcache.commands.bench import bench_app
+from relcache.commands.compare import compare as run_comparison
+from relcache.commands.options import (
+    Batch,
+    CalibrationSamples,
+    Device,
+    DType,
+    Frames,
+    Guidance,
+    Methods,
+    Model,
+    Offload,
+    Option,
+    Seed,
+    Size,
+    Steps,
+    Targets,
+)
+from relcache.commands.terminal import console, errors, plain_errors, progress_bar, relief_of
 from relcache.figures.sheet import Row
 from relcache.methods import config_from_text, method_from_config, named_granularity
 from relcache.metrics.pair import psnr
@@ -53,66 +58,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-console = Console(width=None if sys.stdout.isatty() else 120)
-errors = Console(stderr=True)
-
-Model = Annotated[
-    str | None,
-    typer.Option(help="A shipped model, a folder in diffusers' format, or a hub id; by default a shipped one."),
-]
-Steps = Annotated[int, typer.Option(min=1, help="Denoising steps.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale; by default the model's own.")]
-Size = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels, or one number for both.")]
-Frames = Annotated[int | None, typer.Option(min=1, help="Frames of a clip.")]
-Option = Annotated[
-    list[str] | None,
-    typer.Option(help="A further argument of the pipeline's call, as name=value; give it again for more."),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the first sample; the others count on from it.")]
-Batch = Annotated[int, typer.Option(min=1, help="Samples per batch.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
-Offload = Annotated[str, typer.Option(help="none, model, group or sequential: less GPU memory, and slower.")]
-Methods = Annotated[
-    str | None,
-    typer.Option(help="Comma-separated: fora, rfc-1, rfc (all orders), rfc:order=2, all; or a TOML or YAML file."),
-]
-Targets = Annotated[str | None, typer.Option(help="Comma-separated numbers of full steps; of 50 steps 14,8,7.")]
-CalibrationSamples = Annotated[int, typer.Option(min=1, help="Samples that thresholds are found on.")]
-DType = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-
-
-@contextmanager
-def plain_errors(relief: Sequence[str], resumes: bool = False) -> Iterator[None]:
-    """Errors that a user can mend, as a line instead of a traceback; exit status 1, and 130 for an interrupt.
-
-    `relief` are the options of which each would need less memory; it may grow while the command runs.
-    """
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        hint = f"; it would help to give {', or '.join(relief)}" if relief else ""
-        errors.print(f"[bold red]error:[/] out of memory{hint}", soft_wrap=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        more = "; methods that were finished are kept, and the same command goes on from there" if resumes else ""
-        errors.print(f"interrupted{more}")
-        raise typer.Exit(130) from error
-
-
-def progress_bar() -> Progress:
-    """The progress bar of every command."""
-    return Progress(
-        TextColumn("{task.description:<44}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=errors,
-    )
+app.add_typer(bench_app, name="bench")
 
 
 @app.command()
@@ -134,205 +80,13 @@ def demo(
     class: a class-conditional DiT; text: pictures by FLUX's architecture; video: clips by HunyuanVideo's. Prints the
     table and writes tables and sheets. Run again with the same options, it goes on from what is there.
     """
-    with plain_errors(_relief(batch), resumes=True):
+    with plain_errors(relief_of(batch), resumes=True):
         asked = Asked(
             methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=str(seed), guidance=guidance, batch=batch,
             calibration_samples=calibration_samples, device=usable_device(device),
         )  # fmt: skip
         for name in tasks(task):
-            _compare(SMALL[name], asked, out / name)
-
-
-SPEED_METHODS = "fora,taylorseer-1,taylorseer-2,rfc-1,rfc-2"
-bench_app = typer.Typer(
-    help="The paper's benchmarks: every method from the same seeds, measured, in the paper's columns; and the speed.",
-    no_args_is_help=True,
-)
-app.add_typer(bench_app, name="bench")
-
-
-def _quality_command(benchmark: str) -> Callable[..., None]:
-    """The command of one of the paper's benchmarks."""
-
-    def command(
-        model: Annotated[str | None, typer.Option(help="A shipped model, a folder, or a hub id.")] = None,
-        preset: Annotated[str, typer.Option(help="paper: the published protocol; small: the shipped model.")] = "paper",
-        methods: Methods = None,
-        nfc: Targets = None,
-        samples: Annotated[int | None, typer.Option(help="Pictures or clips per method.")] = None,
-        steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
-        seeds: Annotated[str, typer.Option(help="The first seed, or one for each sample: 0-9,20,30-39.")] = "0",
-        prompts: Annotated[Path | None, typer.Option(help="File with a prompt on each line, or a CSV file.")] = None,
-        guidance: Guidance = None,
-        size: Size = None,
-        frames: Frames = None,
-        option: Option = None,
-        batch: Annotated[
-            int | None, typer.Option(min=1, help="Samples per batch; 32, but 1 of FLUX and HunyuanVideo.")
-        ] = None,
-        calibration_samples: CalibrationSamples = 6,
-        reference: Annotated[Path | None, typer.Option(help="ADM's reference batch (.npz), for FID and sFID.")] = None,
-        inception: Annotated[Path | None, typer.Option(help="File with the Inception weights.")] = None,
-        alexnet: Annotated[Path | None, typer.Option(help="File with AlexNet's weights, for LPIPS.")] = None,
-        clip: Annotated[str | None, typer.Option(help="Folder or hub id of the CLIP model for the CLIP score.")] = None,
-        workers: Annotated[str, typer.Option(help="A number, or the address of a Ray cluster.")] = "1",
-        threads: Annotated[int, typer.Option(min=0, help="CPU threads of each worker; 0 leaves torch's number.")] = 0,
-        html: Annotated[bool, typer.Option("--html", help="Also write all into one page, report.html.")] = False,
-        out: Annotated[Path, typer.Option(help="Folder; each benchmark has its own in it.")] = Path("relcache-bench"),
-        device: Device = "auto",
-        dtype: DType = "float32",
-        offload: Offload = "none",
-    ) -> None:
-        relief: list[str] = []
-        with plain_errors(relief, resumes=True):
-            chosen = benchmark_of(benchmark, preset)
-            relief += _relief(batch or chosen.batch, device, dtype, offload)
-            asked = Asked(
-                model=model, methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=seeds, guidance=guidance,
-                batch=batch, calibration_samples=calibration_samples,
-                device=usable_device(device) if is_here(workers) else device, dtype=dtype, offload=offload,
-                prompts=None if prompts is None else read_prompts(prompts), threads=threads,
-                options=call_options(None, None, size, frames, option or []),
-            )  # fmt: skip
-            columns = dict(chosen.columns)
-            if "inception" in chosen.measures:
-                chosen = with_measure(
-                    chosen, "inception", weights=None if inception is None else str(inception.resolve())
-                )
-                columns = {**against(reference, inception, usable_device(device)), **columns}
-            elif reference is not None or inception is not None:
-                raise ValueError("--reference and --inception are of class-conditional with the paper's preset")
-            for name, key, given in (("lpips", "weights", alexnet), ("clip", "model", clip)):
-                if given is not None and name not in chosen.measures:
-                    raise ValueError(f"{benchmark} of the preset {preset} does not measure {name}")
-                if given is not None:
-                    chosen = with_measure(
-                        chosen, name, **{key: str(given.resolve() if isinstance(given, Path) else given)}
-                    )
-            protocol = benchmark if preset == "paper" and is_protocol(chosen, asked) else ""
-            _compare(chosen, asked, out / benchmark, workers, columns, protocol)
-            if html:
-                console.print(f"Written to {write_page(out / benchmark)}")
-
-    command.__doc__ = f"""Run the paper's {benchmark} benchmark: methods from the same seeds, in the paper's columns.
-
-    Run again with the same options, it goes on from what is there, with any number of workers.
-    """
-    return command
-
-
-for _name in NAMES:
-    bench_app.command(_name)(_quality_command(_name))
-
-
-@bench_app.command()
-def speed(
-    model: Annotated[str, typer.Option(help="dit, flux or hunyuan, with random weights.")] = "dit",
-    methods: Annotated[str, typer.Option(help="As of the other benchmarks, without budgets.")] = SPEED_METHODS,
-    granularity: Annotated[str, typer.Option(help="Comma-separated: module, block, stack.")] = "module,block,stack",
-    nfc: Annotated[int, typer.Option(min=3, help="Full steps.")] = 14,
-    steps: Steps = 50,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each method; one more warms up.")] = 3,
-    blocks: Annotated[
-        str | None, typer.Option(help="Blocks of each kind, 4 or 2,4; or all. By default few on a CPU, all on a GPU.")
-    ] = None,
-    size: Size = None,
-    frames: Frames = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Rows of a call; by default 8 of dit, else 1.")] = None,
-    peers: Annotated[bool, typer.Option("--peers", help="Also diffusers' TaylorSeer, on the same modules.")] = False,
-    count: Annotated[
-        bool, typer.Option("--count", help="Time nothing: count what a step at full size moves and computes.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for table.json and table.md.")] = None,
-    device: Device = "auto",
-    dtype: DType = "float32",
-) -> None:
-    """Time full and cached steps of every method against the ideal: the full steps alone.
-
-    Methods run in turn in one process. An error budget measures its signal, and is held to the fixed interval.
-    """
-    with plain_errors(_relief(batch or 1, device, dtype)):
-        named = methods_at(choose(methods), granularity.split(","))
-        if count:
-            subject = subject_of(model, size, frames, batch)
-            about = f"{model} with all its blocks, {subject.size}, {dtype}"
-            _tabulate(table(subject, named, dtype, usable_device(device)), about, COUNTED, out, f"count-{model}")
-            return
-        course = course_of(model, usable_device(device), dtype, steps, _blocks(blocks), size, frames, batch)
-        chosen = contestants_for(course.spec, named, interval_for(nfc, steps), peers)
-        with progress_bar() as bar:
-            work = bar.add_task("warming up", total=(rounds + 1) * len(chosen))
-
-            def tell(name: str) -> None:
-                bar.update(work, description=name, advance=1)
-
-            rows = race(course, chosen, rounds, tell)
-        _tabulate(rows, course.about, TIMED, out, f"speed-{model}")
-
-
-def _tabulate(
-    rows: Sequence[Mapping[str, Any]],
-    title: str,
-    columns: Sequence[tuple[str, str, str]],
-    out: Path | None,
-    name: str,
-) -> None:
-    """Print a table of columns (heading, name in a row, format), and write it where a folder is given."""
-    shown = Table(title=title, header_style="bold", box=None, padding=(0, 1), pad_edge=False)
-    for heading, _, _ in columns:
-        shown.add_column(heading, justify="left" if heading == "method" else "right")
-    for row in rows:
-        shown.add_row(*("–" if row[name] is None else format(row[name], form) for _, name, form in columns))
-    console.print(shown)
-    if out is not None:
-        for path in write_speed(out / name, rows, title, columns):
-            console.print(f"Written to {path}")
-
-
-def _blocks(text: str | None) -> list[int] | None:
-    """Numbers of blocks, [] for all of them, None where nothing is said."""
-    if text is None or text == "all":
-        return None if text is None else []
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
-        raise ValueError(f"--blocks takes numbers, or all: 4, or 2,4; got {text!r}")
-    return [int(number) for number in text.split(",")]
-
-
-def _compare(
-    benchmark: Benchmark,
-    asked: Asked,
-    out: Path,
-    workers: str = "1",
-    columns: Mapping[str, Column] | None = None,
-    protocol: str = "",
-) -> None:
-    """Run a comparison with a progress bar, and print its table."""
-    columns = benchmark.columns if columns is None else columns
-    with progress_bar() as bar:
-        work = bar.add_task("loading", total=None)
-        comparison = prepare(
-            benchmark, asked, out.resolve(),
-            announce=lambda text: bar.update(work, description=text),
-            advance=lambda count: bar.advance(work, count),
-            warn=lambda text: errors.print(text, highlight=False, markup=False),
-        )  # fmt: skip
-        bar.update(work, total=comparison.size)
-        with make_pool(comparison.settings.setup, workers) as pool:
-            comparison.run(pool)
-        bar.update(work, description="measuring")
-        rows, written = write(comparison, columns, protocol)
-        bar.update(work, description="done")
-    setup = comparison.settings.setup
-    about = (
-        f"{setup.model}: {comparison.settings.samples} samples, {setup.steps} steps, "
-        f"guidance {setup.options['guidance_scale']:g}"
-    )
-    console.print(rich_table(rows, about, columns))
-    console.print(
-        f"PSNR and SSIM are against full compute; {benchmark.meaning}. FLOPs and seconds are per sample, seconds on "
-        "this machine."
-    )
-    console.print(f"Written to {out}: {', '.join(path.name for path in written)}")
+            run_comparison(SMALL[name], asked, out / name)
 
 
 @app.command()
@@ -366,7 +120,7 @@ def analyze(
 
     All methods forecast from the same full steps: what differs is the forecaster. Draws the paper's figures 1 and 2.
     """
-    with plain_errors(_relief(batch, device, dtype, offload), resumes=True):
+    with plain_errors(relief_of(batch, device, dtype, offload), resumes=True):
         model = model or ("small-flux" if prompt else DEFAULT_MODEL)
         entries = choose(methods)
         seeds = [seed + index for index in range(samples)]
@@ -442,7 +196,7 @@ def sample(
     offload: Offload = "none",
 ) -> None:
     """Make a picture or a clip per prompt or class, and print the report; or one per method, and compare them."""
-    relief = _relief(batch, device, dtype, offload)
+    relief = relief_of(batch, device, dtype, offload)
     with plain_errors(relief):
         model = model or ("small-flux" if prompt else DEFAULT_MODEL)
         given = [text.strip() for text in split_methods(method if compare is None else compare)]
@@ -510,7 +264,7 @@ def calibrate(
     offload: Offload = "none",
 ) -> None:
     """Print the threshold at which a method has a given mean number of full steps."""
-    relief = _relief(batch, device, dtype, offload)
+    relief = relief_of(batch, device, dtype, offload)
     with plain_errors(relief):
         model = model or ("small-flux" if prompt else DEFAULT_MODEL)
         chosen = method_from_config(to_begin_with(config_from_text(method)))
@@ -575,45 +329,6 @@ def version() -> None:
     console.print(
         f"relcache {__version__}, torch {torch.__version__}, Python {platform.python_version()}", highlight=False
     )
-
-
-def rich_table(rows: list[dict[str, Any]], title: str, columns: Mapping[str, Column]) -> Table:
-    """A comparison's rows as a table for the terminal."""
-    table = Table(title=title, header_style="bold", box=None, padding=(0, 1), pad_edge=False)
-    most = max((row["tflops"] for row in rows if row["tflops"] is not None), default=0)
-    unit, scale = ("TFLOPs", 1) if most >= 1 else ("GFLOPs", 1e3)
-    shown = {
-        "full": ("nfc", ".4g"),
-        "τ": ("threshold", ".3g"),
-        unit: ("flops", ".1f"),
-        "s": ("seconds", ".3g"),
-        **{column.heading: (name, column.form) for name, column in columns.items() if not column.detail},
-    }
-    table.add_column("method", no_wrap=True)
-    for heading in shown:
-        table.add_column(heading, justify="right", no_wrap=True)
-    past = None
-    for row in rows:
-        if past is not None and row["nfc_target"] != past:
-            table.add_section()
-        past = row["nfc_target"]
-        values = {**row, "flops": None if row["tflops"] is None else row["tflops"] * scale}
-        cells = ("–" if values[key] is None else format(values[key], form) for key, form in shown.values())
-        table.add_row(row["method"], *cells)
-    return table
-
-
-def _relief(batch: int, device: str = "cpu", dtype: str = "", offload: str = "") -> list[str]:
-    """The options by which a run of these would need less memory, most helpful first; those it has are given."""
-    relief = []
-    on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
-    if on_gpu and offload in OFFLOADS[:-1]:
-        relief.append(f"--offload {OFFLOADS[OFFLOADS.index(offload) + 1]}")
-    if dtype == "float32":
-        relief.append("--dtype bfloat16")
-    if batch > 1:
-        relief.append(f"a --batch below {batch}")
-    return relief
 
 
 def _caption(name: str, samples: Samples, full: Samples | None) -> str:

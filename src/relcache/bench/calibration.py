@@ -21,14 +21,15 @@ def calibration_seeds(number: int) -> list[int]:
     return [FIRST_SEED + index for index in range(number)]
 
 
+def full_steps(interval: int, steps: int, phase: int | None = None, warmup: int = WARMUP) -> int:
+    """How many of `steps` steps an interval computes in full."""
+    first = warmup - 1 + interval if phase is None else phase
+    return warmup + len(range(first, steps, interval))
+
+
 def interval_for(nfc: int, steps: int, phase: int | None = None, warmup: int = WARMUP) -> int:
     """The interval at which the number of full steps of `steps` is nearest to `nfc`; it cannot be any number."""
-
-    def full(interval: int) -> int:
-        first = warmup - 1 + interval if phase is None else phase
-        return warmup + len(range(first, steps, interval))
-
-    return min(range(1, steps + 1), key=lambda interval: abs(full(interval) - nfc))
+    return min(range(1, steps + 1), key=lambda interval: abs(full_steps(interval, steps, phase, warmup) - nfc))
 
 
 def to_begin_with(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,20 +118,13 @@ def calibrate(
 ) -> float:
     """The smallest threshold at which `method` has `nfc` full steps on average, by bisection on calibration seeds.
 
-    A range of thresholds gives the same number. At its lower end no gap between full steps is longer than it has to
-    be: a greater threshold lets the same errors grow further, and may spend its last full step on the last of all.
-    The range's lower end is found to within 5 percent. The number falls in leaps as the threshold grows, so the
-    nearest threshold found within `most` runs is returned where none hits the number.
-
     Args:
         sampler: how to sample.
         method: a method whose schedule has a threshold (its present one is where the search begins).
         nfc: mean number of full steps that is wanted.
         seeds: of the calibration samples.
         conditions: their class labels or prompts.
-        known: runs of the same method to start from; this search's runs are added to it.
-        most: runs at the most.
-        tell: called after each run with its threshold and its mean number of full steps.
+        known, most, tell: as of `smallest_threshold`.
 
     Raises:
         ValueError: a number of full steps that the method cannot have, or a method without a threshold.
@@ -138,23 +132,57 @@ def calibrate(
     threshold = getattr(method.schedule, "threshold", None)
     if threshold is None:
         raise ValueError(f"{method.name} has no threshold to calibrate: its schedule is {method.schedule!r}")
-    warmup = getattr(method.schedule, "warmup", 1)
-    if not warmup <= nfc <= sampler.steps:
-        raise ValueError(f"the number of full steps lies between the warm-up, {warmup}, and {sampler.steps}; got {nfc}")
-    if nfc == sampler.steps:
+    return smallest_threshold(
+        lambda threshold: sampler.run(method.with_threshold(threshold), seeds, conditions).nfc,
+        nfc, sampler.steps, threshold, getattr(method.schedule, "warmup", 1), known, most, tell,
+    )  # fmt: skip
+
+
+def smallest_threshold(
+    count: Callable[[float], float],
+    nfc: float,
+    steps: int,
+    start: float,
+    warmup: int,
+    known: Calibration | None = None,
+    most: int = 12,
+    tell: Callable[[float, float], None] = lambda threshold, nfc: None,
+) -> float:
+    """The smallest threshold at which `count` gives `nfc` full steps, by bisection.
+
+    A range of thresholds gives the same number. At its lower end no gap between full steps is longer than it has to
+    be: a greater threshold lets the same errors grow further, and may spend its last full step on the last of all.
+    The range's lower end is found to within 5 percent. The number falls in leaps as the threshold grows, so the
+    nearest threshold found within `most` runs is returned where none hits the number.
+
+    Args:
+        count: the mean number of full steps of a run with a threshold.
+        nfc: the number that is wanted.
+        steps: of a run: a threshold of 0 makes them all full.
+        start: the threshold at which the search begins.
+        warmup: full steps that every run begins with.
+        known: runs of the same method to start from; this search's runs are added to it.
+        most: runs at the most.
+        tell: called after each run with its threshold and its mean number of full steps.
+
+    Raises:
+        ValueError: a number of full steps that the method cannot have.
+    """
+    if not warmup <= nfc <= steps:
+        raise ValueError(f"the number of full steps lies between the warm-up, {warmup}, and {steps}; got {nfc}")
+    if nfc == steps:
         return 0.0
     calibration = known if known is not None else Calibration()
-    calibration.tried.setdefault(0.0, float(sampler.steps))
+    calibration.tried.setdefault(0.0, float(steps))
     for _ in range(most):
         small, large = calibration.bracket(nfc)
         if large is not None and calibration.tried[large] == nfc and large <= CLOSE * small:
             break
-        threshold = _next(calibration, nfc, threshold, warmup)
+        threshold = _next(calibration, nfc, start, warmup)
         if threshold in calibration.tried:
             break
-        run = sampler.run(method.with_threshold(threshold), seeds, conditions)
-        calibration.tried[threshold] = run.nfc
-        tell(threshold, run.nfc)
+        calibration.tried[threshold] = count(threshold)
+        tell(threshold, calibration.tried[threshold])
     return calibration.nearest(nfc)
 
 

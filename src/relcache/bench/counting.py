@@ -1,6 +1,7 @@
 """What a cached step has to do, counted without doing it: bytes, FLOPs and kernels.
 
-The models are those of `speed.SUBJECTS` at their full size; they lie on the meta device, and no weight is needed.
+The models are those of `subjects.SUBJECTS` at their full size; they lie on the meta device, and no weight is needed.
+What Python does is measured by `python_cost`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from relcache.bench.pipelines import precision_of
-from relcache.bench.speed import Subject
+from relcache.bench.python_cost import python_cost
+from relcache.bench.subjects import Subject
 from relcache.estimate import fill
 from relcache.meta import without_values
 from relcache.methods import Method
@@ -35,6 +37,8 @@ COLUMNS = (
     ("its kernels", "cached_kernels", ".0f"),
     ("least, ms on an H100", "h100_ms", ".2f"),
     ("least, ms here", "here_ms", ".1f"),
+    ("Python calls of a unit", "unit_calls", ".1f"),
+    ("its µs, launches too", "unit_us", ".1f"),
 )
 """Of the table: heading, name in a row, format."""
 H100 = 3.0e12  # bytes per second that a copy moves, reading and writing
@@ -106,11 +110,11 @@ def copy_rate(device: str, size: int = 1 << 28, rounds: int = 7) -> float:
 def table(subject: Subject, methods: Sequence[tuple[str, Method]], dtype: str, device: str) -> list[dict[str, Any]]:
     """A row for each method: what `count` finds on a model, and how long moving a cached step's bytes takes at least.
 
-    That is by the rate of copies on an H100, and by that measured on `device`.
+    The latter is by the rate of copies on an H100, and by that measured on `device`.
     """
     rows, rate = [], copy_rate(device)
     for title, method in methods:
-        found = count(subject, method, precision_of(dtype))
+        found, python = count(subject, method, precision_of(dtype)), python_cost(subject, method)
         rows.append(
             {
                 "method": title,
@@ -122,6 +126,11 @@ def table(subject: Subject, methods: Sequence[tuple[str, Method]], dtype: str, d
                 },
                 "h100_ms": 1e3 * found["cached_bytes"] / H100,
                 "here_ms": 1e3 * found["cached_bytes"] / rate,
+                "units": python["units"],
+                "step_calls": python["calls"],
+                "unit_calls": python["calls"] / python["units"],
+                "step_us": python["microseconds"],
+                "unit_us": python["microseconds"] / python["units"],
             }
         )
     return rows

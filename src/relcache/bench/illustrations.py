@@ -16,6 +16,7 @@ from relcache.bench.analysis import Analysis
 from relcache.figures import plots
 from relcache.figures.plots import Line
 from relcache.figures.sheet import Row
+from relcache.figures.tradeoff import Measured, tradeoff
 
 SETTINGS = "settings.json"
 SHOWN = 16  # samples on a sheet
@@ -40,6 +41,8 @@ def illustrate(folder: Path, modules: Sequence[str] = ()) -> list[Path]:
         written += of_benchmark(folder)
     if (folder / analysis.INDEX).exists():
         written += _of_analysis(folder, modules)
+    if not written and (folder / "table.json").exists():
+        written += of_tradeoff(folder)
     if not written:
         raise ValueError(
             f"{folder} holds no results: relcache bench, demo and analyze make them (a folder for each benchmark)"
@@ -145,6 +148,24 @@ def _traces(cells: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float | 
             title = f"{cell['method']}, {cell['nfc']:.4g} full"
             traced[title] = report["signal"], report["full_steps"], cell["threshold"]
     return traced
+
+
+# Of the speed of a pipeline
+
+
+def of_tradeoff(folder: Path) -> list[Path]:
+    """Draw quality over measured time, of methods and peers, from the table.json of `relcache bench speed`.
+
+    Nothing where it has no qualities, as of random weights.
+    """
+    read = files.read_json(folder / "table.json")
+    rows = read.get("rows", []) if isinstance(read, dict) else []
+    curves: tuple[dict[str, list[Measured]], dict[str, list[Measured]]] = ({}, {})
+    for row in rows:
+        if row.get("psnr") is not None and "share" in row:
+            point = Measured(row["share"], row["share_least"], row["share_most"], row["psnr"])
+            curves[bool(row["peer"])].setdefault(row["method"], []).append(point)
+    return _write(folder, "psnr-time", tradeoff(*curves, read["about"])) if any(curves) else []
 
 
 # Of an analysis

@@ -1,0 +1,105 @@
+"""The calls of a transformer, timed one by one, and whether each computed the model to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from relcache.models import ModelSpec
+
+
+class Clock:
+    """Moments on a device. On a GPU they are events in its stream, so that no call waits to be timed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events = device.type == "cuda"
+        self._device = device
+
+    def now(self) -> Any:
+        """This moment."""
+        if not self._events:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def between(self, began: Any, ended: Any) -> float:
+        """Seconds from one moment to another."""
+        if not self._events:
+            return ended - began
+        ended.synchronize()
+        return began.elapsed_time(ended) / 1e3
+
+
+@dataclass
+class Laps:
+    """Of each call its beginning, its end, and whether a layer of the last unit worked: whether the call was full."""
+
+    clock: Clock
+    calls: list[tuple[Any, Any, bool]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """From the first call's beginning to the last one's end: denoising, without text encoders and decoder."""
+        return self.clock.between(self.calls[0][0], self.calls[-1][1])
+
+    @property
+    def each(self) -> list[tuple[float, bool]]:
+        """Seconds of each call, and whether it was full."""
+        return [(self.clock.between(began, ended), full) for began, ended, full in self.calls]
+
+    @property
+    def full(self) -> int:
+        """How many calls were full."""
+        return sum(full for _, _, full in self.calls)
+
+
+@contextmanager
+def timed(model: nn.Module, spec: ModelSpec) -> Iterator[Laps]:
+    """Time the calls of `model`: enter it within what skips the model's work, so that this is timed as well."""
+    laps = Laps(Clock(next(model.parameters()).device))
+    worked: list[bool] = []
+    began: list[Any] = []
+
+    def before(*_: Any) -> None:
+        worked.clear()
+        began[:] = [laps.clock.now()]
+
+    def after(*_: Any) -> None:
+        laps.calls.append((began[0], laps.clock.now(), bool(worked)))
+
+    hooks = [
+        layer_of_the_last_unit(model, spec).register_forward_hook(lambda *_: worked.append(True)),
+        model.register_forward_pre_hook(before, prepend=True),
+        model.register_forward_hook(after),
+    ]
+    try:
+        yield laps
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def layer_of_the_last_unit(model: nn.Module, spec: ModelSpec) -> nn.Module:
+    """A linear layer within the last unit: it works where the unit does, whoever skips that."""
+    for unit in reversed(spec.units(model)):
+        own = list(unit.modules.values())
+        for module in own:
+            for child in module.modules():
+                if isinstance(child, nn.Linear) and all(child is not mine for mine in own):
+                    return child
+    raise ValueError(f"no unit of {type(model).__name__} has a linear layer within it to tell full steps by")
+
+
+def least_median_most(values: Sequence[float]) -> tuple[float, float, float]:
+    """The least, the median and the greatest of some values."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    return ordered[0], median, ordered[-1]

@@ -1,0 +1,1 @@
+"""The commands of `relcache bench`, and what they share with those of `cli`."""
