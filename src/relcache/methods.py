@@ -119,10 +119,12 @@ def RCS(
     longest_gap: int | None = None,
     full_last: int = 0,
     token_stride: int = 1,
+    direction: Form = "taylor",
 ) -> Method:
-    """Relational cache scheduling alone, on TaylorSeer's forecast: an ablation of RFC."""
+    """Relational cache scheduling alone, on TaylorSeer's forecast: an ablation of RFC. Or on `Newton`'s."""
+    check_choice("the direction of RCS", direction, Form)
     schedule = ErrorBudget(threshold, warmup, norm, longest_gap, full_last, token_stride)
-    return Method(Taylor(order), schedule, "RCS")
+    return Method(Taylor(order) if direction == "taylor" else Newton(order), schedule, "RCS")
 
 
 def _newton(order: int, interval: int, warmup: int = 2, phase: int | None = None) -> Method:
