@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from relcache.estimate import estimate_bytes
+from relcache.estimate import weigh
 from relcache.forecasters import Forecaster
 from relcache.methods import Method
 from relcache.models import SPECS, UNSUPPORTED, ModelSpec, Size, spec_for
 from relcache.models.coarse import Granularity, coarsened
+from relcache.offload import Offload
 from relcache.report import Report
 from relcache.schedules import Schedule
 from relcache.session import Session
@@ -79,7 +80,9 @@ class Handle:
         branches: int | None = None,
         text: int | None = None,
     ) -> int:
-        """Bytes that the cache will hold in a request of this size. Nothing is computed and no memory taken.
+        """Bytes that the cache will hold in a request of this size, wherever it keeps them.
+
+        Nothing is computed and no memory taken.
 
         Args:
             height, width, frames: of the pictures, in pixels; of the latents, where a bare transformer was enabled.
@@ -106,8 +109,9 @@ class Handle:
             if model is None:
                 raise RuntimeError(f"the {host.model_name} that was enabled is gone")
             inputs = host.spec.example(model, size)
-            forecaster, schedule = self._session.forecaster, self._session.schedule
-            held = estimate_bytes(model, host.spec, forecaster, schedule, inputs, branches, self._session.cache_dtype)
+            forecaster, schedule, store = self._session.forecaster, self._session.schedule, self._session.cache.store
+            kept = [(store.dtype, store.offload)]
+            held = branches * weigh(model, host.spec, forecaster, schedule, inputs, kept)[0].held
             total = max(total, held) if host.name == EXPERT else total + held
         return total
 
@@ -138,6 +142,7 @@ def enable(
     num_inference_steps: int | None = None,
     granularity: Granularity | None = None,
     cache_dtype: CacheDtype | None = None,
+    offload: Offload | None = None,
 ) -> Handle:
     """Let a diffusers pipeline, or a bare transformer, skip work by `method`.
 
@@ -158,6 +163,8 @@ def enable(
             and stacks the residual is forecast: the output minus the input.
         cache_dtype: what features are packed into between the steps, to hold fewer bytes: "bfloat16"; "float8" or
             "int8" with a scale for each token; or "features", as they are. By default the method's.
+        offload: "cpu" keeps the features in pinned memory of the host between the steps and brings those of the next
+            unit back while one is computed; "none" leaves them on the device. By default the method's.
 
     Raises:
         TypeError: not a pipeline or transformer, or not a method.
@@ -169,6 +176,8 @@ def enable(
         chosen = replace(chosen, granularity=granularity)
     if cache_dtype is not None:
         chosen = replace(chosen, cache_dtype=cache_dtype)
+    if offload is not None:
+        chosen = replace(chosen, offload=offload)
     if num_inference_steps is not None and (not isinstance(num_inference_steps, int) or num_inference_steps < 1):
         raise ValueError(f"num_inference_steps is a whole number of at least 1, got {num_inference_steps!r}")
     models, pipeline = find_transformers(model_or_pipe)
@@ -184,8 +193,9 @@ def enable(
     specs = {name: spec or spec_for(model, SPECS, UNSUPPORTED) for name, model in models.items()}
     hosts = [(name, model, coarsened(specs[name], model, chosen.granularity)) for name, model in models.items()]
     session = Session(
-        hosts, chosen.forecaster, chosen.schedule, chosen.name, pipeline, num_inference_steps, chosen.cache_dtype
-    )
+        hosts, chosen.forecaster, chosen.schedule, chosen.name, pipeline, num_inference_steps, chosen.cache_dtype,
+        chosen.offload,
+    )  # fmt: skip
     for model in models.values():
         previous = _sessions[model]() if model in _sessions else None
         if previous is not None:

@@ -6,7 +6,7 @@ Knows forecasters and schedules by their base classes; knows nothing of models, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -16,8 +16,8 @@ from relcache.forecasters.base import Forecaster
 from relcache.models.base import Part, from_rows, to_rows
 from relcache.request import Branch, Cell, Request, Stream, Work, shape_of
 from relcache.schedules.base import Schedule
-from relcache.storage import CacheDtype, pack, unpack
-from relcache.tracker import see
+from relcache.store import Shared, Store
+from relcache.tracker import glimpse
 
 
 class Visit(NamedTuple):
@@ -37,7 +37,7 @@ class Cache:
         forecaster: what a skipped unit returns.
         schedule: when a step is computed in full.
         note: called with a key and a text where something is to be told once.
-        dtype: what features are packed into between the steps.
+        store: where features lie between the steps.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Cache:
         forecaster: Forecaster,
         schedule: Schedule,
         note: Callable[[str, str], None],
-        dtype: CacheDtype = "features",
+        store: Store,
     ):
         self._names, self._parts, self._first_units = names, parts, first_units
-        self._forecaster, self._schedule, self._note, self._dtype = forecaster, schedule, note, dtype
+        self._forecaster, self._schedule, self._note, self.store = forecaster, schedule, note, store
         self.request: Request | None = None
         self._branch: Branch | None = None  # of the call in progress; None between calls
         self._work: Work | None = None
@@ -88,6 +88,7 @@ class Cache:
             branch.host = host
         self._branch, self._work, self._rows, self.visited = branch, work, rows, False
         self.serial += 1
+        self.store.prefetch(self._upcoming(sorted(self._first_units)[host]))
 
     def close_call(self) -> None:
         """The call has come to its end."""
@@ -98,12 +99,15 @@ class Cache:
                 "this model needs granularity='block' or 'module'"
             )
         if self._updated:
-            self.request.cache_bytes = max(self.request.cache_bytes, self.request.held_bytes())
+            held, on_device = self.request.held_bytes()
+            self.request.cache_bytes = max(self.request.cache_bytes, held)
+            self.request.device_bytes = max(self.request.device_bytes, on_device + self.store.most_moving)
         self.abandon_call()
 
     def abandon_call(self) -> None:
         """There is no call in progress."""
         self._branch, self._updated, self.in_run = None, False, ""
+        self.store.close()
 
     def drop(self) -> None:
         """Free the features; the record of the request stays."""
@@ -112,6 +116,13 @@ class Cache:
 
     def _cells(self) -> list[Cell]:
         return [Cell() for _ in self._names]
+
+    def _upcoming(self, index: int) -> Iterator[Any]:
+        """What is kept of the unit `index` and of the one after it."""
+        assert self._branch is not None
+        if index in self._first_units:
+            yield self._branch.signal
+        yield from (stream.state for cell in self._branch.cells[index : index + 2] for stream in cell.streams)
 
     # One unit: what its runner asks
 
@@ -141,6 +152,7 @@ class Cache:
                 for known in request.branches.values():
                     known.cells, known.signal = self._cells(), None
                 cell = branch.cells[index]
+        self.store.prefetch(self._upcoming(index))
         if not self._full:
             if has_history:
                 self._work.skipped[index] += 1
@@ -163,7 +175,7 @@ class Cache:
         outputs = []
         for stream in cell.streams:
             input = _stream(visit.inputs, stream.source)
-            forecast = self._forecaster.forecast(unpack(stream.state, self._dtype), request.step, input)
+            forecast = self._forecaster.forecast(self.store.get(stream.state), request.step, input)
             if forecast.fallback is not None:
                 request.fallback_codes.append(forecast.fallback)
             output = forecast.output
@@ -186,6 +198,7 @@ class Cache:
         if not cell.streams:
             cell.form = form
             cell.streams = [Stream(_source(part, place, inputs)) for place, _ in tensors]
+        shared: Shared = {}
         for stream, (_, tensor) in zip(cell.streams, tensors, strict=True):
             input = _stream(inputs, stream.source)
             kept = tensor.detach().clone() if copy else tensor.detach()
@@ -193,16 +206,17 @@ class Cache:
             if part.residual:
                 rows = rows - input
             else:
-                stream.output = see(kept)
-            known = unpack(stream.state, self._dtype)
-            state = self._forecaster.update(known, request.step, input, rows)
-            stream.state = pack(state, self._dtype, (input.shape, rows.shape))
+                stream.output = glimpse(rows)
+            # no name for either state, so that none outlives its use
+            stream.state = self.store.put(
+                self._forecaster.update(self.store.get(stream.state), request.step, input, rows), (input, rows), shared
+            )
         cell.full_steps, cell.step = cell.full_steps + 1, request.step
         self._updated = True
         if index in self._first_units and self._schedule.needs_signal:
-            known, input = unpack(branch.signal, self._dtype), _stream(inputs, 0)
-            ladder = self._forecaster.expansion.extend(known, request.step, input)
-            branch.signal = pack(ladder, self._dtype, (input.shape,))
+            input = _stream(inputs, 0)
+            ladder = self._forecaster.expansion.extend(self.store.get(branch.signal), request.step, input)
+            branch.signal = self.store.put(ladder, (input,), shared)
 
     def _outputs(self, index: int, output: Any) -> tuple[list[tuple[int, Tensor]], list[int | None] | None]:
         """The tensors of an output, each with its place in it, and the form that `Cell.form` describes."""
@@ -229,7 +243,7 @@ class Cache:
             if index not in self._first_units or branch.signal is None:
                 request.fallbacks["first module did not run: full step"] += 1
                 forced = True
-            elif not math.isfinite(error := self._signal_error(unpack(branch.signal, self._dtype), step, input)):
+            elif not math.isfinite(error := self._signal_error(self.store.get(branch.signal), step, input)):
                 request.fallbacks["signal not finite: full step"] += 1
                 self._note("signal", "the error signal was NaN or infinite; such steps are computed in full")
                 error, forced = None, True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -15,26 +15,39 @@ from relcache.forecasters.base import Forecaster
 from relcache.host import Host, count_rows
 from relcache.meta import without_values
 from relcache.models.base import ModelSpec
-from relcache.request import Request, Work
+from relcache.offload import Mover, Offload
+from relcache.request import Request, Work, bytes_of
 from relcache.schedules.base import Schedule
 from relcache.storage import CacheDtype
+from relcache.store import Shared, Store, tensors, tensors_on_device
 
 
-def estimate_bytes(
+class Weight(NamedTuple):
+    """Bytes of one branch's features: all that are held, those of them on the device between the steps, and the most
+    that lie there for a time, on their way from or to the host's memory."""
+
+    held: int
+    resident: int
+    moving: int
+
+
+def weigh(
     model: nn.Module,
     spec: ModelSpec,
     forecaster: Forecaster,
     schedule: Schedule,
     inputs: dict[str, Any],
-    branches: int,
-    cache_dtype: CacheDtype = "features",
-) -> int:
-    """Bytes held after as many full steps as fill the cache, called with `inputs` for each of `branches`."""
+    kept: Sequence[tuple[CacheDtype, Offload]],
+) -> list[Weight]:
+    """What one branch called with `inputs` holds, when as many full steps as fill the cache are over, in each way that
+    `kept` names: what features are packed into, and where they lie."""
 
-    def held(model: nn.Module, inputs: dict[str, Any]) -> int:
-        return fill(model, spec, forecaster, schedule, inputs, branches, cache_dtype).held_bytes
+    def weights(model: nn.Module, inputs: dict[str, Any]) -> list[Weight]:
+        recorder = _Recorder()
+        fill(model, spec, forecaster, schedule, inputs, store=recorder)
+        return [_replayed(recorder.units, Store(dtype, offload, Mover())) for dtype, offload in kept]
 
-    return without_values(lambda copied: held(copied(model), copied(inputs)))
+    return without_values(lambda copied: weights(copied(model), copied(inputs)))
 
 
 class Filled(NamedTuple):
@@ -52,6 +65,7 @@ def fill(
     inputs: dict[str, Any],
     branches: int = 1,
     cache_dtype: CacheDtype = "features",
+    store: Store | None = None,
 ) -> Filled:
     """Call `model`, a copy without values, in as many full steps as fill the cache."""
     for unit in spec.units(model):
@@ -59,9 +73,8 @@ def fill(
             module = next(iter(unit.modules.values()))
             module.forward = _or_like_its_input(module.forward)
     host = Host("", model, spec, place=0, first_unit=0)
-    cache = Cache(
-        host.unit_names, host.parts, {0}, forecaster, schedule, note=lambda key, text: None, dtype=cache_dtype
-    )
+    store = store or Store(cache_dtype)
+    cache = Cache(host.unit_names, host.parts, {0}, forecaster, schedule, note=lambda key, text: None, store=store)
     host.swap_units(cache, model)
     rows = count_rows(inputs.get(host.sample))
     cache.request = Request(None, None, rows)
@@ -81,6 +94,43 @@ def fill(
         call(0)
 
     return Filled(cache.request.cache_bytes, cached)
+
+
+class _Recorder(Store):
+    """Keeps states as they are, and remembers what was put in the last call: for each unit its states, each with the
+    features that others hold as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units: list[list[tuple[Any, Collection[Tensor]]]] = []
+        self._shared: Shared | None = None
+        self._ended = False
+
+    def put(self, state: Any, lent: Collection[Tensor], shared: Shared | None = None) -> Any:
+        if self._ended:
+            self.units, self._ended = [], False
+        if shared is not self._shared or not self.units:
+            self.units.append([])
+            self._shared = shared
+        self.units[-1].append((state, lent))
+        return state
+
+    def close(self) -> None:
+        self._ended = True
+
+
+def _replayed(units: list[list[tuple[Any, Collection[Tensor]]]], store: Store) -> Weight:
+    """What the states of `units` weigh in `store`, after two full steps."""
+    known: list[list[Any]] = [[] for _ in units]
+    for _ in range(2):
+        for place, unit in enumerate(units):
+            store.prefetch(known[place : place + 2])
+            for state in known[place]:
+                store.get(state)
+            shared: Shared = {}
+            known[place] = [store.put(state, lent, shared) for state, lent in unit]
+        store.close()
+    return Weight(bytes_of(tensors(known)), bytes_of(tensors_on_device(known)), store.most_moving)
 
 
 def _or_like_its_input(forward: Callable[..., Any]) -> Callable[..., Any]:

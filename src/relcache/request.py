@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from relcache.forecasters.base import FALLBACKS
-from relcache.storage import tensors
-from relcache.tracker import Seen, is_untouched
+from relcache.store import tensors, tensors_on_device
+from relcache.tracker import Glimpse
 
 Shape = tuple[tuple[torch.Size, torch.dtype, torch.device] | None, ...]
 
@@ -27,11 +27,12 @@ def shape_of(inputs: list[Tensor | None]) -> Shape:
 
 @dataclass
 class Stream:
-    """One output of a unit: the place of its input among the unit's, the forecaster's state, the last full output."""
+    """One output of a unit: the place of its input among the unit's, the forecaster's state as the store keeps it, and
+    the last full output, if that is what the state holds."""
 
     source: int
     state: Any = None
-    output: Seen | None = None
+    output: Glimpse | None = None
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Cell:
     @property
     def is_intact(self) -> bool:
         """Whether nobody has changed the last outputs in place; then the cache would not hold what it cached."""
-        return all(stream.output is None or is_untouched(stream.output, stream.output.value) for stream in self.streams)
+        return all(stream.output is None or stream.output.holds for stream in self.streams)
 
 
 @dataclass
@@ -69,12 +70,16 @@ class Branch:
     signal: Any = None
     host: int | None = None
 
-    def tensors(self) -> Iterator[Tensor]:
-        """The tensors that the branch keeps alive."""
+    def tensors(self) -> list[Tensor]:
+        """The tensors that the branch keeps alive, wherever they lie."""
+        return tensors(list(self.states()))
+
+    def states(self) -> Iterator[Any]:
+        """Everything that the branch keeps, as the store keeps it."""
         for cell in self.cells:
             for stream in cell.streams:
-                yield from tensors(stream.state)
-        yield from tensors(self.signal)
+                yield stream.state
+        yield self.signal
 
 
 @dataclass
@@ -102,19 +107,17 @@ class Request:
     fallback_codes: list[Tensor] = field(default_factory=list)
     work: dict[Any, Work] = field(default_factory=dict)
     cache_bytes: int = 0
+    device_bytes: int = 0
 
     @property
     def step(self) -> int:
         return len(self.signal) - 1
 
-    def held_bytes(self) -> int:
-        """Bytes that the cache holds now; memory that several tensors share counts once."""
-        storages: dict[int, int] = {}
-        for branch in self.branches.values():
-            for tensor in branch.tensors():
-                storage = tensor.untyped_storage()
-                storages[storage._cdata] = storage.nbytes()
-        return sum(storages.values())
+    def held_bytes(self) -> tuple[int, int]:
+        """Bytes that the cache holds now, and those of them on the device; memory that several tensors share counts
+        once."""
+        states = [state for branch in self.branches.values() for state in branch.states()]
+        return bytes_of(tensors(states)), bytes_of(tensors_on_device(states))
 
     def fallback_counts(self) -> dict[str, int]:
         """How often each fall-back was taken; reads the codes that forecasts have left on the device."""
@@ -123,3 +126,9 @@ class Request:
             codes = torch.cat([code.flatten().to("cpu", torch.int64) for code in self.fallback_codes])
             counts += Counter({reason: int((codes == code).sum()) for code, reason in FALLBACKS.items()})
         return dict(counts)
+
+
+def bytes_of(values: list[Tensor]) -> int:
+    """Bytes that `values` keep alive; memory that several share counts once."""
+    storages = {value.untyped_storage()._cdata: value.untyped_storage().nbytes() for value in values}
+    return sum(storages.values())

@@ -23,11 +23,15 @@ from relcache.forecasters.base import Forecaster
 from relcache.host import Host, count_rows, refuse_cache
 from relcache.meta import sketch, without_values
 from relcache.models.base import ModelSpec
+from relcache.offload import SHARED_MEMORY, Offload
 from relcache.report import Report
 from relcache.request import Request, Work
 from relcache.schedules.base import Schedule
-from relcache.storage import CacheDtype, unpack
+from relcache.storage import CacheDtype
+from relcache.store import Store
 from relcache.tracker import MOST_BRANCHES, Loop, Tracker, index_in
+
+OFFLOAD_OF_NOTHING = "offload='cpu' changes nothing: the features lie in the host's memory as it is"
 
 
 class Session:
@@ -42,6 +46,7 @@ class Session:
         pipeline: the diffusers pipeline that the transformers belong to, if it is known; kept weakly.
         num_inference_steps: steps of each request, where no pipeline tells.
         cache_dtype: what features are packed into between the steps.
+        offload: where they lie between the steps.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class Session:
         pipeline: Any = None,
         num_inference_steps: int | None = None,
         cache_dtype: CacheDtype = "features",
+        offload: Offload = "none",
     ):
         self.hosts: list[Host] = []
         self.unit_names: list[str] = []
@@ -63,10 +69,11 @@ class Session:
             self.hosts.append(host)
         self.model_name = " and ".join(dict.fromkeys(host.model_name for host in self.hosts))
         self.method = method
-        self.forecaster, self.schedule, self.cache_dtype = forecaster, schedule, cache_dtype
+        self.forecaster, self.schedule = forecaster, schedule
         parts = [part for host in self.hosts for part in host.parts]
         first_units = {host.first_unit for host in self.hosts}
-        self.cache = Cache(self.unit_names, parts, first_units, forecaster, schedule, self._note_once, cache_dtype)
+        store = Store(cache_dtype, offload)
+        self.cache = Cache(self.unit_names, parts, first_units, forecaster, schedule, self._note_once, store)
         self._num_inference_steps = num_inference_steps
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
         self._tracker = Tracker(self.hosts[0].spec.time_runs)
@@ -202,6 +209,8 @@ class Session:
                 self._flops[key] = f"{type(error).__name__}: {error}"
         work = request.work[key]
         work.calls += 1
+        if self.cache.store.offload == "cpu" and all(tensor.device.type in SHARED_MEMORY for tensor in tensors):
+            self._notes["offload"] = OFFLOAD_OF_NOTHING
         if place.branch is not None:
             self.cache.open_call(host.place, place.branch, rows, work)
         else:
@@ -282,7 +291,7 @@ class Session:
         """Branch, unit and state of the forecaster, for each stream of features that is kept."""
         request = self.cache.request
         return [
-            (name, f"{unit}[{place}]" if place else unit, unpack(stream.state, self.cache_dtype))
+            (name, f"{unit}[{place}]" if place else unit, self.cache.store.get(stream.state))
             for name, branch in (request.branches.items() if request else ())
             for unit, cell in zip(self.unit_names, branch.cells, strict=False)
             for place, stream in enumerate(cell.streams)
@@ -324,6 +333,7 @@ class Session:
             linear_flops=flops - products if countable and request.work else None,
             full_flops=full_flops if countable and request.work else None,
             cache_bytes=request.cache_bytes,
+            device_bytes=request.device_bytes,
             fallbacks=request.fallback_counts(),
             notes=notes,
         )
