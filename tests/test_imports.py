@@ -29,16 +29,18 @@ RANKS = {
     "runner": 4,
     "host": 5,
     "estimate": 6,
-    "session": 6,
+    "memory_size": 0,
+    "memory": 7,
+    "session": 8,
     "methods": 6,
-    "api": 7,
-    "inspection": 8,
-    "": 9,  # the package's own __init__: the public face
-    "figures": 10,
-    "metrics": 10,
-    "bench": 11,
-    "cli": 12,
-    "__main__": 13,
+    "api": 9,
+    "inspection": 10,
+    "": 11,  # the package's own __init__: the public face
+    "figures": 12,
+    "metrics": 12,
+    "bench": 13,
+    "cli": 14,
+    "__main__": 15,
 }
 PIPELINES_ALLOWED = {"bench", "cli", "__main__"}
 

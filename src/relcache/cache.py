@@ -6,7 +6,7 @@ Knows forecasters and schedules by their base classes; knows nothing of models, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -50,19 +50,25 @@ class Cache:
         note: Callable[[str, str], None],
         store: Store,
     ):
-        self._names, self._parts, self._first_units = names, parts, first_units
-        self._forecaster, self._schedule, self._note, self.store = forecaster, schedule, note, store
+        self._forecaster, self._schedule, self._note = forecaster, schedule, note
         self.request: Request | None = None
+        self.arrange(names, parts, first_units, store)
         self._branch: Branch | None = None  # of the call in progress; None between calls
         self._work: Work | None = None
         self._rows = 1  # samples in the call
+        self._inputs: list[Tensor | None] = []  # of the unit that was visited last
         self.serial = 0  # number of the call
         self.visited = False  # whether it has reached a unit
         self.in_run = ""  # name of the run of blocks that it is skipping
         self._updated = False  # whether it has changed a cell
         self._full: bool | None = None  # decision of the present step; None until its first unit asks
         self._doubtful = False  # whether the present step may be the first of another loop
+
+    def arrange(self, names: Sequence[str], parts: Sequence[Part], first_units: set[int], store: Store) -> None:
+        """Other units or another store from the next call on: what is cached is dropped, the record goes on."""
+        self._names, self._parts, self._first_units, self.store = names, parts, first_units, store
         self._changed_in_place: set[int] = set()  # units whose outputs others write into: these are copied
+        self.free()
 
     # Requests, steps and calls
 
@@ -86,6 +92,7 @@ class Cache:
             if branch.host is not None:
                 branch.cells, branch.signal = self._cells(), None
             branch.host = host
+        branch.step = self.request.step
         self._branch, self._work, self._rows, self.visited = branch, work, rows, False
         self.serial += 1
         self.store.prefetch(self._upcoming(sorted(self._first_units)[host]))
@@ -107,12 +114,17 @@ class Cache:
     def abandon_call(self) -> None:
         """There is no call in progress."""
         self._branch, self._updated, self.in_run = None, False, ""
+        self._inputs.clear()
         self.store.close()
 
-    def drop(self) -> None:
-        """Free the features; the record of the request stays."""
-        if self.request is not None:
-            self.request.branches = {name: Branch([]) for name in self.request.branches}
+    def free(self, branches: Iterable[Branch] | None = None) -> None:
+        """Drop the features of `branches`, or of all: what comes next of them in this request is computed in full."""
+        if branches is None:
+            branches = self.request.branches.values() if self.request is not None else ()
+        for branch in branches:
+            for cell in branch.cells:
+                cell.streams = []  # a unit that was broken off has its cell still
+            branch.cells, branch.signal = self._cells(), None
 
     def _cells(self) -> list[Cell]:
         return [Cell() for _ in self._names]
@@ -139,7 +151,7 @@ class Cache:
         assert self._work is not None
         self.visited = True
         layout = self._parts[index].layout
-        inputs = [None if input is None else to_rows(input, layout, self._rows) for input in inputs]
+        self._inputs = inputs = [None if input is None else to_rows(input, layout, self._rows) for input in inputs]
         shape = shape_of(inputs)
         cell = branch.cells[index]
         if not cell.is_intact:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ from relcache.schedules.base import Schedule
 from relcache.storage import CacheDtype
 from relcache.store import Shared, Store, tensors, tensors_on_device
 
+Put = tuple[Any, Collection[Tensor]]  # a state, and the features in it that others hold as well
+
 
 class Weight(NamedTuple):
     """Bytes of one branch's features: all that are held, those of them on the device between the steps, and the most
@@ -31,23 +33,52 @@ class Weight(NamedTuple):
     moving: int
 
 
-def weigh(
-    model: nn.Module,
-    spec: ModelSpec,
-    forecaster: Forecaster,
-    schedule: Schedule,
-    inputs: dict[str, Any],
-    kept: Sequence[tuple[CacheDtype, Offload]],
-) -> list[Weight]:
-    """What one branch called with `inputs` holds, when as many full steps as fill the cache are over, in each way that
-    `kept` names: what features are packed into, and where they lie."""
+class Features:
+    """What one branch holds once its cache is full: for each unit its states, without values."""
 
-    def weights(model: nn.Module, inputs: dict[str, Any]) -> list[Weight]:
+    def __init__(self, units: list[list[Put]]):
+        self._units = units
+        self._weights: dict[tuple[CacheDtype, Offload], Weight] = {}
+
+    def weight(self, dtype: CacheDtype, offload: Offload) -> Weight:
+        """What they weigh packed into `dtype` and kept where `offload` says."""
+        if (dtype, offload) not in self._weights:
+            with torch.no_grad():
+                self._weights[dtype, offload] = self._weigh(Store(dtype, offload, Mover()))
+        return self._weights[dtype, offload]
+
+    def _weigh(self, store: Store) -> Weight:
+        known: list[list[Any]] = [[] for _ in self._units]
+        for _ in range(2 if store.offload == "cpu" else 1):  # the second time there is something to bring back
+            for place, unit in enumerate(self._units):
+                store.prefetch(known[place : place + 2])
+                for state in known[place]:
+                    store.get(state)
+                shared: Shared = {}
+                known[place] = [store.put(state, lent, shared) for state, lent in unit]
+            store.close()
+        return Weight(bytes_of(tensors(known)), bytes_of(tensors_on_device(known)), store.most_moving)
+
+
+def features_of(
+    model: nn.Module, spec: ModelSpec, forecaster: Forecaster, schedule: Schedule, inputs: dict[str, Any]
+) -> Features:
+    """What one branch called with `inputs` holds, from one forward of a copy of `model` without values."""
+
+    def recorded(model: nn.Module, inputs: dict[str, Any]) -> Features:
         recorder = _Recorder()
-        fill(model, spec, forecaster, schedule, inputs, store=recorder)
-        return [_replayed(recorder.units, Store(dtype, offload, Mover())) for dtype, offload in kept]
+        enabled = _Enabled(model, spec, forecaster, schedule, inputs, recorder)
+        enabled.step(True)
+        return Features([[(filled(state, lent), lent) for state, lent in unit] for unit in recorder.units])
 
-    return without_values(lambda copied: weights(copied(model), copied(inputs)))
+    def filled(state: Any, lent: Collection[Tensor]) -> Any:
+        """`state` of the first full step after as many more as fill it. Of the error signal only an input is lent."""
+        for step in range(1, forecaster.expansion.order + 1):
+            update = forecaster.update if len(lent) == 2 else forecaster.expansion.extend
+            state = update(state, step, *lent)
+        return state
+
+    return without_values(lambda copied: recorded(copied(model), copied(inputs)))
 
 
 class Filled(NamedTuple):
@@ -65,72 +96,58 @@ def fill(
     inputs: dict[str, Any],
     branches: int = 1,
     cache_dtype: CacheDtype = "features",
-    store: Store | None = None,
 ) -> Filled:
     """Call `model`, a copy without values, in as many full steps as fill the cache."""
-    for unit in spec.units(model):
-        if not unit.part.streams and not unit.part.entries:
-            module = next(iter(unit.modules.values()))
-            module.forward = _or_like_its_input(module.forward)
-    host = Host("", model, spec, place=0, first_unit=0)
-    store = store or Store(cache_dtype)
-    cache = Cache(host.unit_names, host.parts, {0}, forecaster, schedule, note=lambda key, text: None, store=store)
-    host.swap_units(cache, model)
-    rows = count_rows(inputs.get(host.sample))
-    cache.request = Request(None, None, rows)
-
-    def call(branch: int) -> None:
-        cache.open_call(host.place, str(branch), rows, Work(host.place, ((), {})))
-        model(**inputs)
-        cache.close_call()
-
+    enabled = _Enabled(model, spec, forecaster, schedule, inputs, Store(cache_dtype))
     for _ in range(forecaster.expansion.order + 1):
-        cache.open_step(full=True)
+        enabled.step(True, branches)
+    return Filled(enabled.request.cache_bytes, lambda: enabled.step(False))
+
+
+class _Enabled:
+    """A copy without values of a model, with a cache."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: ModelSpec,
+        forecaster: Forecaster,
+        schedule: Schedule,
+        inputs: dict[str, Any],
+        store: Store,
+    ):
+        for unit in spec.units(model):
+            if not unit.part.streams and not unit.part.entries:
+                module = next(iter(unit.modules.values()))
+                module.forward = _or_like_its_input(module.forward)
+        host = Host("", model, spec, place=0, first_unit=0)
+        self._model, self._inputs = model, inputs
+        self._cache = Cache(host.unit_names, host.parts, {0}, forecaster, schedule, lambda key, text: None, store)
+        host.swap_units(self._cache, model)
+        self.request = self._cache.request = Request(None, None, count_rows(inputs.get(host.sample)))
+
+    def step(self, full: bool, branches: int = 1) -> None:
+        self._cache.open_step(full=full)
         for branch in range(branches):
-            call(branch)
-
-    def cached() -> None:
-        cache.open_step(full=False)
-        call(0)
-
-    return Filled(cache.request.cache_bytes, cached)
+            self._cache.open_call(0, str(branch), self.request.batch, Work(0, ((), {})))
+            self._model(**self._inputs)
+            self._cache.close_call()
 
 
 class _Recorder(Store):
-    """Keeps states as they are, and remembers what was put in the last call: for each unit its states, each with the
-    features that others hold as well."""
+    """Keeps states as they are, and remembers those of each unit as they were put, and what was lent of them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.units: list[list[tuple[Any, Collection[Tensor]]]] = []
+        self.units: list[list[Put]] = []
         self._shared: Shared | None = None
-        self._ended = False
 
     def put(self, state: Any, lent: Collection[Tensor], shared: Shared | None = None) -> Any:
-        if self._ended:
-            self.units, self._ended = [], False
-        if shared is not self._shared or not self.units:
+        if not self.units or shared is not self._shared:
             self.units.append([])
             self._shared = shared
         self.units[-1].append((state, lent))
         return state
-
-    def close(self) -> None:
-        self._ended = True
-
-
-def _replayed(units: list[list[tuple[Any, Collection[Tensor]]]], store: Store) -> Weight:
-    """What the states of `units` weigh in `store`, after two full steps."""
-    known: list[list[Any]] = [[] for _ in units]
-    for _ in range(2):
-        for place, unit in enumerate(units):
-            store.prefetch(known[place : place + 2])
-            for state in known[place]:
-                store.get(state)
-            shared: Shared = {}
-            known[place] = [store.put(state, lent, shared) for state, lent in unit]
-        store.close()
-    return Weight(bytes_of(tensors(known)), bytes_of(tensors_on_device(known)), store.most_moving)
 
 
 def _or_like_its_input(forward: Callable[..., Any]) -> Callable[..., Any]:

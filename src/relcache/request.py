@@ -6,7 +6,7 @@ Knows what fall-backs forecasters have; decides nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,11 +64,13 @@ class Cell:
 
 @dataclass
 class Branch:
-    """State of one guidance branch: a cell per unit, the ladder of the first unit's input, the model last called."""
+    """State of one guidance branch: a cell per unit, the ladder of the first unit's input, the model last called, and
+    the step in which it was."""
 
     cells: list[Cell]
     signal: Any = None
     host: int | None = None
+    step: int = -1
 
     def tensors(self) -> list[Tensor]:
         """The tensors that the branch keeps alive, wherever they lie."""
@@ -84,11 +86,12 @@ class Branch:
 
 @dataclass
 class Work:
-    """Calls of one model with inputs of one shape: how many, an example of the arguments on the meta device, and how
-    often each unit was skipped."""
+    """Calls of one model with inputs of one shape: how many, an example of the arguments on the meta device, the names
+    of each unit's modules, and how often it was skipped."""
 
     host: int
     example: tuple[tuple[Any, ...], dict[str, Any]]
+    modules: Mapping[int, list[str]] = field(default_factory=dict)
     calls: int = 0
     skipped: Counter[int] = field(default_factory=Counter)
 
@@ -112,6 +115,14 @@ class Request:
     @property
     def step(self) -> int:
         return len(self.signal) - 1
+
+    @property
+    def ended(self) -> list[Branch]:
+        """In the last step, the branches that have made their call of it, and those that had ended before; where the
+        number of steps is not known, none."""
+        if self.total_steps is None or self.step + 1 < self.total_steps:
+            return []
+        return [branch for branch in self.branches.values() if branch.step != self.step - 1]
 
     def held_bytes(self) -> tuple[int, int]:
         """Bytes that the cache holds now, and those of them on the device; memory that several tensors share counts
