@@ -236,6 +236,21 @@ def test_after_an_accident() -> None:
     assert torch.equal(run_loop(model), run_loop(fresh))
 
 
+@pytest.mark.parametrize(
+    "surroundings", [torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)], ids=["inference", "autocast"]
+)
+def test_in_other_modes(surroundings: Any) -> None:
+    limit = ways_and_bytes(2)[Way("stack")]
+    model = tiny_dit()
+    handle = relcache.enable(model, METHOD, memory_limit=limit)
+    with surroundings():
+        run_loop(model, steps=6)
+        run_loop(model, steps=6)
+    report = handle.report()
+    assert 0 < report.cache_bytes <= limit
+    assert report.full_steps == [0, 1, 5]
+
+
 @pytest.mark.parametrize("method", [RFC(2, 0.6), RCS(1, 0.6)], ids=lambda method: method.name)
 def test_a_pipeline(method: Any) -> None:
     """Sizes in pixels, rows doubled by guidance."""

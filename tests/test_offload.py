@@ -139,6 +139,21 @@ def test_the_next_unit_is_on_its_way(full: bool, journal: Journal) -> None:
     assert journal.alive == 0
 
 
+def test_the_error_signal_travels_once(journal: Journal) -> None:
+    """To decide at a cached step; once more where the step turns out full, to be extended."""
+    model = tiny_dit()
+    handle = relcache.enable(model, relcache.Method(relcache.Taylor(1), relcache.ErrorBudget(1e9)), offload="cpu")
+    stop_after(model, 2)
+    (branch,) = handle._session.cache.request.branches.values()
+    ladder = [leaf.host for leaf in torch.utils._pytree.tree_leaves(branch.signal) if isinstance(leaf, Away)]
+    journal.entries.clear()
+    step(model, 2)
+    assert handle._session.cache.request.full_steps == [0, 1]
+    assert [[entry for entry in journal.entries if entry == ("bring", id(term))] for term in ladder] == [
+        [("bring", id(term))] for term in ladder
+    ]
+
+
 def stop_after(model: DiTTransformer2DModel, steps: int) -> None:
     with pytest.raises(BrokenOff):
         run_loop(model, steps=12, break_at=steps)

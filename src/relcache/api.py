@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from relcache.forecasters import Forecaster
-from relcache.host import Host
-from relcache.memory import Call, Choice, Way, has_own_memory
+from relcache.memory import Call, Choice, Way
 from relcache.memory_size import bytes_from
 from relcache.methods import Method
 from relcache.models import SPECS, UNSUPPORTED, ModelSpec, Size, spec_for
@@ -46,7 +45,8 @@ class Handle:
     def units(self) -> list[str]:
         """Names of the cached modules, in the order in which they are computed.
 
-        Modules that are skipped together are one: `single_transformer_blocks.0.proj_mlp+attn+proj_out`.
+        Modules that are skipped together are one: `single_transformer_blocks.0.proj_mlp+attn+proj_out`. With a memory
+        limit they are those of the last request.
         """
         return list(self._session.unit_names)
 
@@ -134,7 +134,7 @@ class Handle:
         if limit is None:
             raise ValueError("choose() needs memory_limit=, here or in relcache.enable: '6GB', say")
         calls = self._calls(height, width, frames, batch, branches, text)
-        return self._session.chooser.choose(limit, calls, any(map(_has_own_memory, self._session.hosts)))
+        return self._session.chooser.choose(limit, calls, self._session.is_movable)
 
     def _calls(
         self, height: int, width: int, frames: int, batch: int | None, branches: int | None, text: int | None
@@ -282,11 +282,6 @@ class Pixels(NamedTuple):
     def latents(self, height: int, width: int, frames: int) -> tuple[int, int, int]:
         """Size of the latents; video autoencoders give the first frame a latent of its own."""
         return height // self.spatial, width // self.spatial, (frames - 1) // self.temporal + 1
-
-
-def _has_own_memory(host: Host) -> bool:
-    model = host.model()
-    return model is not None and any(has_own_memory(parameter.device) for parameter in model.parameters())
 
 
 def _method(method: Method | None, forecaster: Forecaster | None, schedule: Schedule | None) -> Method:

@@ -130,9 +130,10 @@ class Cache:
         return [Cell() for _ in self._names]
 
     def _upcoming(self, index: int) -> Iterator[Any]:
-        """What is kept of the unit `index` and of the one after it."""
+        """What is kept of the unit `index` and of the one after it; the ladder of the error signal to decide by, and to
+        extend in a full step."""
         assert self._branch is not None
-        if index in self._first_units:
+        if index in self._first_units and self._full is not False:
             yield self._branch.signal
         yield from (stream.state for cell in self._branch.cells[index : index + 2] for stream in cell.streams)
 

@@ -49,6 +49,7 @@ class Features:
 
     def _weigh(self, store: Store) -> Weight:
         known: list[list[Any]] = [[] for _ in self._units]
+        moving = 0
         for _ in range(2 if store.offload == "cpu" else 1):  # the second time there is something to bring back
             for place, unit in enumerate(self._units):
                 store.prefetch(known[place : place + 2])
@@ -56,8 +57,9 @@ class Features:
                     store.get(state)
                 shared: Shared = {}
                 known[place] = [store.put(state, lent, shared) for state, lent in unit]
+            moving = max(moving, store.most_moving)
             store.close()
-        return Weight(bytes_of(tensors(known)), bytes_of(tensors_on_device(known)), store.most_moving)
+        return Weight(bytes_of(tensors(known)), bytes_of(tensors_on_device(known)), moving)
 
 
 def features_of(

@@ -5,6 +5,9 @@ measured: features packed into bfloat16 or int8 lose next to nothing, blocks and
 steps and much with an error budget, whose signal they coarsen. The host's memory costs no quality, but features that
 travel at every step may make a cached step as slow as a full one, so it is the last resort; it goes through the same
 order once more, as fewer bytes are fewer to move. What the user has fixed is kept.
+
+Counted is what the cache holds, and what is on its way from or to the host's memory. Not counted is what the features
+of the one unit at work take for a time while they are unpacked: modules that are skipped leave memory free.
 """
 
 from __future__ import annotations
@@ -82,7 +85,7 @@ class Option:
 
     def __str__(self) -> str:
         if self.problem:
-            return f"{self.way}: not possible ({self.problem})"
+            return f"granularity {self.way.granularity!r}: not possible ({self.problem})"
         on_host = f" and {as_text(self.host_bytes)} in the host's memory" if self.host_bytes else ""
         return f"{self.way}: {as_text(self.device_bytes)} of cache{on_host}"
 
@@ -152,7 +155,7 @@ class Chooser:
             options.append(option := self.weigh(way, calls))
             if not option.problem and option.device_bytes <= limit:
                 return Choice(limit, tuple(options))
-        known = "; ".join(map(str, options))
+        known = "; ".join(dict.fromkeys(map(str, options)))
         kept = f" ({', '.join(sorted(self._fixed))} kept as given)" if self._fixed else ""
         raise ValueError(
             f"nothing keeps the cache within memory_limit {as_text(limit)}{kept}: {known}. Give a greater limit, a "
@@ -179,8 +182,9 @@ class Chooser:
         model = call.host.present_model()
         if key not in self._known:
             try:
-                spec = coarsened(call.spec, model, granularity)
-                self._known[key] = features_of(model, spec, self._forecaster, self._schedule, call.inputs)
+                with torch.inference_mode(False):  # in which tensors do not show who changes them
+                    spec = coarsened(call.spec, model, granularity)
+                    self._known[key] = features_of(model, spec, self._forecaster, self._schedule, call.inputs)
             except Exception as error:  # blocks that cannot be taken whole, a forward that cannot run without values
                 self._known[key] = str(error) or type(error).__name__
         return self._known[key]

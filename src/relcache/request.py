@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from relcache.forecasters.base import FALLBACKS
 from relcache.store import tensors, tensors_on_device
@@ -59,7 +60,7 @@ class Cell:
     @property
     def is_intact(self) -> bool:
         """Whether nobody has changed the last outputs in place; then the cache would not hold what it cached."""
-        return all(stream.output is None or stream.output.holds for stream in self.streams)
+        return all(stream.output is None or stream.output.is_intact for stream in self.streams)
 
 
 @dataclass
@@ -127,8 +128,8 @@ class Request:
     def held_bytes(self) -> tuple[int, int]:
         """Bytes that the cache holds now, and those of them on the device; memory that several tensors share counts
         once."""
-        states = [state for branch in self.branches.values() for state in branch.states()]
-        return bytes_of(tensors(states)), bytes_of(tensors_on_device(states))
+        leaves = tree_leaves([list(branch.states()) for branch in self.branches.values()])
+        return bytes_of(tensors(leaves)), bytes_of(tensors_on_device(leaves))
 
     def fallback_counts(self) -> dict[str, int]:
         """How often each fall-back was taken; reads the codes that forecasts have left on the device."""

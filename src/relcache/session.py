@@ -322,6 +322,13 @@ class Session:
         self._notes["memory"] = text
         self.hold(choice.way)
 
+    @property
+    def is_movable(self) -> bool:
+        """Whether features lie, or will lie, on a device with a memory of its own."""
+        device = getattr(self._pipeline() if self._pipeline is not None else None, "_execution_device", None)
+        weights = (weight.device for host in self.hosts for weight in host.present_model().parameters())
+        return any(map(has_own_memory, weights)) or (isinstance(device, torch.device) and has_own_memory(device))
+
     def _open_request(self, timestep: Any, loop: Loop | None, batch: int) -> Request:
         total = self._num_inference_steps
         if loop is not None:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from relcache.offload import Copy, Mover, Offload, StreamMover
 from relcache.storage import CacheDtype, Packed, pack, unpack
 
-MOST_LEAVING = 2  # units whose features may be on their way to the host while others are computed
+MOST_LEAVING = 2  # states that may be on their way to the host while units are computed
 
 Shared = dict[int, tuple["weakref.ref[Tensor]", Any]]
 """What has been put of tensors that are still alive, by their identity."""
@@ -51,7 +51,7 @@ class Store:
         self._mover = (mover or StreamMover()) if offload == "cpu" else None
         self._leaving: deque[list[tuple[Tensor, Copy]]] = deque()  # sources of copies under way, put by put
         self._coming: list[Away] = []  # those whose copies on the device nobody has got yet
-        self.most_moving = 0  # most bytes of copies that lay on the device at once
+        self.most_moving = 0  # most bytes of copies that have lain on the device at once in the present call
 
     def put(self, state: Any, lent: Collection[Tensor], shared: Shared | None = None) -> Any:
         """`state` as it is kept. Its features are the floating-point tensors of the shapes of `lent`.
@@ -111,6 +111,7 @@ class Store:
         """A call has come to its end: nothing of it is under way, or lies on the device, any longer."""
         self._drop(list(self._coming))
         self._release(0)
+        self.most_moving = 0
 
     def _leave(self, value: Tensor, lent: set[int], leaving: list[tuple[Tensor, Copy]]) -> Any:
         if self._mover is None or not self._mover.moves(value.device):
@@ -155,7 +156,8 @@ class Store:
 
 def tensors(state: Any) -> list[Tensor]:
     """The tensors that a state keeps alive, wherever they lie."""
-    return tensors_on_device(tree_map(lambda leaf: leaf.host if isinstance(leaf, Away) else leaf, state))
+    leaves = (leaf.host if isinstance(leaf, Away) else leaf for leaf in tree_leaves(state))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def tensors_on_device(state: Any) -> list[Tensor]:

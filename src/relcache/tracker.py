@@ -36,8 +36,8 @@ class Glimpse(NamedTuple):
     version: int | None
 
     @property
-    def holds(self) -> bool:
-        """Whether nobody who still has the tensor could see a change; in inference mode none shows."""
+    def is_intact(self) -> bool:
+        """Whether nobody has changed the tensor while someone keeps it; in inference mode no change shows."""
         value = self.value()
         return value is None or _version(value) == self.version
 

@@ -189,7 +189,7 @@ def ours(name: str, method: Method, interval: int) -> Contestant:
         schedule = ErrorBudget(NEVER, WARMUP, schedule.norm, longest_gap=interval)
     elif isinstance(schedule, Interval):
         schedule = Interval(interval, WARMUP)
-    chosen = Method(method.forecaster, schedule, method.name, method.granularity, method.cache_dtype)
+    chosen = replace(method, schedule=schedule)
     return Contestant(name, lambda model: relcache.enable(model, chosen))
 
 
