@@ -208,16 +208,28 @@ def test_free_in_the_middle(model: DiTTransformer2DModel) -> None:
 @pytest.mark.parametrize("granularity", ["module", "stack"])
 @pytest.mark.parametrize("error", [BrokenOff, KeyboardInterrupt])
 def test_free_after_an_accident(error: type[BaseException], granularity: Any) -> None:
-    """The unit that was at work keeps nothing, whether its end was seen or not."""
+    """The unit that was at work keeps neither features nor its input, whether its end was seen or not."""
     model = tiny_dit(blocks=BLOCKS)
-    handle = relcache.enable(model, TaylorSeer(1, 4), granularity=granularity)
+    handle = relcache.enable(model, TaylorSeer(1, 4, warmup=ALWAYS), granularity=granularity)
+    steps(model, 0, 3)
+    kept = [weakref.ref(value) for unit in held(handle) for value in unit]
+    given: list[StorageWeakRef] = []
 
     def stumble(*_: Any) -> None:
         raise error
 
-    hook = model.transformer_blocks[1].ff.net[0].register_forward_pre_hook(stumble)
-    with Made() as made, pytest.raises(error):
-        steps(model, 0, 1)
-    hook.remove()
+    def remember(module: Any, args: Any) -> None:
+        given.append(StorageWeakRef(args[0].untyped_storage()))
+
+    hooks = [
+        model.transformer_blocks[0].register_forward_pre_hook(remember),
+        model.transformer_blocks[1].ff.net[0].register_forward_pre_hook(stumble),
+    ]
+    with pytest.raises(error):
+        steps(model, 3, 4)
+    for hook in hooks:
+        hook.remove()
     handle.free()
-    assert made.alive < FEATURE + KNOWN_BY
+    assert kept
+    assert not any(reference() is not None for reference in kept)
+    assert [reference.expired() for reference in given] == [True]

@@ -208,7 +208,8 @@ def enable(
             is left beside the model and its own work. At the beginning of each request granularity, cache_dtype and
             offload are chosen by the shapes of its call, the best for the pictures that fits (`relcache.memory` has the
             order, `Handle.choose` asks beforehand). Those of the three that are given here, or by the method in
-            another value than its default, are kept. By default the method's.
+            another value than its default, are kept. The first request of each shape costs a forward without values for
+            each granularity that is looked at. By default the method's.
         free_at_end: drop the features of each branch at the end of its last step, not when the next request begins.
             Needs the number of steps, as `num_inference_steps` has it.
 
