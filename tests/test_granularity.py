@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 import relcache
-from relcache import storage
 from relcache.models import Unit
 from relcache.models.coarse import coarsened
+from relcache.store import Store, tensors
 
 STEPS = 7
 FULL = [0, 1, 4]
@@ -307,14 +307,15 @@ def test_packed_features(dtype: Any, error: float) -> None:
     features = torch.randn(3, 50, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 50)[:, None]
     features[0, 0] = 0
     state = (features, {"small": torch.ones(3), "steps": (4, 2)}, None)
-    packed = storage.pack(state, dtype, (64,))
-    again = storage.unpack(packed, dtype)
+    store = Store(dtype)
+    packed = store.put(state, [features])
+    again = store.get(packed)
     assert again[1:] == state[1:]
     assert again[0].dtype == features.dtype
     against = features.abs().amax(-1, keepdim=True) if dtype == "int8" else features.abs()
     smallest = features.abs().amax(-1, keepdim=True) / 448 * 2**-9 if dtype == "float8" else 0.0
     assert bool(((again[0] - features).abs() <= error * against * 1.001 + smallest).all())
-    bytes_of = [sum(t.numel() * t.element_size() for t in storage.tensors(tree)) for tree in (state, packed)]
+    bytes_of = [sum(t.numel() * t.element_size() for t in tensors(tree)) for tree in (state, packed)]
     assert bytes_of[1] < bytes_of[0] * {"bfloat16": 0.51, "float8": 0.28, "int8": 0.28}[dtype]
 
 

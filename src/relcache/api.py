@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from relcache.estimate import estimate_bytes
 from relcache.forecasters import Forecaster
+from relcache.memory import Call, Choice, Way
+from relcache.memory_size import bytes_from
 from relcache.methods import Method
 from relcache.models import SPECS, UNSUPPORTED, ModelSpec, Size, spec_for
-from relcache.models.coarse import Granularity, coarsened
+from relcache.models.coarse import Granularity
+from relcache.offload import Offload
 from relcache.report import Report
 from relcache.schedules import Schedule
 from relcache.session import Session
@@ -21,9 +23,6 @@ from relcache.storage import CacheDtype
 
 # Sessions by model, both weakly: what keeps a session alive is the model that it is attached to.
 _sessions: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.WeakKeyDictionary()
-
-
-EXPERT = "transformer_2"  # diffusers' name for the expert that takes over from the first; others work beside it
 
 
 class Handle:
@@ -46,7 +45,8 @@ class Handle:
     def units(self) -> list[str]:
         """Names of the cached modules, in the order in which they are computed.
 
-        Modules that are skipped together are one: `single_transformer_blocks.0.proj_mlp+attn+proj_out`.
+        Modules that are skipped together are one: `single_transformer_blocks.0.proj_mlp+attn+proj_out`. With a memory
+        limit they are those of the last request.
         """
         return list(self._session.unit_names)
 
@@ -69,6 +69,14 @@ class Handle:
         """
         self._session.reset()
 
+    def free(self) -> None:
+        """Drop the cached features and keep the record; a request that goes on computes its next steps in full.
+
+        Without this they are held until the next request begins. `relcache.enable(..., free_at_end=True)` drops them at
+        the end of each.
+        """
+        self._session.free()
+
     def estimate(
         self,
         height: int,
@@ -79,7 +87,9 @@ class Handle:
         branches: int | None = None,
         text: int | None = None,
     ) -> int:
-        """Bytes that the cache will hold in a request of this size. Nothing is computed and no memory taken.
+        """Bytes that the cache will hold in a request of this size, wherever it keeps them.
+
+        Nothing is computed and no memory taken.
 
         Args:
             height, width, frames: of the pictures, in pixels; of the latents, where a bare transformer was enabled.
@@ -92,24 +102,55 @@ class Handle:
             ValueError: a size below 1, or a spec that does not say how to call the model.
             RuntimeError: the model has been deleted.
         """
-        rows, calls = self._session.last_call
-        batch, branches = rows if batch is None else batch, calls if branches is None else branches
+        session = self._session
+        option = session.chooser.weigh(session.way, self._calls(height, width, frames, batch, branches, text))
+        if option.problem:
+            raise ValueError(f"a forward without values failed: {option.problem}")
+        return option.held_bytes
+
+    def choose(
+        self,
+        height: int,
+        width: int,
+        frames: int = 1,
+        *,
+        memory_limit: int | str | None = None,
+        batch: int | None = None,
+        branches: int | None = None,
+        text: int | None = None,
+    ) -> Choice:
+        """What a memory limit chooses for requests of this size, and what the cache will hold. Changes nothing.
+
+        The model may lie on the meta device; it is then taken to be meant for a GPU.
+
+        Args:
+            height, width, frames, batch, branches, text: as in `estimate`.
+            memory_limit: as in `relcache.enable`; by default the handle's own.
+
+        Raises:
+            ValueError: no limit, or nothing stays within it; else as `estimate`.
+        """
+        limit = self._session.memory_limit if memory_limit is None else bytes_from(memory_limit)
+        if limit is None:
+            raise ValueError("choose() needs memory_limit=, here or in relcache.enable: '6GB', say")
+        calls = self._calls(height, width, frames, batch, branches, text)
+        return self._session.chooser.choose(limit, calls, self._session.is_movable)
+
+    def _calls(
+        self, height: int, width: int, frames: int, batch: int | None, branches: int | None, text: int | None
+    ) -> list[Call]:
+        rows, branches_before = self._session.last_call
+        batch, branches = rows if batch is None else batch, branches_before if branches is None else branches
         sizes = {"height": height, "width": width, "frames": frames, "batch": batch, "branches": branches}
         for name, value in sizes.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is a whole number of at least 1, got {value!r}")
         latents = self._pixels.latents(height, width, frames) if self._pixels else (height, width, frames)
-        total = 0
-        for host in self._session.hosts:
-            model = host.model()
-            size = Size(batch, *latents, host.spec.text if text is None else text)
-            if model is None:
-                raise RuntimeError(f"the {host.model_name} that was enabled is gone")
-            inputs = host.spec.example(model, size)
-            forecaster, schedule = self._session.forecaster, self._session.schedule
-            held = estimate_bytes(model, host.spec, forecaster, schedule, inputs, branches, self._session.cache_dtype)
-            total = max(total, held) if host.name == EXPERT else total + held
-        return total
+        calls = []
+        for host, spec in zip(self._session.hosts, self._session.specs, strict=True):
+            size = Size(batch, *latents, spec.text if text is None else text)
+            calls += branches * [Call(host, spec, size, spec.example(host.present_model(), size))]
+        return calls
 
     def disable(self) -> None:
         """Put the model's own forwards back and free the cache. A second call does nothing."""
@@ -138,6 +179,9 @@ def enable(
     num_inference_steps: int | None = None,
     granularity: Granularity | None = None,
     cache_dtype: CacheDtype | None = None,
+    offload: Offload | None = None,
+    memory_limit: int | str | None = None,
+    free_at_end: bool = False,
 ) -> Handle:
     """Let a diffusers pipeline, or a bare transformer, skip work by `method`.
 
@@ -158,17 +202,30 @@ def enable(
             and stacks the residual is forecast: the output minus the input.
         cache_dtype: what features are packed into between the steps, to hold fewer bytes: "bfloat16"; "float8" or
             "int8" with a scale for each token; or "features", as they are. By default the method's.
+        offload: "cpu" keeps the features in pinned memory of the host between the steps and brings those of the next
+            unit back while one is computed; "none" leaves them on the device. By default the method's.
+        memory_limit: most that the cache may take of the device's memory, in bytes or as "6GB", "800 MB", "6 GiB": what
+            is left beside the model and its own work. At the beginning of each request granularity, cache_dtype and
+            offload are chosen by the shapes of its call, the best for the pictures that fits (`relcache.memory` has the
+            order, `Handle.choose` asks beforehand). Those of the three that are given here, or by the method in
+            another value than its default, are kept. The first request of each shape costs a forward without values for
+            each granularity that is looked at. By default the method's.
+        free_at_end: drop the features of each branch at the end of its last step, not when the next request begins.
+            Needs the number of steps, as `num_inference_steps` has it.
 
     Raises:
         TypeError: not a pipeline or transformer, or not a method.
         ValueError: no spec for the transformer, a spec that matches no module, a cache of diffusers is active, blocks
-            that cannot be taken whole.
+            that cannot be taken whole, a memory limit that is no amount of memory. A call of the transformer raises it
+            where nothing keeps within the limit.
     """
     chosen = _method(method, forecaster, schedule)
-    if granularity is not None:
-        chosen = replace(chosen, granularity=granularity)
-    if cache_dtype is not None:
-        chosen = replace(chosen, cache_dtype=cache_dtype)
+    options = {"granularity": granularity, "cache_dtype": cache_dtype, "offload": offload, "memory_limit": memory_limit}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    chosen = replace(chosen, **given)
+    way = Way(chosen.granularity, chosen.cache_dtype, chosen.offload)
+    fixed = {name for name in Way._fields if name in given or getattr(way, name) != getattr(Way(), name)}
+    limit = bytes_from(chosen.memory_limit) if chosen.memory_limit is not None else None
     if num_inference_steps is not None and (not isinstance(num_inference_steps, int) or num_inference_steps < 1):
         raise ValueError(f"num_inference_steps is a whole number of at least 1, got {num_inference_steps!r}")
     models, pipeline = find_transformers(model_or_pipe)
@@ -182,9 +239,18 @@ def enable(
     if spec is not None and not isinstance(spec, ModelSpec):
         raise TypeError(f"spec is a relcache.ModelSpec, got {spec!r}")
     specs = {name: spec or spec_for(model, SPECS, UNSUPPORTED) for name, model in models.items()}
-    hosts = [(name, model, coarsened(specs[name], model, chosen.granularity)) for name, model in models.items()]
+    hosts = [(name, model, specs[name]) for name, model in models.items()]
     session = Session(
-        hosts, chosen.forecaster, chosen.schedule, chosen.name, pipeline, num_inference_steps, chosen.cache_dtype
+        hosts,
+        chosen.forecaster,
+        chosen.schedule,
+        chosen.name,
+        pipeline,
+        num_inference_steps,
+        way,
+        limit,
+        fixed,
+        free_at_end,
     )
     for model in models.values():
         previous = _sessions[model]() if model in _sessions else None

@@ -6,7 +6,7 @@ Knows forecasters and schedules by their base classes; knows nothing of models, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -19,8 +19,8 @@ from relcache.gauge import Gauge
 from relcache.models.base import Part
 from relcache.request import Branch, Cell, Request, Signal, Stream, Work, shape_of
 from relcache.schedules.base import Schedule
-from relcache.storage import CacheDtype, pack, tensors, unpack
-from relcache.tracker import Seen, is_untouched, see
+from relcache.store import Shared, Store, tensors, tensors_on_device
+from relcache.tracker import Glimpse, glimpse
 
 
 class Visit(NamedTuple):
@@ -45,7 +45,7 @@ class Cache:
         forecaster: what a skipped unit returns.
         schedule: when a step is computed in full.
         note: called with a key and a text where something is to be told once.
-        dtype: what features are packed into between the steps.
+        store: where features lie between the steps.
     """
 
     def __init__(
@@ -56,15 +56,16 @@ class Cache:
         forecaster: Forecaster,
         schedule: Schedule,
         note: Callable[[str, str], None],
-        dtype: CacheDtype = "features",
+        store: Store,
     ):
-        self._names, self._parts, self.gauges = names, parts, gauges
-        self.forecaster, self._schedule, self._note, self.dtype = forecaster, schedule, note, dtype
-        self.pace, self.slots = Pace(), [Slot() for _ in names]
+        self.forecaster, self._schedule, self._note = forecaster, schedule, note
+        self._most_steps = max(forecaster.full_steps_needed, forecaster.expansion.order + 1)
         self.request: Request | None = None
+        self.arrange(names, parts, gauges, store)
         self._branch: Branch | None = None  # of the call in progress; None between calls
         self._work: Work | None = None
         self._rows = 1  # samples in the call
+        self._inputs: list[Tensor | None] = []  # of the unit that was visited last
         self.serial = 0  # number of the call
         self.visited = False  # whether it has reached a unit
         self.in_run = ""  # name of the run of blocks that it is skipping
@@ -72,9 +73,16 @@ class Cache:
         self._looks = False  # whether a gauge is about to see what it reads, and units are as if nothing was cached
         self._full: bool | None = None  # decision of the present step; None until its first unit asks
         self._doubtful = False  # whether the present step may be the first of another loop
-        self._watched: list[tuple[int, Seen]] = []  # the outputs of the last unit computed
+        self._watched: list[tuple[int, Glimpse]] = []  # the outputs of the last unit computed
+
+    def arrange(self, names: Sequence[str], parts: Sequence[Part], gauges: Mapping[int, Gauge], store: Store) -> None:
+        """Other units or another store from the next call on: what is cached is dropped, the record goes on."""
+        self._names, self._parts, self.store = names, parts, store
+        self._first_units = sorted(gauges)
+        self.gauges = gauges if self._schedule.needs_signal else {}
+        self.pace, self.slots = Pace(), [Slot() for _ in names]
         self._changed_in_place: set[int] = set()  # units whose outputs others write into: their forecasts are copied
-        self._most_steps = max(forecaster.full_steps_needed, forecaster.expansion.order + 1)
+        self.free()
 
     # Requests, steps and calls
 
@@ -98,8 +106,10 @@ class Cache:
             if branch.host is not None:
                 branch.cells, branch.signal = self._cells(), None
             branch.host = host
+        branch.step = self.request.step
         self._branch, self._work, self._rows, self.visited = branch, work, rows, False
         self.serial += 1
+        self.store.prefetch(self._upcoming(self._first_units[host]))
         for gauge in self.gauges.values():
             gauge.wake()
 
@@ -115,7 +125,9 @@ class Cache:
             )
         self._see_changes()
         if self._updated:
-            self.request.cache_bytes = max(self.request.cache_bytes, self.request.held_bytes())
+            held, on_device = self.request.held_bytes()
+            self.request.cache_bytes = max(self.request.cache_bytes, held)
+            self.request.device_bytes = max(self.request.device_bytes, on_device + self.store.most_moving)
         self.abandon_call()
 
     def abandon_call(self) -> None:
@@ -127,20 +139,28 @@ class Cache:
             self.pace.active = self.pace.skip = False
             for slot in self.slots:
                 slot.clear()
+        self._inputs.clear()
+        self.store.close()
 
-    def drop(self) -> None:
-        """Free the features; the record of the request stays."""
-        if self.request is not None:
-            self.request.branches = {name: Branch([]) for name in self.request.branches}
-
-    def _forget(self) -> None:
-        """Drop what is cached of the request's earlier steps."""
-        assert self.request is not None
-        for branch in self.request.branches.values():
+    def free(self, branches: Iterable[Branch] | None = None) -> None:
+        """Drop the features of `branches`, or of all: what comes next of them in this request is computed in full."""
+        if branches is None:
+            branches = self.request.branches.values() if self.request is not None else ()
+        for branch in branches:
+            for cell in branch.cells:
+                cell.streams = []  # a unit that was broken off has its cell still
             branch.cells, branch.signal = self._cells(), None
 
     def _cells(self) -> list[Cell]:
         return [Cell() for _ in self._names]
+
+    def _upcoming(self, index: int) -> Iterator[Any]:
+        """What is kept of the unit `index` and of the one after it; the error signal to decide by, and to extend in a
+        full step."""
+        assert self._branch is not None
+        if index in self.gauges and self._full is not False and self._branch.signal is not None:
+            yield self._branch.signal.stack
+        yield from (stream.state for cell in self._branch.cells[index : index + 2] for stream in cell.streams)
 
     # Compiled code, which cannot ask
 
@@ -159,7 +179,7 @@ class Cache:
         if self._full is None:
             self._full = self._decide(units.start, branch, ready, look)
             if self._full and self._doubtful:
-                self._forget()
+                self.free()
         elif not self._full and not ready:
             request.fallbacks["module without history or of another shape: computed in full"] += 1
         self.pace.active, self.pace.rows = True, self._rows
@@ -171,6 +191,11 @@ class Cache:
         for index, cell in cells.items():
             slot, streams = self.slots[index], cell.streams
             slot.states, slot.form = tuple(stream.state for stream in streams), cell.form
+            if len(tensors(slot.states)) > len(tensors_on_device(slot.states)):
+                raise ValueError(
+                    "offload='cpu' has no use inside compiled code, which would need all features on the device at "
+                    "once: compile the blocks and use granularity='block' or 'stack', or do not offload"
+                )
             slot.sources, slot.empties = tuple(stream.source for stream in streams), cell.empties
             if cell.steps not in known:
                 values = self.forecaster.coefficients(cell.steps, request.step)
@@ -217,15 +242,16 @@ class Cache:
         self.visited = True
         self._see_changes()
         layout = self._parts[index].layout
-        inputs = [None if input is None else to_rows(input, layout, self._rows) for input in inputs]
+        self._inputs = inputs = [None if input is None else to_rows(input, layout, self._rows) for input in inputs]
         shape = shape_of(inputs)
         cell = branch.cells[index]
         has_history = len(cell.steps) >= self.forecaster.full_steps_needed and cell.shape == shape
         if self._full is None:
             self._full = self._decide(index, branch, has_history, look)
             if self._full and self._doubtful:  # what is cached may be another loop's
-                self._forget()
+                self.free()
                 cell = branch.cells[index]
+        self.store.prefetch(self._upcoming(index))
         if not self._full:
             if has_history:
                 self._work.skipped[index] += 1
@@ -249,7 +275,7 @@ class Cache:
         outputs = []
         for stream in cell.streams:
             input = _stream(visit.inputs, stream.source)
-            output, fallback = self.forecaster.forecast(unpack(stream.state, self.dtype), coefficients, input)
+            output, fallback = self.forecaster.forecast(self.store.get(stream.state), coefficients, input)
             if fallback is not None:
                 request.fallback_codes.append(fallback)
             if part.residual:
@@ -272,28 +298,32 @@ class Cache:
             cell.form = form
             cell.streams = [Stream(_source(part, place, inputs)) for place, _ in found]
         cell.steps = (request.step, *cell.steps)[: self._most_steps]
+        shared: Shared = {}
         if index in self.gauges:
-            inputs = self._keep_signal(branch, self.gauges[index], inputs)
+            inputs = self._keep_signal(branch, self.gauges[index], inputs, shared)
         for stream, (_, tensor) in zip(cell.streams, found, strict=True):
             input = _stream(inputs, stream.source)
             rows = to_rows(tensor.detach(), part.layout, self._rows)
             if part.residual:
                 rows = rows - input
-            known, stream.state = unpack(stream.state, self.dtype), None
-            state = self.forecaster.update(known, cell.steps, input, rows)
-            stream.state = pack(state, self.dtype, (input.shape[-1], rows.shape[-1]))
+            # no name for either state, so that none outlives its use
+            stream.state = self.store.put(
+                self.forecaster.update(self.store.get(stream.state), cell.steps, input, rows), (input, rows), shared
+            )
         if self.forecaster.full_steps_needed == 1 and not part.residual:  # a forecast may be what is cached itself
-            self._watched = [(index, see(tensor)) for _, tensor in found]
+            self._watched = [(index, glimpse(tensor)) for _, tensor in found]
         self._updated = True
 
     def _see_changes(self) -> None:
         """Find out whether somebody has written into the last outputs; inference tensors do not tell."""
         for index, seen in self._watched:
-            if seen.version is None or not is_untouched(seen, seen.value):
+            if seen.version is None or not seen.is_intact:
                 self._changed_in_place.add(index)
         self._watched = []
 
-    def _keep_signal(self, branch: Branch, gauge: Gauge, inputs: list[Tensor | None]) -> list[Tensor | None]:
+    def _keep_signal(
+        self, branch: Branch, gauge: Gauge, inputs: list[Tensor | None], shared: Shared
+    ) -> list[Tensor | None]:
         """Keep what the gauge sees. Returns `inputs`, the first of them as it is kept here if it is the same."""
         assert self.request is not None
         features, stride = gauge.features(self._rows), self._schedule.token_stride
@@ -303,10 +333,10 @@ class Cache:
         steps, known = branch.signal or ((), None)
         steps = (self.request.step, *steps)[: self._most_steps]
         value = every(features, stride)
-        stack = self.forecaster.expansion.extend(unpack(known, self.dtype), steps, value)
-        branch.signal = Signal(steps, pack(stack, self.dtype, value.shape[-1:]))
+        stack = self.forecaster.expansion.extend(self.store.get(known), steps, value)
+        branch.signal = Signal(steps, self.store.put(stack, (value,), shared))
         first = inputs[0]
-        if stride > 1 or self.dtype != "features" or first is None or not _is_same(first, features):
+        if stride > 1 or branch.signal.stack is not stack or first is None or not _is_same(first, features):
             return inputs
         return [stack[:, 0], *inputs[1:]]
 
@@ -367,7 +397,7 @@ class Cache:
 
     def _signal_error(self, signal: Signal, step: int, features: Tensor) -> float:
         value = every(features, self._schedule.token_stride)
-        stack = unpack(signal.stack, self.dtype)
+        stack = self.store.get(signal.stack)
         if value.shape != stack[:, 0].shape:
             return math.nan
         predicted = weighted_sum(stack, self.forecaster.expansion.coefficients(signal.steps, step))

@@ -28,7 +28,7 @@ from relcache.features import (
 )
 from relcache.forecasters.base import Forecaster
 from relcache.models.base import Unit
-from relcache.storage import CacheDtype, unpack
+from relcache.storage import unpacked
 
 
 @dataclass
@@ -74,9 +74,9 @@ class Slot:
 class CompiledRunner:
     """One unit as compiled code sees it."""
 
-    def __init__(self, pace: Pace, slot: Slot, unit: Unit, forecaster: Forecaster, dtype: CacheDtype):
+    def __init__(self, pace: Pace, slot: Slot, unit: Unit, forecaster: Forecaster):
         self._pace, self._slot, self._part = pace, slot, unit.part
-        self._forecaster, self._dtype = forecaster, dtype
+        self._forecaster = forecaster
         self._streams = stream_places(next(iter(unit.modules.values())), unit.part)
         self._tokens = token_dimension(unit.part)
 
@@ -157,7 +157,7 @@ class CompiledRunner:
         for state, source in zip(slot.states, slot.sources, strict=True):
             input = inputs[source]
             assert input is not None
-            output, code = self._forecaster.forecast(unpack(state, self._dtype), coefficients, input)
+            output, code = self._forecaster.forecast(unpacked(state), coefficients, input)
             if code is not None:
                 codes.append(code)
             output = input + output if part.residual else output

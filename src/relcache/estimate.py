@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -15,26 +15,72 @@ from relcache.forecasters.base import Forecaster
 from relcache.host import Host, count_rows
 from relcache.meta import without_values
 from relcache.models.base import ModelSpec
-from relcache.request import Request, Work
+from relcache.offload import Mover, Offload
+from relcache.request import Request, Work, bytes_of
 from relcache.schedules.base import Schedule
 from relcache.storage import CacheDtype
+from relcache.store import Shared, Store, tensors, tensors_on_device
+
+Put = tuple[Any, Collection[Tensor]]  # a state, and the features in it that others hold as well
 
 
-def estimate_bytes(
-    model: nn.Module,
-    spec: ModelSpec,
-    forecaster: Forecaster,
-    schedule: Schedule,
-    inputs: dict[str, Any],
-    branches: int,
-    cache_dtype: CacheDtype = "features",
-) -> int:
-    """Bytes held after as many full steps as fill the cache, called with `inputs` for each of `branches`."""
+class Weight(NamedTuple):
+    """Bytes of one branch's features: all that are held, those of them on the device between the steps, and the most
+    that lie there for a time, on their way from or to the host's memory."""
 
-    def held(model: nn.Module, inputs: dict[str, Any]) -> int:
-        return fill(model, spec, forecaster, schedule, inputs, branches, cache_dtype).held_bytes
+    held: int
+    resident: int
+    moving: int
 
-    return without_values(lambda copied: held(copied(model), copied(inputs)))
+
+class Features:
+    """What one branch holds once its cache is full: for each unit its states, without values."""
+
+    def __init__(self, units: list[list[Put]]):
+        self._units = units
+        self._weights: dict[tuple[CacheDtype, Offload], Weight] = {}
+
+    def weight(self, dtype: CacheDtype, offload: Offload) -> Weight:
+        """What they weigh packed into `dtype` and kept where `offload` says."""
+        if (dtype, offload) not in self._weights:
+            with torch.no_grad():
+                self._weights[dtype, offload] = self._weigh(Store(dtype, offload, Mover()))
+        return self._weights[dtype, offload]
+
+    def _weigh(self, store: Store) -> Weight:
+        known: list[list[Any]] = [[] for _ in self._units]
+        moving = 0
+        for _ in range(2 if store.offload == "cpu" else 1):  # the second time there is something to bring back
+            for place, unit in enumerate(self._units):
+                store.prefetch(known[place : place + 2])
+                for state in known[place]:
+                    store.get(state)
+                shared: Shared = {}
+                known[place] = [store.put(state, lent, shared) for state, lent in unit]
+            moving = max(moving, store.most_moving)
+            store.close()
+        return Weight(bytes_of(tensors(known)), bytes_of(tensors_on_device(known)), moving)
+
+
+def features_of(
+    model: nn.Module, spec: ModelSpec, forecaster: Forecaster, schedule: Schedule, inputs: dict[str, Any]
+) -> Features:
+    """What one branch called with `inputs` holds, from one forward of a copy of `model` without values."""
+
+    def recorded(model: nn.Module, inputs: dict[str, Any]) -> Features:
+        recorder = _Recorder()
+        enabled = _Enabled(model, spec, forecaster, schedule, inputs, recorder)
+        enabled.step(True)
+        return Features([[(filled(state, lent), lent) for state, lent in unit] for unit in recorder.units])
+
+    def filled(state: Any, lent: Collection[Tensor]) -> Any:
+        """`state` of the first full step after as many more as fill it. Of the error signal only an input is lent."""
+        for step in range(1, forecaster.expansion.order + 1):
+            update = forecaster.update if len(lent) == 2 else forecaster.expansion.extend
+            state = update(state, range(step, -1, -1), *lent)
+        return state
+
+    return without_values(lambda copied: recorded(copied(model), copied(inputs)))
 
 
 class Filled(NamedTuple):
@@ -54,34 +100,58 @@ def fill(
     cache_dtype: CacheDtype = "features",
 ) -> Filled:
     """Call `model`, a copy without values, in as many full steps as fill the cache."""
-    for unit in spec.units(model):
-        if not unit.part.streams and not unit.part.entries:
-            module = next(iter(unit.modules.values()))
-            module.forward = _or_like_its_input(module.forward)
-    host = Host("", model, spec, place=0, first_unit=0)
-    gauges = {0: host.gauge} if schedule.needs_signal else {}
-    cache = Cache(
-        host.unit_names, host.parts, gauges, forecaster, schedule, note=lambda key, text: None, dtype=cache_dtype
-    )
-    host.swap_units(cache, model)
-    rows = count_rows(inputs.get(host.sample))
-    cache.request = Request(None, None, rows)
-
-    def call(branch: int) -> None:
-        cache.open_call(host.place, str(branch), rows, Work(host.place, ((), {})))
-        model(**inputs)
-        cache.close_call()
-
+    enabled = _Enabled(model, spec, forecaster, schedule, inputs, Store(cache_dtype))
     for _ in range(forecaster.expansion.order + 1):
-        cache.open_step(full=True)
+        enabled.step(True, branches)
+    return Filled(enabled.request.cache_bytes, lambda: enabled.step(False))
+
+
+class _Enabled:
+    """A copy without values of a model, with a cache."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: ModelSpec,
+        forecaster: Forecaster,
+        schedule: Schedule,
+        inputs: dict[str, Any],
+        store: Store,
+    ):
+        for unit in spec.units(model):
+            if not unit.part.streams and not unit.part.entries:
+                module = next(iter(unit.modules.values()))
+                module.forward = _or_like_its_input(module.forward)
+        host = Host("", model, spec, place=0, first_unit=0)
+        self._model, self._inputs = model, inputs
+        self._cache = Cache(
+            host.unit_names, host.parts, {0: host.gauge}, forecaster, schedule, lambda key, text: None, store
+        )
+        host.swap_units(self._cache, model)
+        self.request = self._cache.request = Request(None, None, count_rows(inputs.get(host.sample)))
+
+    def step(self, full: bool, branches: int = 1) -> None:
+        self._cache.open_step(full=full)
         for branch in range(branches):
-            call(branch)
+            self._cache.open_call(0, str(branch), self.request.batch, Work(0, ((), {})))
+            self._model(**self._inputs)
+            self._cache.close_call()
 
-    def cached() -> None:
-        cache.open_step(full=False)
-        call(0)
 
-    return Filled(cache.request.cache_bytes, cached)
+class _Recorder(Store):
+    """Keeps states as they are, and remembers those of each unit as they were put, and what was lent of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units: list[list[Put]] = []
+        self._shared: Shared | None = None
+
+    def put(self, state: Any, lent: Collection[Tensor], shared: Shared | None = None) -> Any:
+        if not self.units or shared is not self._shared:
+            self.units.append([])
+            self._shared = shared
+        self.units[-1].append((state, lent))
+        return state
 
 
 def _or_like_its_input(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -43,8 +43,20 @@ class Host:
 
     def __init__(self, name: str, model: nn.Module, spec: ModelSpec, place: int, first_unit: int):
         self.model = weakref.ref(model)
-        self.name, self.spec, self.place, self.first_unit = name, spec, place, first_unit
+        self.name, self.place = name, place
         self.model_name = type(model).__name__
+        self.signature = inspect.signature(type(model).forward)
+        self.watch, self.contexts, self.swaps = Patch(), Patch(), Patch()
+        self.describe(spec, first_unit)
+        self.look_at(model)
+
+    def describe(self, spec: ModelSpec, first_unit: int) -> None:
+        """Take the units that `spec` names, the first of which is the session's `first_unit`.
+
+        What stands in for the units before is left in place: restore `swaps` first.
+        """
+        model = self.present_model()
+        self.spec, self.first_unit = spec, first_unit
         units = spec.units(model)
         spec.check_arguments(model, units)
         first = (spec.fine or spec).units(model)[0]
@@ -52,14 +64,31 @@ class Host:
         self.unit_names = [unit.name for unit in units]
         self.parts = [unit.part for unit in units]
         self.unit_modules = [list(unit.modules) if unit.turn == 0 else [] for unit in units]  # each module once
-        self.signature = inspect.signature(type(model).forward)
         self.sample = spec.sample or list(self.signature.parameters)[1]
-        self.watch, self.contexts, self.swaps = Patch(), Patch(), Patch()
         names = {self._gauged, *(name for modules in self.unit_modules for name in modules)}
         self._paths = [(path, path.split(".")) for path in _with_ancestors(names)]
         self._above = {path for path, _ in self._paths} - names  # what the modules lie in
         self._patched: dict[str, int] = {}  # identities of the patched modules
-        self.look_at(model)
+
+    def present_model(self) -> nn.Module:
+        """The model.
+
+        Raises:
+            RuntimeError: it has been deleted.
+        """
+        model = self.model()
+        if model is None:
+            raise RuntimeError(f"the {self.model_name} that was enabled is gone")
+        return model
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a call by their names."""
+        given = dict(self.signature.bind_partial(None, *args, **kwargs).arguments)
+        given.pop(next(iter(self.signature.parameters)))
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                given |= given.pop(name, {})
+        return given
 
     @property
     def units(self) -> range:

@@ -14,7 +14,9 @@ from typing import Any, cast
 
 from relcache.expansion import Form, Norm, check_choice
 from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
+from relcache.memory_size import bytes_from
 from relcache.models.coarse import Granularity
+from relcache.offload import Offload
 from relcache.schedules import Always, ErrorBudget, Interval, Plan, Schedule
 from relcache.storage import CacheDtype
 
@@ -24,7 +26,8 @@ class Method:
     """What a skipped unit returns (`forecaster`), when a step is full (`schedule`), and what the pair is called.
 
     `granularity` says what a unit is: "module" (the paper's), a whole "block", or the "stack" of all blocks;
-    `cache_dtype` what features are packed into between the steps: "features" leaves them as they are.
+    `cache_dtype` what features are packed into between the steps: "features" leaves them as they are; `offload="cpu"`
+    keeps them in the host's memory. With a `memory_limit`, those of the three that are not named here are chosen.
     """
 
     forecaster: Forecaster
@@ -32,6 +35,8 @@ class Method:
     name: str = ""
     granularity: Granularity = "module"
     cache_dtype: CacheDtype = "features"
+    offload: Offload = "none"
+    memory_limit: int | str | None = None
 
     def __post_init__(self) -> None:
         for value, kind, other in ((self.forecaster, Forecaster, "forecaster"), (self.schedule, Schedule, "schedule")):
@@ -39,6 +44,9 @@ class Method:
                 raise TypeError(f"a method's {other} is a relcache {kind.__name__}, got {type(value).__name__}")
         check_choice("the granularity", self.granularity, Granularity)
         check_choice("the cache_dtype", self.cache_dtype, CacheDtype)
+        check_choice("offload", self.offload, Offload)
+        if self.memory_limit is not None:
+            bytes_from(self.memory_limit)
         if not self.name:
             object.__setattr__(self, "name", f"{self.forecaster} with {self.schedule}")
 
@@ -143,7 +151,7 @@ def _plan(full_steps: list[int], order: int = 2, direction: Form = "taylor", nor
     return Method(Relational(order, direction, norm), Plan(full_steps), "RFE on a plan")
 
 
-HELD = ("granularity", "cache_dtype")  # options that every method has
+HELD = ("granularity", "cache_dtype", "offload", "memory_limit")  # options that every method has
 BY_NAME: dict[str, Callable[..., Method]] = {
     "full": _full,
     "fora": FORA,

@@ -27,6 +27,7 @@ class Report:
         linear_flops: the same without the products of attention, as papers count the larger models.
         full_flops: `flops` with every step full.
         cache_bytes: most bytes that the cache held.
+        device_bytes: most of them that lay on the device at once, where offload="cpu" keeps them in the host's memory.
         fallbacks: how often something other than the method's own forecast was used, and why.
         notes: what else is worth knowing.
     """
@@ -47,6 +48,7 @@ class Report:
     linear_flops: int | None
     full_flops: int | None
     cache_bytes: int
+    device_bytes: int
     fallbacks: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -69,7 +71,10 @@ class Report:
         if self.flops is not None and self.full_flops:
             share = self.flops / self.full_flops
             rows.append(("FLOPs", f"{_number(self.flops)} of {_number(self.full_flops)} ({share:.1%})"))
-        rows.append(("cache", f"{_number(self.cache_bytes, 'B')}"))
+        on_device = "" if self.device_bytes == self.cache_bytes else (
+            f", at most {_number(self.device_bytes, 'B')} of it on the device"
+        )  # fmt: skip
+        rows.append(("cache", f"{_number(self.cache_bytes, 'B')}{on_device}"))
         errors = [f"{step}:{error:.3g}" for step, error in enumerate(self.signal) if error is not None]
         if errors:
             rows.append(("signal", " ".join(errors)))

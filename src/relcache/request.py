@@ -6,15 +6,16 @@ Knows what fall-backs forecasters have; decides nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from relcache.forecasters.base import FALLBACKS
-from relcache.storage import tensors
+from relcache.store import tensors, tensors_on_device
 
 Shape = tuple[tuple[torch.Size, torch.dtype, torch.device] | None, ...]
 
@@ -61,29 +62,36 @@ class Signal(NamedTuple):
 
 @dataclass
 class Branch:
-    """State of one guidance branch: a cell per unit, the first module's input, the model last called, and the work of
-    that call, which is the same for inputs of the same shapes."""
+    """State of one guidance branch: a cell per unit, the first module's input, the model last called, the work of that
+    call, which is the same for inputs of the same shapes, and the step in which it was."""
 
     cells: list[Cell]
     signal: Signal | None = None
     host: int | None = None
     work: Work | None = None
+    step: int = -1
 
-    def tensors(self) -> Iterator[Tensor]:
-        """The tensors that the branch keeps alive."""
+    def tensors(self) -> list[Tensor]:
+        """The tensors that the branch keeps alive, wherever they lie."""
+        return tensors(list(self.states()))
+
+    def states(self) -> Iterator[Any]:
+        """Everything that the branch keeps, as the store keeps it."""
         for cell in self.cells:
             for stream in cell.streams:
-                yield from tensors(stream.state)
-        yield from tensors(self.signal)
+                yield stream.state
+        if self.signal is not None:
+            yield self.signal.stack
 
 
 @dataclass
 class Work:
-    """Calls of one model with inputs of one shape: how many, an example of the arguments on the meta device, and how
-    often each unit was skipped."""
+    """Calls of one model with inputs of one shape: how many, an example of the arguments on the meta device, the names
+    of each unit's modules, and how often it was skipped."""
 
     host: int
     example: tuple[tuple[Any, ...], dict[str, Any]]
+    modules: Mapping[int, list[str]] = field(default_factory=dict)
     calls: int = 0
     skipped: Counter[int] = field(default_factory=Counter)
 
@@ -102,19 +110,25 @@ class Request:
     fallback_codes: list[Tensor] = field(default_factory=list)
     work: dict[Any, Work] = field(default_factory=dict)
     cache_bytes: int = 0
+    device_bytes: int = 0
 
     @property
     def step(self) -> int:
         return len(self.signal) - 1
 
-    def held_bytes(self) -> int:
-        """Bytes that the cache holds now; memory that several tensors share counts once."""
-        storages: dict[int, int] = {}
-        for branch in self.branches.values():
-            for tensor in branch.tensors():
-                storage = tensor.untyped_storage()
-                storages[storage._cdata] = storage.nbytes()
-        return sum(storages.values())
+    @property
+    def ended(self) -> list[Branch]:
+        """In the last step, the branches that have made their call of it, and those that had ended before; where the
+        number of steps is not known, none."""
+        if self.total_steps is None or self.step + 1 < self.total_steps:
+            return []
+        return [branch for branch in self.branches.values() if branch.step != self.step - 1]
+
+    def held_bytes(self) -> tuple[int, int]:
+        """Bytes that the cache holds now, and those of them on the device; memory that several tensors share counts
+        once."""
+        leaves = tree_leaves([list(branch.states()) for branch in self.branches.values()])
+        return bytes_of(tensors(leaves)), bytes_of(tensors_on_device(leaves))
 
     def fallback_counts(self) -> dict[str, int]:
         """How often each fall-back was taken; reads the codes that forecasts have left on the device."""
@@ -123,3 +137,9 @@ class Request:
             codes = torch.cat([code.flatten().to("cpu", torch.int64) for code in self.fallback_codes])
             counts += Counter({reason: int((codes == code).sum()) for code, reason in FALLBACKS.items()})
         return dict(counts)
+
+
+def bytes_of(values: list[Tensor]) -> int:
+    """Bytes that `values` keep alive; memory that several share counts once."""
+    storages = {value.untyped_storage()._cdata: value.untyped_storage().nbytes() for value in values}
+    return sum(storages.values())

@@ -37,7 +37,7 @@ class Runner:
         self._tokens = token_dimension(unit.part)
         self._open: Opened | None = None  # of a unit of several modules until its last
         self._most, self._calls, self._serial = unit.part.calls, 0, -1
-        self._compiled = CompiledRunner(cache.pace, cache.slots[index], unit, cache.forecaster, cache.dtype)
+        self._compiled = CompiledRunner(cache.pace, cache.slots[index], unit, cache.forecaster)
 
     def attach(self, patch: Patch, unit: Unit) -> None:
         """Stand in for the forwards of the unit's modules."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,14 +20,23 @@ from torch.utils._pytree import tree_leaves
 from relcache.cache import Cache
 from relcache.flops import Flops, count_modules
 from relcache.forecasters.base import Forecaster
+from relcache.gauge import Gauge
 from relcache.host import Host, count_rows, refuse_cache
+from relcache.memory import Call, Chooser, Way, has_own_memory
 from relcache.meta import sketch, without_values
-from relcache.models.base import ModelSpec
+from relcache.models.base import ModelSpec, Part
+from relcache.models.coarse import coarsened
+from relcache.offload import SHARED_MEMORY
 from relcache.report import Report
 from relcache.request import Request, Work
 from relcache.schedules.base import Schedule
-from relcache.storage import CacheDtype, unpack
-from relcache.tracker import MOST_BRANCHES, Loop, Tracker, index_in
+from relcache.store import Store
+from relcache.tracker import MOST_BRANCHES, Loop, Placement, Tracker, index_in
+
+Calls = dict[tuple[int, str], Call]  # by transformer and branch
+AS_IT_IS = Way()
+MOST_USUAL = 64  # requests whose branches are remembered
+OFFLOAD_OF_NOTHING = "offload='cpu' changes nothing: the features lie in the host's memory as it is"
 
 
 class Session:
@@ -41,7 +50,13 @@ class Session:
         method: the name that the report shows.
         pipeline: the diffusers pipeline that the transformers belong to, if it is known; kept weakly.
         num_inference_steps: steps of each request, where no pipeline tells.
-        cache_dtype: what features are packed into between the steps.
+        way: how features are held.
+        memory_limit: bytes that they may take on the device; the way is chosen so that they do.
+        fixed: names of the fields of `way` that are not chosen.
+        free_at_end: whether a branch's features are dropped at the end of its last step.
+
+    Raises:
+        ValueError: blocks that cannot be taken whole.
     """
 
     def __init__(
@@ -52,29 +67,54 @@ class Session:
         method: str,
         pipeline: Any = None,
         num_inference_steps: int | None = None,
-        cache_dtype: CacheDtype = "features",
+        way: Way = AS_IT_IS,
+        memory_limit: int | None = None,
+        fixed: Collection[str] = (),
+        free_at_end: bool = False,
     ):
-        self.hosts: list[Host] = []
-        self.unit_names: list[str] = []
-        for place, (name, model, spec) in enumerate(models):
-            host = Host(name, model, spec, place, len(self.unit_names))
-            prefix = f"{name}." if len(models) > 1 else ""
-            self.unit_names += [prefix + unit for unit in host.unit_names]
-            self.hosts.append(host)
+        self.forecaster, self.schedule, self.method = forecaster, schedule, method
+        self.specs = [spec for *_, spec in models]
+        self.hosts = [Host(name, model, spec, place, 0) for place, (name, model, spec) in enumerate(models)]
         self.model_name = " and ".join(dict.fromkeys(host.model_name for host in self.hosts))
-        self.method = method
-        self.forecaster, self.schedule, self.cache_dtype = forecaster, schedule, cache_dtype
-        parts = [part for host in self.hosts for part in host.parts]
-        gauges = {host.first_unit: host.gauge for host in self.hosts} if schedule.needs_signal else {}
-        self.cache = Cache(self.unit_names, parts, gauges, forecaster, schedule, self._note_once, cache_dtype)
-        self._num_inference_steps = num_inference_steps
+        self.way, self.chooser, self.memory_limit = way, Chooser(way, fixed, forecaster, schedule), memory_limit
+        self.unit_names: list[str] = []
+        self._name_units()
+        self.cache = Cache(*self._units(), forecaster, schedule, self._note_once, Store(way.cache_dtype, way.offload))
+        self._num_inference_steps, self._free_at_end = num_inference_steps, free_at_end
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
         self._tracker = Tracker(self.hosts[0].spec.time_runs)
         self._context: str | None = None
         self._loop: Loop | None = None  # of the present request
+        self._calls: Calls = {}  # of the branches of the present request, where there is a memory limit
+        self._usual: dict[Hashable, Calls] = {}  # those of a request by the shapes of its first
         self._flops: dict[Any, Flops | str] = {}
         self._notes: dict[str, str] = {}
         self.attached = False
+
+    def _name_units(self) -> None:
+        """Let the units be those of the present granularity, one transformer's after another's."""
+        self.unit_names = []
+        for host, spec in zip(self.hosts, self.specs, strict=True):
+            host.describe(coarsened(spec, host.present_model(), self.way.granularity), len(self.unit_names))
+            prefix = f"{host.name}." if len(self.hosts) > 1 else ""
+            self.unit_names += [prefix + unit for unit in host.unit_names]
+
+    def _units(self) -> tuple[list[str], list[Part], dict[int, Gauge]]:
+        parts = [part for host in self.hosts for part in host.parts]
+        return self.unit_names, parts, {host.first_unit: host.gauge for host in self.hosts}
+
+    def hold(self, way: Way) -> None:
+        """Hold features in another way from the next call on; what is cached is dropped, the record goes on."""
+        past, self.way = self.way, way
+        if way.granularity != past.granularity:
+            for host in self.hosts:
+                host.swaps.restore()
+            self._name_units()
+        if way != past:
+            self.cache.arrange(*self._units(), Store(way.cache_dtype, way.offload))
+        if way.granularity != past.granularity and self.attached:
+            for host in self.hosts:
+                host.swap_units(self.cache, host.present_model())
 
     # Attaching and detaching
 
@@ -82,8 +122,7 @@ class Session:
         """Swap the units' forwards and watch the models'."""
         self.attached = True
         for host in self.hosts:
-            model = host.model()
-            assert model is not None
+            model = host.present_model()
             self._watch(host, model)
             if hasattr(model, "cache_context"):
                 host.contexts.swap(model, "cache_context", self._enter_context)
@@ -110,7 +149,13 @@ class Session:
             host.contexts.restore()
             host.watch.restore()
         self._tracker.reset()
-        self.cache.drop()
+        self.cache.free()
+
+    def free(self) -> None:
+        """Drop the cache; the record stays. A call that was broken off and whose end was not seen ends here."""
+        if self.cache.is_active:
+            self._abandon_call()
+        self.cache.free()
 
     def reset(self) -> None:
         """Drop cache and record: the next call begins a request."""
@@ -172,11 +217,14 @@ class Session:
                 f"a call of {self.model_name} reached none of the cached modules, and nothing of it was cached: its "
                 f"forward does not call {self.unit_names[0]} and the others that the spec names",
             )
+        if self._free_at_end and self.cache.request is not None:
+            self.cache.free(self.cache.request.ended)
 
     def _abandon_call(self) -> None:
-        """Half a step is in the cache: whatever comes next begins a request."""
+        """Half a step is in the cache: whatever comes next begins a request, and what is cached is of no use."""
         self._tracker.reset()
         self.cache.abandon_call()
+        self.cache.free()
 
     def _begin_call(
         self, host: Host, hooks: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
@@ -195,6 +243,9 @@ class Session:
         rows = count_rows(given.get(host.sample))
         sample = [leaf for leaf in tree_leaves(given.get(host.sample)) if isinstance(leaf, Tensor)]
         place = self._tracker.place(timestep, conditioning, self._context, rows, loop, known, sample)
+        key = (host.place, *((tuple(value.shape), value.dtype) for value in tensors))
+        if self.memory_limit is not None and place.branch is not None:
+            self._keep_limit(host, place, key, args, kwargs, tensors)
         if place.new_request or self.cache.request is None:
             self.cache.request = self._open_request(timestep, loop, rows)
         request = self.cache.request
@@ -207,15 +258,18 @@ class Session:
                     "another sample, which is taken for the next step. If it is a tile or a guidance branch, enable "
                     "the pipeline, use cache_context, or name what differs in the spec's conditioning",
                 )
-        key = (host.place, *((tuple(value.shape), value.dtype) for value in tensors))
+        key = (self.way.granularity, *key)
         if key not in request.work:
+            modules = dict(zip(host.units, host.unit_modules, strict=True))
             try:
-                request.work[key] = Work(host.place, sketch((tuple(args), dict(kwargs))))
+                request.work[key] = Work(host.place, sketch((tuple(args), dict(kwargs))), modules)
             except Exception as error:  # arguments that cannot be copied: sampling goes on, the report says so
-                request.work[key] = Work(host.place, ((), {}))
+                request.work[key] = Work(host.place, ((), {}), modules)
                 self._flops[key] = f"{type(error).__name__}: {error}"
         work = request.work[key]
         work.calls += 1
+        if self.cache.store.offload == "cpu" and all(tensor.device.type in SHARED_MEMORY for tensor in tensors):
+            self._notes["offload"] = OFFLOAD_OF_NOTHING
         if place.branch is not None:
             self.cache.open_call(host.place, place.branch, rows, work)
         else:
@@ -228,6 +282,7 @@ class Session:
         forgotten = self._tracker.forget_oldest_branch()
         if forgotten is not None:
             request.branches.pop(forgotten, None)
+            self._calls.pop((host.place, forgotten), None)
             self._note_once(
                 "branches",
                 f"the conditioning changed more than {MOST_BRANCHES} times within a request; each change is computed "
@@ -236,15 +291,71 @@ class Session:
         if self._tracker.runs_backwards:
             self._note_once("backwards", "the timesteps run the wrong way, so every step is computed in full")
 
+    def _keep_limit(
+        self,
+        host: Host,
+        place: Placement,
+        shapes: Hashable,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+    ) -> None:
+        """See that the cache stays within the memory limit, and choose how features are held.
+
+        That is done before a request, by what earlier ones of its shapes have called, and again where a branch comes
+        that was not known: then what is cached may be dropped.
+
+        Raises:
+            ValueError: nothing keeps it within the limit.
+        """
+        assert self.memory_limit is not None
+        assert place.branch is not None
+        begins = place.new_request or self.cache.request is None
+        if begins:
+            self._calls = self._usual.setdefault(shapes, {})
+            while len(self._usual) > MOST_USUAL:
+                self._usual.pop(next(iter(self._usual)))
+        known = self._calls.get((host.place, place.branch))
+        if known is not None and known.shapes == shapes and not begins:
+            return
+        if known is None or known.shapes != shapes:
+            try:
+                inputs = sketch(host.arguments(args, kwargs))
+            except Exception:  # arguments that cannot be copied
+                inputs = host.arguments(args, kwargs)
+            spec = self.specs[host.place]
+            self._calls[host.place, place.branch] = Call(host, spec, shapes, inputs)
+        movable = any(has_own_memory(tensor.device) for tensor in tensors)
+        try:
+            choice = self.chooser.choose(self.memory_limit, list(self._calls.values()), movable)
+        except ValueError:
+            self._calls.clear()  # the next request may have fewer branches
+            raise
+        text, changed = str(choice), choice.way != self.way
+        if changed and not begins and self.cache.request is not None:
+            step = self.cache.request.step + place.new_step
+            text += f"; chosen at step {step}, when branch {place.branch!r} came: what was cached was dropped"
+        self._notes["memory"] = text
+        self.hold(choice.way)
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether features lie, or will lie, on a device with a memory of its own."""
+        device = getattr(self._pipeline() if self._pipeline is not None else None, "_execution_device", None)
+        weights = (weight.device for host in self.hosts for weight in host.present_model().parameters())
+        return any(map(has_own_memory, weights)) or (isinstance(device, torch.device) and has_own_memory(device))
+
     def _open_request(self, timestep: Any, loop: Loop | None, batch: int) -> Request:
         total = self._num_inference_steps
         if loop is not None:
             total = len(loop.timesteps) - index_in(loop.timesteps, timestep, self.hosts[0].spec.time_runs)
-        if total is None and self.schedule.full_last:
-            raise ValueError(
-                f"full_last={self.schedule.full_last} needs the number of steps: enable the pipeline instead of the "
-                "bare transformer, or pass num_inference_steps to relcache.enable"
-            )
+        asking = {f"full_last={self.schedule.full_last}": self.schedule.full_last, "free_at_end": self._free_at_end}
+        for option, asks in asking.items() if total is None else ():
+            if asks:
+                raise ValueError(
+                    f"{option} needs the number of steps: enable the pipeline instead of the bare transformer, or pass "
+                    "num_inference_steps to relcache.enable"
+                )
         if total is not None:
             self.schedule.check(total)
         return Request(self.schedule.start(), total, batch)
@@ -276,15 +387,11 @@ class Session:
                 return "the model is gone"
             try:
                 example = work.example
-                names = [name for modules in host.unit_modules for name in modules]
+                names = [name for modules in work.modules.values() for name in modules]
                 self._flops[key] = without_values(lambda copied: count_modules(copied(model), names, *copied(example)))
             except Exception as error:  # a forward that cannot run on the meta device: the report says so
                 self._flops[key] = f"{type(error).__name__}: {error}"
         return self._flops[key]
-
-    def _unit_flops(self, counts: Mapping[str, int], host: int, index: int) -> int:
-        modules = self.hosts[host].unit_modules[index - self.hosts[host].first_unit]
-        return sum(counts[name] for name in modules)
 
     @property
     def last_call(self) -> tuple[int, int]:
@@ -296,7 +403,7 @@ class Session:
         """Branch, unit and state of the forecaster, for each stream of features that is kept."""
         request = self.cache.request
         return [
-            (name, f"{unit}[{place}]" if place else unit, unpack(stream.state, self.cache_dtype))
+            (name, f"{unit}[{place}]" if place else unit, self.cache.store.get(stream.state))
             for name, branch in (request.branches.items() if request else ())
             for unit, cell in zip(self.unit_names, branch.cells, strict=False)
             for place, stream in enumerate(cell.streams)
@@ -318,8 +425,8 @@ class Session:
             flops += work.calls * count.total
             products += work.calls * count.products
             for index, times in work.skipped.items():
-                flops -= times * self._unit_flops(count.modules, work.host, index)
-                products -= times * self._unit_flops(count.module_products, work.host, index)
+                flops -= times * sum(count.modules[name] for name in work.modules[index])
+                products -= times * sum(count.module_products[name] for name in work.modules[index])
         shared = self.schedule.needs_signal and request.batch > 1
         return Report(
             method=self.method,
@@ -338,6 +445,7 @@ class Session:
             linear_flops=flops - products if countable and request.work else None,
             full_flops=full_flops if countable and request.work else None,
             cache_bytes=request.cache_bytes,
+            device_bytes=request.device_bytes,
             fallbacks=request.fallback_counts(),
             notes=notes,
         )
