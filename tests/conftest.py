@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel
 from tiny import DiTWithContext, tiny_dit, tiny_pipeline
 
 torch.set_num_threads(1)  # for models this small more threads only wait for each other
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays for good, and no later collection of garbage has to walk through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
