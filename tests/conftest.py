@@ -11,6 +11,12 @@ from tiny import DiTWithContext, tiny_dit, tiny_pipeline
 
 torch.set_num_threads(1)  # for models this small more threads only wait for each other
 
+FIRST = ("test_pool", "test_shipped_models")  # of minutes each; short tests at the end keep all workers busy
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in FIRST)
+
 
 def pytest_collection_finish() -> None:
     """What the imports made stays for good, and no later collection of garbage has to walk through it."""
