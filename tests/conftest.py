@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from diffusers import DiTPipeline, DiTTransformer2DModel
 from tiny import DiTWithContext, tiny_dit, tiny_pipeline
 
 torch.set_num_threads(1)  # for models this small more threads only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same in the processes that tests start
 
 FIRST = ("test_pool", "test_shipped_models")  # of minutes each; short tests at the end keep all workers busy
 
