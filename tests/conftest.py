@@ -20,8 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in FIRST)
 
 
-def pytest_collection_finish() -> None:
-    """What the imports made stays for good, and no later collection of garbage has to walk through it."""
+@pytest.fixture(scope="module", autouse=True)
+def lasting() -> None:
+    """What is alive before a file's tests stays, most of it from imports: no collection of garbage walks through it."""
     gc.collect()
     gc.freeze()
 
