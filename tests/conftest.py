@@ -13,7 +13,7 @@ from tiny import DiTWithContext, tiny_dit, tiny_pipeline
 torch.set_num_threads(1)  # for models this small more threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same in the processes that tests start
 
-FIRST = ("test_pool", "test_shipped_models")  # of minutes each; short tests at the end keep all workers busy
+FIRST = ("test_command_line", "test_pool", "test_shipped_models")  # the longest; short tests at the end keep all busy
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
