@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import gc
+import os
+
 import pytest
 import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel
 from tiny import DiTWithContext, tiny_dit, tiny_pipeline
 
 torch.set_num_threads(1)  # for models this small more threads only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same in the processes that tests start
+
+FIRST = ("test_command_line", "test_pool", "test_shipped_models")  # the longest; short tests at the end keep all busy
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in FIRST)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lasting() -> None:
+    """What is alive before a file's tests stays, most of it from imports: no collection of garbage walks through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

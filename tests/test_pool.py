@@ -16,15 +16,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from relcache.bench.benchmarks import SMALL
 from relcache.bench.comparison import Comparison
 from relcache.bench.pool import Cluster, make_pool
 from relcache.bench.prepare import Asked, prepare
 from relcache.bench.work import Work
+from relcache.cli import app
 
 ASKED = Asked(
-    methods="fora,rcs-1", nfc="5", samples=12, steps=10, batch=2, calibration_samples=2, threads=1, device="cpu"
+    methods="fora,rcs-1", nfc="5", samples=8, steps=10, batch=2, calibration_samples=2, threads=1, device="cpu"
 )
 
 
@@ -94,11 +96,12 @@ def test_two_workers_of_which_one_dies(cluster: Cluster, alone: Path, tmp_path: 
 def test_a_killed_driver_goes_on(alone: Path, tmp_path: Path) -> None:
     """The command is killed in its middle; the same command, with two workers, ends with the same files."""
     pytest.importorskip("ray", reason="needs Ray, from the extra ray")
-    command = [
-        sys.executable, "-m", "relcache", "bench", "class-conditional", "--preset", "small", "--methods", "fora,rcs-1",
-        "--nfc", "5", "--samples", "12", "--steps", "10", "--batch", "2", "--calibration-samples", "2",
+    asked = [
+        "bench", "class-conditional", "--preset", "small", "--methods", "fora,rcs-1",
+        "--nfc", "5", "--samples", "8", "--steps", "10", "--batch", "2", "--calibration-samples", "2",
         "--threads", "1", "--device", "cpu", "--out", str(tmp_path),
     ]  # fmt: skip
+    command = [sys.executable, "-m", "relcache", *asked]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
         until = time.monotonic() + 240
         while len(list(tmp_path.rglob("*/full-*/*.npz"))) < 3:
@@ -108,8 +111,8 @@ def test_a_killed_driver_goes_on(alone: Path, tmp_path: Path) -> None:
         driver.kill()
     assert not (tmp_path / "class-conditional/table.json").exists()
     done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
-    again = subprocess.run([*command, "--workers", "2"], capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
+    again = CliRunner().invoke(app, [*asked, "--workers", "2"])
+    assert again.exit_code == 0, again.output
     assert all(path.stat().st_mtime_ns == written for path, written in done.items())
     assert_equal(tmp_path / "class-conditional", alone)
 

@@ -102,7 +102,7 @@ def test_pictures_show_the_class_asked_for() -> None:
     pipeline.set_progress_bar_config(disable=True)
     labels = [index % 10 for index in range(60)]
     pictures = pipeline(
-        labels, 1.5, [torch.Generator().manual_seed(seed) for seed in range(60)], 50, output_type="pt"
+        labels, 1.5, [torch.Generator().manual_seed(seed) for seed in range(60)], 25, output_type="pt"
     ).images
     classifier = Classifier.from_pretrained(relcache_models.folder("classifier-fashion-mnist"))
     with torch.no_grad():
@@ -165,7 +165,7 @@ def test_what_is_made_shows_what_prompts_say(small: tuple[Prompted, DiffusionPip
     known, _ = small
     video = "num_frames" in known.options
     prompts = [shapes.sample_prompt(random.Random(seed), video=video) for seed in range(24)]
-    made = shown(small, [str(prompt) for prompt in prompts], list(range(24)), steps=30)
+    made = shown(small, [str(prompt) for prompt in prompts], list(range(24)), steps=20)
     recogniser = Recogniser.from_pretrained(relcache_models.folder(known.recogniser))
     assert recogniser.judge(made, prompts)["right"].float().mean() >= known.right
 

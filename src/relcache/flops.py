@@ -27,22 +27,36 @@ class Flops(NamedTuple):
     module_products: dict[str, int]
 
 
-class _Attention(TorchFunctionMode):
-    """Leaves attention out of what is computed, and counts its two matrix products, whatever kernel they would use."""
+_WITHOUT_PRODUCTS = {F.layer_norm, F.rms_norm, F.gelu}  # these keep the shape
+
+
+class _Products(TorchFunctionMode):
+    """Leaves attention and linear layers out of what is computed, and counts them.
+
+    Of attention two matrix products, whatever kernel they would use. Linear layers, and what has no products, because
+    torch's own counter and meta kernels take up to a millisecond for each.
+    """
 
     def __init__(self, tracker: ModuleTracker):
         super().__init__()
         self._tracker = tracker
-        self.products: Counter[str] = Counter()
+        self.attention: Counter[str] = Counter()
+        self.linear: Counter[str] = Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is F.linear and len(args) > 1 and args[1].ndim == 2 and args[0].shape[-1:] == args[1].shape[1:]:
+            features, weight = args[:2]
+            self.linear.update(dict.fromkeys(self._tracker.parents, 2 * features.numel() * weight.shape[0]))
+            return weight.new_empty(*features.shape[:-1], weight.shape[0], dtype=features.dtype)
+        if func in _WITHOUT_PRODUCTS and args and args[0].is_meta:
+            return args[0].new_empty(args[0].shape)
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
         query, key, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
         rows = query.shape[:-1].numel()
         count = 2 * rows * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-        self.products.update(dict.fromkeys(self._tracker.parents, count))
+        self.attention.update(dict.fromkeys(self._tracker.parents, count))
         return query.new_empty(*query.shape[:-1], value.shape[-1])
 
 
@@ -51,12 +65,12 @@ def count_modules(model: nn.Module, names: Sequence[str], args: Any, kwargs: Any
 
     Model and arguments are copies without values (`without_values`).
     """
-    with ModuleTracker() as tracker, FlopCounterMode(display=False) as counter, _Attention(tracker) as attention:
+    with ModuleTracker() as tracker, FlopCounterMode(display=False) as counter, _Products(tracker) as counted:
         model(*args, **kwargs)
-    counts, products = counter.get_flop_counts(), attention.products
+    counts, products = counter.get_flop_counts(), counted.attention
 
     def of(key: str) -> int:
-        return sum(counts.get(key, {}).values()) + products[key]
+        return sum(counts.get(key, {}).values()) + counted.linear[key] + products[key]
 
     paths = {name: f"{type(model).__name__}.{name}" for name in names}
     return Flops(
