@@ -307,7 +307,7 @@ def test_hunyuan_video(hunyuan: HunyuanVideoTransformer3DModel) -> None:
     }  # fmt: skip
     assert by_limit["6 GB"].chosen.device_bytes <= 1.5e9
     assert by_limit["6 GB"].options[0].held_bytes > 100e9
-    # RFC also keeps the input and the error signal: two more features at the stack, and the signal's are another module's
+    # RFC also keeps the input and, of the first module's, the error signal: at the stack three more features
     relational = relcache.enable(hunyuan, RFC(1, 0.1), granularity="stack")
     with pytest.raises(
         ValueError, match=r"granularity 'stack': 3\.65 GB of cache; granularity 'stack', int8: 1\.83 GB"
