@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from relcache import Forecaster, Linear, Newton, Relational, Reuse, Taylor
-from relcache.expansion import Expansion, distance_l2, gram, gram_norm, norm_l2, sum_absolute, weighted_sum
+from relcache.expansion import Expansion, gram, gram_norm, norm_l2, sum_absolute, weighted_sum
 
 settings.register_profile("short", max_examples=60, deadline=None)
 settings.load_profile("short")
@@ -273,10 +273,10 @@ def test_norms_of_half_precision_do_not_overflow(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_weighted_sum_is_accurate(dtype: torch.dtype, per_sample: bool) -> None:
-    """Within the three roundings of the exact sum (a product, two additions), of half an eps each."""
+    """Within a rounding or two of the exact sum, in the dtype of the features."""
     generator = torch.Generator().manual_seed(0)
     terms = [torch.randn(3, 4, 50, generator=generator).to(dtype) for _ in range(3)]
-    numbers = torch.tensor([[0.7, -1.3, 2.1], [0.31, 0.25, -0.4]]).double()  # as float32 has them
+    numbers = torch.tensor([[0.7, -1.3, 2.1], [0.31, 0.25, -0.4]], dtype=torch.float64)
     given = list(numbers) if per_sample else numbers[:, 0].tolist()
     weights = numbers.reshape(2, 3, 1, 1) if per_sample else numbers[:, :1].reshape(2, 1, 1, 1)
 
@@ -286,7 +286,7 @@ def test_weighted_sum_is_accurate(dtype: torch.dtype, per_sample: bool) -> None:
     size = terms[0].double().abs() + (weights[0] * terms[1]).abs() + (weights[1] * terms[2]).abs()
     assert got.dtype == dtype
     assert got.shape == terms[0].shape
-    assert bool(((got.double() - exact).abs() <= 1.5 * torch.finfo(dtype).eps * size).all())
+    assert bool(((got.double() - exact).abs() <= torch.finfo(dtype).eps * size).all())
 
 
 def test_weighted_sum_leaves_its_terms_alone() -> None:
@@ -295,18 +295,6 @@ def test_weighted_sum_leaves_its_terms_alone() -> None:
         for coefficients in ([0.5, 0.5], [torch.tensor([0.5, 1.0]), torch.tensor([0.5, 1.0])], [torch.tensor(0.5)]):
             weighted_sum(stack, coefficients)
             assert torch.equal(stack, torch.ones(2, 3, 4, dtype=dtype))
-
-
-@pytest.mark.parametrize("norm", ["sample", "tensor"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_distance_is_the_norm_of_the_difference(dtype: torch.dtype, norm: str) -> None:
-    """Also of features that lie close together, where a sum of products would cancel."""
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(2, 5, 40, generator=generator).to(dtype)
-    b = (a.double() + 1e-2 * torch.randn(2, 5, 40, generator=generator)).to(dtype)
-    difference = (a.double() - b.double()).reshape(1 if norm == "tensor" else 2, -1)
-    torch.testing.assert_close(distance_l2(a, b, norm).double(), difference.norm(dim=1), rtol=2e-3, atol=0)
-    assert distance_l2(a, a, norm).tolist() == [0.0] * len(difference)
 
 
 @pytest.mark.parametrize("direction", ["taylor", "newton"])

@@ -54,6 +54,11 @@ class Handle:
         """What the last request did; also after `disable`."""
         return self._session.report()
 
+    @property
+    def full_steps(self) -> list[int]:
+        """Which steps of the last request were full, from 0; as the report's, without counting anything."""
+        return self._session.full_steps
+
     def states(self) -> list[tuple[str, str, Any]]:
         """What the forecaster keeps of the last request: branch, module, and the forecaster's own state.
 

@@ -29,7 +29,6 @@ from torch import Tensor
 Form = Literal["taylor", "newton"]
 Norm = Literal["sample", "tensor"]
 
-EXACT = (torch.float32, torch.float64)  # dtypes of which products may be summed in their own precision
 GRAM_ROUNDING = 1e-7  # relative error that the products of a Gram matrix in float32 may have; (Σ a_i)² ≤ m Σ a_i²
 
 
@@ -108,14 +107,12 @@ def weighted_sum(stack: Tensor, coefficients: Sequence[float | Tensor]) -> Tenso
 
     Coefficients are numbers, or float tensors without dimensions or of shape (batch,) or (1,) that weigh each sample;
     with tensors, terms of half precision are accumulated in float32. Without coefficients a view of the stack is
-    returned, not a copy. On a CPU in single precision and in compiled code it is one pass over each term; else, from
-    the second coefficient on, the sum so far is read and written once more for each.
+    returned, not a copy. Each term is read once, and in compiled code the result is written once; uncompiled it is also
+    read and written again for each coefficient after the first.
     """
     base = stack[:, 0]
     if not coefficients:
         return base
-    if len(coefficients) > 1 and stack.is_cpu and stack.dtype in EXACT and not torch.compiler.is_compiling():
-        return _matrix_sum(stack[:, : len(coefficients) + 1], coefficients)
     wide = torch.promote_types(base.dtype, torch.float32)
     total = base
     for place, coefficient in enumerate(coefficients):
@@ -129,30 +126,11 @@ def weighted_sum(stack: Tensor, coefficients: Sequence[float | Tensor]) -> Tenso
     return total.to(base.dtype)
 
 
-def _matrix_sum(stack: Tensor, coefficients: Sequence[float | Tensor]) -> Tensor:
-    """The weighted sum as a product of a row of weights with each sample's matrix of terms."""
-    rows = stack.shape[0]
-    if isinstance(coefficients[0], Tensor):
-        weights = stack.new_ones(rows, 1, len(coefficients) + 1)
-        torch.stack([c.expand(rows) for c in coefficients if isinstance(c, Tensor)], 1, out=weights[:, 0, 1:])
-    else:
-        weights = stack.new_tensor([1.0, *coefficients]).expand(rows, 1, -1)
-    return torch.bmm(weights, stack.flatten(2)).view(rows, *stack.shape[2:])
-
-
 def every(value: Tensor, stride: int) -> Tensor:
     """Every `stride`-th token of `value`, (…, tokens, channels), as a copy; `value` itself at a stride of 1."""
     if stride == 1 or value.ndim < 3:
         return value
     return value[..., ::stride, :].contiguous()
-
-
-def distance_l2(a: Tensor, b: Tensor, norm: Norm) -> Tensor:
-    """L2 norm of `a - b`, as `norm_l2`, without making the difference where torch can."""
-    if a.dtype not in EXACT or a.ndim < 2 or torch.compiler.is_compiling():
-        return norm_l2(a - b, norm)
-    parts = torch.cdist(a.reshape(-1, 1, a.shape[-1]), b.reshape(-1, 1, b.shape[-1])).reshape(a.shape[:-1])
-    return torch.linalg.vector_norm(_rows(parts, norm), dim=1)
 
 
 def norm_l2(value: Tensor, norm: Norm) -> Tensor:
@@ -202,7 +180,7 @@ def _inner(a: Tensor, b: Tensor, norm: Norm) -> Tensor:
     if a is b:
         wide = torch.promote_types(a.dtype, torch.float32)
         return _total(torch.linalg.vector_norm(a, dim=-1, dtype=wide).square(), norm)
-    if a.dtype in EXACT:
+    if a.dtype in (torch.float32, torch.float64):
         return _total(torch.linalg.vecdot(a, b), norm)
     return _sum(_wide(a) * _wide(b), norm)
 

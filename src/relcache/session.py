@@ -409,6 +409,11 @@ class Session:
             for place, stream in enumerate(cell.streams)
         ]
 
+    @property
+    def full_steps(self) -> list[int]:
+        """Which steps of the last request were full."""
+        return list(self.cache.request.full_steps) if self.cache.request is not None else []
+
     def report(self) -> Report:
         """The record of the present or last request. Counting FLOPs is done here, on the meta device."""
         request = self.cache.request or Request(None, None, 0)

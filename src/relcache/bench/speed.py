@@ -20,7 +20,7 @@ from relcache.bench.calibration import Calibration, full_steps, interval_for, wi
 from relcache.bench.contestants import Contestant, Named, held_to, ours, peer_at
 from relcache.bench.peers import Peer
 from relcache.bench.scale import Scale
-from relcache.bench.stopwatch import timed
+from relcache.bench.stopwatch import Clock, timed
 from relcache.bench.subjects import Course
 from relcache.methods import method_from_config
 
@@ -69,25 +69,26 @@ def race(
     with Scale() as scale:
         for contestant in contestants:
             base = scale.weigh()
-            with contestant.enabled(course.model):
-                _lap(course, course.calls)
+            with contestant.enabled(course.model) as handle:
+                _lap(course, course.calls, handle)
                 times[contestant.name].held = scale.weigh() - base
             tell(contestant.name)
     for _ in range(rounds):
         for contestant in contestants:
-            before = _lap(course, course.calls[:1])[0][0]
+            around = _lap(course, course.calls[:2])
             _free_peak(course.device)
-            with contestant.enabled(course.model):
-                laps = _lap(course, course.calls)
-            after = _lap(course, course.calls[-1:])[0][0]
+            with contestant.enabled(course.model) as handle:
+                laps = _lap(course, course.calls, handle)
+            around += _lap(course, course.calls[-2:])
+            once = statistics.median(seconds for seconds, _ in around)
             record = times[contestant.name]
             record.full += [seconds for seconds, worked in laps if worked]
             record.cached += [seconds for seconds, worked in laps if not worked]
             record.nfc = sum(worked for _, worked in laps)
             record.rounds.append(sum(seconds for seconds, _ in laps))
-            record.ideals.append(record.nfc * (before + after) / 2)
+            record.ideals.append(record.nfc * once)
             record.peak = _peak(course.device)
-            plain.full += [before, after]
+            plain.full += [seconds for seconds, _ in around]
             tell(contestant.name)
     once = statistics.median(plain.full)
     plain.rounds, plain.ideals, plain.nfc = [steps * once], [steps * once], steps
@@ -123,12 +124,21 @@ def write(
 
 
 @torch.no_grad()
-def _lap(course: Course, calls: Sequence[dict[str, Any]]) -> list[tuple[float, bool]]:
-    """Seconds of each call, and whether it was full."""
-    with timed(course.model, course.spec) as laps:
-        for call in calls:
-            course.model(**call, return_dict=False)
-    return laps.each
+def _lap(course: Course, calls: Sequence[dict[str, Any]], handle: Any = None) -> list[tuple[float, bool]]:
+    """Seconds of each call, and whether it was full. Of a compiled model, in which a hook would be compiled as well,
+    the handle that is enabled tells."""
+    if not course.compiled:
+        with timed(course.model, course.spec) as laps:
+            for call in calls:
+                course.model(**call, return_dict=False)
+        return laps.each
+    clock, moments = Clock(course.device), []
+    for call in calls:
+        began = clock.now()
+        course.model(**call, return_dict=False)
+        moments.append((began, clock.now()))
+    full = range(len(calls)) if handle is None else handle.full_steps
+    return [(clock.between(*moment), step in full) for step, moment in enumerate(moments)]
 
 
 def _free_peak(device: torch.device) -> None:

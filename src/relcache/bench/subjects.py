@@ -58,12 +58,13 @@ SUBJECTS = {
 
 @dataclass
 class Course:
-    """What every contestant runs: a model, and the arguments of each step's call."""
+    """What every contestant runs: a model, and the arguments of each step's call; `compiled` says whether it is."""
 
     about: str
     model: nn.Module
     spec: ModelSpec
     calls: list[dict[str, Any]]
+    compiled: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -79,12 +80,14 @@ def course_of(
     size: str | None = None,
     frames: int | None = None,
     batch: int | None = None,
+    compiled: bool = False,
 ) -> Course:
     """The loop on one of SUBJECTS with random weights.
 
     Args:
         blocks: how many of each kind; [] takes all of them, None few on a CPU and all on a GPU.
         size: HEIGHTxWIDTH in pixels, or one number for both.
+        compiled: whether torch.compile is to be used.
 
     Raises:
         ValueError: an unknown model or dtype, a wrong size, or blocks that do not fit the model's kinds.
@@ -103,7 +106,11 @@ def course_of(
         f"{f', {4 * latents.frames - 3} frames' if latents.frames > 1 else ''}, "
         f"batch {latents.batch}, {dtype}, {where(device)}"
     )
-    return Course(about, model, spec, calls_of(model, spec, latents, steps))
+    if compiled:
+        about += ", compiled"
+        model.compile()
+        torch._dynamo.config.recompile_limit = 64  # two graphs for each contestant, and one of the model as it is
+    return Course(about, model, spec, calls_of(model, spec, latents, steps), compiled)
 
 
 def where(device: str) -> str:

@@ -66,6 +66,9 @@ def time_methods(
     guidance: Guidance = None,
     option: Option = None,
     calibration_samples: CalibrationSamples = 4,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Random weights: the model compiled by torch.compile, without peers.")
+    ] = False,
     count: Annotated[
         bool, typer.Option("--count", help="Time nothing: count what a step at full size moves and computes.")
     ] = False,
@@ -85,9 +88,12 @@ def time_methods(
         given = {"samples": samples, "prompts": prompts, "guidance": guidance, "option": option}
         unused = [OF_PIPELINES[name] for name, value in given.items() if value not in (None, []) and not is_pipeline]
         unused += ["--blocks"] * (blocks is not None and is_pipeline) + ["--count"] * (count and is_pipeline)
+        unused += ["--compile"] * (compiled and is_pipeline)
         if unused:
             kind = "is a pipeline" if is_pipeline else "has random weights"
             raise ValueError(f"{unused[0]} has no meaning with {model}, which {kind}")
+        if compiled and peers:
+            raise ValueError("--compile goes without --peers, which hook into the model in ways of their own")
         device = usable_device(device)
         if is_pipeline:
             sampler = Sampler(
@@ -115,8 +121,9 @@ def time_methods(
             found = [(name, method_from_config(with_any_budget(config))) for name, config in named]
             _tabulate(counting.table(subject, found, dtype, device), about, counting.COLUMNS, out, f"count-{model}")
             return
-        course = course_of(model, device, dtype, steps, _blocks(blocks), size, frames, batch)
-        _tabulate(_race(course, named, targets, rounds, peers), course.about, speed.COLUMNS, out, f"speed-{model}")
+        course = course_of(model, device, dtype, steps, _blocks(blocks), size, frames, batch, compiled)
+        folder = f"speed-{model}-compiled" if compiled else f"speed-{model}"
+        _tabulate(_race(course, named, targets, rounds, peers), course.about, speed.COLUMNS, out, folder)
 
 
 def _race(

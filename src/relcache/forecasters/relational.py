@@ -15,11 +15,11 @@ from relcache.expansion import (
     Norm,
     check_choice,
     check_stride,
-    distance_l2,
     every,
     gram,
     gram_norm,
     last_gap,
+    norm_l2,
     weighted_sum,
 )
 from relcache.forecasters.base import Forecast, Forecaster
@@ -96,7 +96,7 @@ class Relational(Forecaster):
         input = every(input, self.token_stride)
         if state is None:
             return RelationalState(stack, input)
-        moved = distance_l2(input, state.input, self.norm)
+        moved = norm_l2(input - state.input, self.norm)
         still = moved == 0
         gap = 1 if self.direction == "taylor" else last_gap(steps)
         products, rate = gram(stack, self.norm), gap / moved
@@ -109,7 +109,7 @@ class Relational(Forecaster):
         assert state.s is not None
         assert state.still is not None
         assert state.products is not None
-        moved = distance_l2(every(input, self.token_stride), state.input, self.norm)
+        moved = norm_l2(every(input, self.token_stride) - state.input, self.norm)
         if len(coefficients) == 1:
             # s ‖I(t-k) - I(t)‖ g(c D) = ‖I(t-k) - I(t)‖ / ‖Δ_N I‖ · Δ_N O, and D is Δ_N O over its divisor.
             coefficient = torch.where(state.still, coefficients[0], moved * state.rate)
