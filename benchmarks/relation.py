@@ -36,8 +36,9 @@ def record(model_name: str, samples: int, steps: int, guidance: float) -> list[t
         features[place][1].append(output.flatten(1))
 
     hooks = [
-        unit.module.register_forward_hook(lambda module, inputs, output, place=place: keep(place, inputs, output))
+        module.register_forward_hook(lambda module, inputs, output, place=place: keep(place, inputs, output))
         for place, unit in enumerate(units)
+        for module in unit.modules.values()
     ]
     generators = [torch.Generator().manual_seed(seed) for seed in range(samples)]
     pipeline([i % 10 for i in range(samples)], guidance, generators, steps, output_type="pt")

@@ -13,6 +13,7 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,15 @@ class Timed(Forecaster):
     def expansion(self) -> Expansion:
         return self.inner.expansion
 
-    def update(self, state: Any, step: int, input: Tensor, output: Tensor) -> Any:
-        return self.inner.update(state, step, input, output)
+    def coefficients(self, steps: Sequence[int], step: int) -> list[float]:
+        return self.inner.coefficients(steps, step)
 
-    def forecast(self, state: Any, step: int, input: Tensor) -> Forecast:
+    def update(self, state: Any, steps: Sequence[int], input: Tensor, output: Tensor) -> Any:
+        return self.inner.update(state, steps, input, output)
+
+    def forecast(self, state: Any, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
         began = now(input.device)
-        result = self.inner.forecast(state, step, input)
+        result = self.inner.forecast(state, coefficients, input)
         self.seconds += now(input.device) - began
         return result
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from relcache import Forecaster, Linear, Newton, Relational, Reuse, Taylor
+from relcache import ErrorBudget, Forecaster, Linear, Newton, Relational, Reuse, Taylor
 from relcache.expansion import Expansion, gram, gram_norm, norm_l2, sum_absolute, weighted_sum
 
 settings.register_profile("short", max_examples=60, deadline=None)
@@ -314,3 +314,27 @@ def test_a_sample_does_not_depend_on_its_batch_mates(order: int, direction: str)
 
     torch.testing.assert_close(forecasts("sample", slice(1, 2)), forecasts("sample", slice(None))[1:2])
     assert not torch.allclose(forecasts("tensor", slice(1, 2)), forecasts("tensor", slice(None))[1:2])
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_norms_of_every_so_manieth_token(order: int) -> None:
+    """Both norms of the input run over tokens 0, 3, 6, …: what the others do has no say, and they are not kept."""
+    generator = torch.Generator().manual_seed(0)
+    points = [
+        (step, torch.randn(2, 8, 4, generator=generator), torch.randn(2, 8, 5, generator=generator))
+        for step in (0, 1, 4)
+    ]
+    present = torch.randn(2, 8, 4, generator=generator)
+    sampled = [(step, given[:, ::3], output) for step, given, output in points]
+    expected = forecast(Relational(order), sampled, 6, present[:, ::3])
+    got = forecast(Relational(order, token_stride=3), points, 6, present)
+    torch.testing.assert_close(got, expected)
+    assert not torch.allclose(got, forecast(Relational(order), points, 6, present))
+    state = Relational(order, token_stride=3).update(None, (0,), *points[0][1:])
+    assert state.input.untyped_storage().nbytes() == 2 * 3 * 4 * 4
+
+
+def test_a_stride_below_one_is_refused() -> None:
+    for build in (lambda: Relational(1, token_stride=0), lambda: ErrorBudget(0.1, token_stride=0)):
+        with pytest.raises(ValueError, match=r"the token_stride of \w+ is a whole number of at least 1, got 0"):
+            build()

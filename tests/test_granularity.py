@@ -266,6 +266,42 @@ def test_a_config_names_granularity_and_dtype() -> None:
         relcache.method_from_text("fora:interval=4,granularty=stack")
 
 
+# The error that decides
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("granularity", ["module", "block", "stack"])
+def test_the_error_is_read_at_the_first_module_whatever_the_units_are(granularity: Any, stride: int) -> None:
+    """On a loop whose samples do not depend on the forecasts, errors and full steps are those of modules."""
+    found = []
+    for chosen in ("module", granularity):
+        model = tiny_dit(blocks=3)
+        handle = relcache.enable(model, relcache.RCS(2, 0.4, token_stride=stride), granularity=chosen)
+        given = {"class_labels": torch.tensor([1, 2])}
+        with torch.no_grad():
+            for step in range(12):
+                sample = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * (1 + step**2 / 50)
+                model(sample, timestep=torch.tensor([900 - 60 * step] * 2), **given)
+        found.append(handle.report())
+    assert 2 < found[0].nfc < 12
+    assert found[0].signal == found[1].signal
+    assert found[0].full_steps == found[1].full_steps
+    assert not found[1].fallbacks
+
+
+def test_a_sampled_error_is_another_and_holds_less() -> None:
+    reports = []
+    for stride in (1, 3):
+        model = tiny_dit(blocks=3)
+        handle = relcache.enable(model, relcache.RFC(1, 0.4, token_stride=stride), granularity="stack")
+        run_loop(model)
+        reports.append(handle.report())
+    assert reports[0].signal[2] != reports[1].signal[2]
+    assert reports[1].signal[2] == pytest.approx(reports[0].signal[2], rel=0.5)
+    feature, sampled = 2 * 16 * 16 * 4, 2 * 6 * 16 * 4  # tokens 0, 3, …, 15 of 16
+    assert reports[0].cache_bytes - reports[1].cache_bytes == 3 * (feature - sampled)
+
+
 # Compiled blocks
 
 
