@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, Family, along
+from test_custom_models import SPEC as STACK
+from test_custom_models import Stack, run
 from test_families import sample
+from test_granularity import SPEC as TOWER
+from test_granularity import Tower, climb
 from tiny import BrokenOff, relative_error, run_guided, run_loop, tiny_dit
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
@@ -204,3 +208,57 @@ def test_packed_features_are_unpacked_in_the_graph() -> None:
     assert relative_error(made[1], made[0]) < 1e-5
     assert counter.frame_count == 2
     assert not counters["graph_break"]
+
+
+# What is refused uncompiled is refused compiled
+
+
+def tower(without: int) -> tuple[Tensor, Tensor]:
+    """A cached step of a compiled run of blocks that leaves one out, and what full compute gives."""
+    model = Tower().eval()
+    model.compile(backend=CompileCounter())
+    relcache.enable(model, relcache.TaylorSeer(1, 4), spec=TOWER, granularity="stack")
+    for step in range(2):
+        climb(model, step)
+    return climb(model, 2, without=without), climb(Tower(), 2, without=without)
+
+
+def test_a_compiled_run_without_its_last_block_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match=r"the last block of layers was left out of a cached step"):
+        tower(without=3)
+
+
+def test_a_compiled_run_without_its_first_block_is_computed() -> None:
+    with pytest.warns(UserWarning, match="reached none of the cached modules"):
+        got, expected = tower(without=0)
+    assert torch.equal(got, expected)
+
+
+def test_a_module_that_compiled_code_calls_twice_is_an_error() -> None:
+    model = Stack("twice").eval()
+    model.compile(backend=CompileCounter())
+    relcache.enable(model, relcache.FORA(4), spec=STACK)
+    with pytest.raises(TypeError, match=r"layers\.0\.mix was called twice in one forward"):
+        run(model)
+
+
+def test_a_module_of_several_calls_is_refused_in_compiled_code() -> None:
+    model = Stack("twice").eval()
+    spec = relcache.ModelSpec("Stack", modules=(relcache.Part("layers.*.mix", calls=2),), timestep="t")
+    model.compile(backend=CompileCounter())
+    relcache.enable(model, relcache.FORA(4), spec=spec)
+    with pytest.raises(ValueError, match=r"a forward calls this module more than once.*granularity='block'"):
+        run(model)
+
+
+@pytest.mark.parametrize("whose", ["argument", "parameter"])
+def test_a_gradient_through_a_compiled_model_is_an_error(whose: str) -> None:
+    model = tiny_dit().requires_grad_(whose == "parameter")
+    compile(model, "model", CompileCounter())
+    relcache.enable(model, relcache.FORA(4))
+    given = {"timestep": torch.tensor([5, 5]), "class_labels": torch.tensor([1, 1])}
+    sample = torch.zeros(2, 4, 8, 8, requires_grad=whose == "argument")
+    with pytest.raises(RuntimeError, match=r"a compiled model of which a gradient is wanted.*torch\.no_grad"):
+        model(sample, **given)
+    with torch.no_grad():
+        assert model(sample, **given).sample.shape == sample.shape

@@ -31,6 +31,11 @@ class Visit(NamedTuple):
     skip: bool
 
 
+CALLED_TWICE = "was called twice in one forward; relcache caches modules that a forward calls once"
+LEFT_OUT = (
+    "the last block of {} was left out of a cached step, in which it returns the forecast: this model needs "
+    "granularity='block' or 'module'"
+)
 Look = Callable[[Gauge], None]
 """Lets a gauge see the input of a model's first module by a computation that goes no further."""
 
@@ -119,10 +124,7 @@ class Cache:
         if self.pace.active:
             self._collect()
         if self.in_run:
-            raise RuntimeError(
-                f"the last block of {self.in_run} was left out of a cached step, in which it returns the forecast: "
-                "this model needs granularity='block' or 'module'"
-            )
+            raise RuntimeError(LEFT_OUT.format(self.in_run))
         self._see_changes()
         if self._updated:
             held, on_device = self.request.held_bytes()
@@ -172,6 +174,12 @@ class Cache:
         branch, request = self._branch, self.request
         assert branch is not None
         assert request is not None
+        several = next((self._names[index] for index in units if self._parts[index].calls > 1), None)
+        if several is not None:
+            raise ValueError(
+                f"{several}: a forward calls this module more than once, which compiled code cannot tell apart: use "
+                "granularity='block' or 'stack', or do not compile"
+            )
         cells = {index: branch.cells[index] for index in units if branch.cells[index].steps}
         needed = self.forecaster.full_steps_needed
         ready = bool(cells) and branch.work is self._work
@@ -210,6 +218,10 @@ class Cache:
         assert branch is not None
         assert self._work is not None
         for index, slot in enumerate(self.slots):
+            if slot.twice:
+                raise TypeError(f"{self._names[index]} {CALLED_TWICE}")
+            if slot.opened and not slot.visited and slot.output is None:
+                raise RuntimeError(LEFT_OUT.format(self._names[index]))
             if slot.visited:
                 self.visited = True
                 self._work.skipped[index] += 1
@@ -258,10 +270,7 @@ class Cache:
                 return Visit(inputs, cell, True)
             request.fallbacks["module without history or of another shape: computed in full"] += 1
         if cell.steps[:1] == (request.step,):
-            raise TypeError(
-                f"{self._names[index]} was called twice in one forward; relcache caches modules that a forward "
-                "calls once"
-            )
+            raise TypeError(f"{self._names[index]} {CALLED_TWICE}")
         if cell.shape != shape:
             branch.cells[index] = cell = Cell(shape)
             branch.signal = None if index in self.gauges else branch.signal

@@ -3,7 +3,7 @@
 A compiled model cannot ask whether a step is full: the cache decides before the call. Then the graph of a full step
 runs the units and leaves their inputs and outputs on a `Slot` each, and that of a cached step finds states and
 coefficients there. Nothing that differs from step to step or from block to block is a Python number, so that no graph
-has to be made anew. Knows specs, forecasters and the patch; of steps and requests nothing.
+has to be made anew. Knows specs and forecasters; of steps and requests nothing.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Slot:
         inputs, output: of a unit that was computed.
         codes: of the forecasts' fall-backs.
         visited: whether the unit was skipped.
+        opened, twice: whether its first module was called, and whether it was more than once.
     """
 
     states: tuple[Any, ...] | None = None
@@ -64,11 +65,14 @@ class Slot:
     output: Any = None
     codes: list[Tensor] = field(default_factory=list)
     visited: bool = False
+    opened: bool = False
+    twice: bool = False
 
     def clear(self) -> None:
         """Keep nothing of the call."""
         self.states = self.coefficients = self.inputs = self.output = None
-        self.codes, self.visited, self.empties = [], False, {}
+        self.codes, self.empties = [], {}
+        self.visited = self.opened = self.twice = False
 
 
 class CompiledRunner:
@@ -119,6 +123,8 @@ class CompiledRunner:
             return original(*args, **kwargs)
         if place == 0:
             self._open(args, kwargs)
+        if not self._slot.opened:  # the first block was left out of this call
+            return original(*args, **kwargs)
         if is_last:
             return self._close(original, args, kwargs)
         if self._skips:
@@ -132,6 +138,8 @@ class CompiledRunner:
         return self._pace.skip and self._slot.states is not None
 
     def _open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._slot.twice = self._slot.twice or self._slot.opened
+        self._slot.opened = True
         given = given_streams(self._streams, args, kwargs)
         self._slot.inputs = [
             None if value is None else to_rows(value.detach(), self._part.layout, self._pace.rows) for value in given

@@ -71,7 +71,15 @@ def features_of(
         recorder = _Recorder()
         enabled = _Enabled(model, spec, forecaster, schedule, inputs, recorder)
         enabled.step(True)
-        return Features([[(filled(state, lent), lent) for state, lent in unit] for unit in recorder.units])
+        return Features([filled_unit(unit) for unit in recorder.units])
+
+    def filled_unit(unit: list[Put]) -> list[Put]:
+        """The states of a unit, filled: an input that is held as the error signal's newest term is so still."""
+        made: list[Put] = []
+        for state, lent in unit:
+            lent = [made[0][0][:, 0] if made and _share_memory(value, unit[0][0]) else value for value in lent]
+            made.append((filled(state, lent), lent))
+        return made
 
     def filled(state: Any, lent: Collection[Tensor]) -> Any:
         """`state` of the first full step after as many more as fill it. Of the error signal only an input is lent."""
@@ -81,6 +89,11 @@ def features_of(
         return state
 
     return without_values(lambda copied: recorded(copied(model), copied(inputs)))
+
+
+def _share_memory(value: Tensor, state: Any) -> bool:
+    """Whether `value` is part of `state`, the error signal's stack."""
+    return isinstance(state, Tensor) and value.untyped_storage()._cdata == state.untyped_storage()._cdata
 
 
 class Filled(NamedTuple):

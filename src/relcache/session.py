@@ -196,6 +196,11 @@ class Session:
             host.swap_units(self.cache, model)
             self._flops.clear()
             self._abandon_call()
+        if condition.compiled and torch.is_grad_enabled() and _wants_gradient(model, tensors):
+            raise RuntimeError(
+                "relcache is enabled on a compiled model of which a gradient is wanted, and cached steps have none: "
+                "sample under torch.no_grad(), or call disable() on the handle to train"
+            )
         try:
             self._begin_call(host, condition.hooks, args, kwargs, tensors)
             if condition.compiled and self.cache.is_active:
@@ -454,3 +459,8 @@ class Session:
             fallbacks=request.fallback_counts(),
             notes=notes,
         )
+
+
+def _wants_gradient(model: nn.Module, tensors: list[Tensor]) -> bool:
+    """Whether a parameter or an argument of a call requires a gradient."""
+    return any(value.requires_grad for value in (*tensors, *model.parameters()))

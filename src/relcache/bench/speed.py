@@ -69,16 +69,14 @@ def race(
     with Scale() as scale:
         for contestant in contestants:
             base = scale.weigh()
-            with contestant.enabled(course.model) as handle:
-                _lap(course, course.calls, handle)
-                times[contestant.name].held = scale.weigh() - base
+            _, held = _run(course, contestant, scale.weigh)
+            times[contestant.name].held = held - base
             tell(contestant.name)
     for _ in range(rounds):
         for contestant in contestants:
             around = _lap(course, course.calls[:2])
             _free_peak(course.device)
-            with contestant.enabled(course.model) as handle:
-                laps = _lap(course, course.calls, handle)
+            laps, _ = _run(course, contestant)
             around += _lap(course, course.calls[-2:])
             once = statistics.median(seconds for seconds, _ in around)
             record = times[contestant.name]
@@ -121,6 +119,14 @@ def write(
     forms = {heading: form for heading, _, form in columns}
     files.write_whole(out / "table.md", f"{about}\n\n{files.markdown_table(named, forms)}".encode())
     return [out / "table.json", out / "table.md"]
+
+
+def _run(
+    course: Course, contestant: Contestant, weigh: Callable[[], int] = lambda: 0
+) -> tuple[list[tuple[float, bool]], int]:
+    """All calls by a contestant, and what is weighed after them; its handle does not outlive this."""
+    with contestant.enabled(course.model) as handle:
+        return _lap(course, course.calls, handle), weigh()
 
 
 @torch.no_grad()
