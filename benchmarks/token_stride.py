@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import relcache
-from relcache.bench.asked import asked_of
+from relcache.bench.asked import asked_of, call_options
 from relcache.bench.pipelines import load_pipeline
 from relcache.bench.sampling import Sampler
 from relcache.expansion import Expansion, every, norm_l2
@@ -85,7 +85,9 @@ def main() -> None:
     for model in MODELS:
         pipeline = load_pipeline(model, "cpu", "float32")
         with relcache.enable(pipeline, probe) as handle:
-            Sampler(pipeline, options.steps, len(seeds), {}).call(seeds, asked_of(model, None, seeds))
+            Sampler(pipeline, options.steps, len(seeds), call_options(model, None, None, None, [])).call(
+                seeds, asked_of(model, None, seeds)
+            )
             trails = [state for *_, state in handle.states()]
         for stride in STRIDES:
             errors = torch.cat([error for trail in trails for error in trail.errors[stride]])
