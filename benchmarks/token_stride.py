@@ -28,7 +28,7 @@ from relcache.expansion import Expansion, every, norm_l2
 from relcache.forecasters.base import Forecast, Forecaster
 from relcache.schedules import Always, Interval
 
-STRIDES = (2, 4, 7, 16, 32)
+STRIDES = (3, 5, 11, 23)
 MODELS = ("dit-fashion-mnist", "small-flux", "small-video")
 
 

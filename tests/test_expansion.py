@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from relcache import ErrorBudget, Forecaster, Linear, Newton, Relational, Reuse, Taylor
-from relcache.expansion import Expansion, gram, gram_norm, norm_l2, sum_absolute, weighted_sum
+from relcache.expansion import Expansion, every, gram, gram_norm, norm_l2, sum_absolute, weighted_sum
 
 settings.register_profile("short", max_examples=60, deadline=None)
 settings.load_profile("short")
@@ -135,14 +135,35 @@ def test_a_stack_is_as_high_as_the_order() -> None:
     assert stack_of(expansion, points[:2])[1].flatten().tolist() == [1, 1, 0]
 
 
-def test_extending_a_stack_changes_neither_its_terms_nor_the_value() -> None:
-    expansion = Expansion(2, "newton")
+@pytest.mark.parametrize("form", ["taylor", "newton"])
+def test_a_stack_is_extended_in_its_own_memory(form: str) -> None:
+    """No second one is held beside it, and the value is copied."""
+    expansion = Expansion(2, form)
     steps, stack = stack_of(expansion, [(0, scalar(1)), (2, scalar(2))])
-    before, value = stack.clone(), scalar(9)
+    value = scalar(9)
     extended = expansion.extend(stack, (5, *steps), value)
-    assert torch.equal(stack, before)
+    assert extended.data_ptr() == stack.data_ptr()
     value.zero_()
-    assert float(extended[0, 0]) == 9, "the value is copied"
+    slope = 7.0 if form == "taylor" else 7 / 3
+    second = slope - 1 if form == "taylor" else (slope - 0.5) / 5
+    assert extended.flatten().tolist() == pytest.approx([9, slope, second], abs=1e-12)
+
+
+def test_a_stack_of_inference_mode_is_extended_outside_of_it() -> None:
+    expansion = Expansion(1)
+    with torch.inference_mode():
+        steps, stack = stack_of(expansion, [(0, scalar(1)), (2, scalar(2))])
+    assert expansion.extend(stack, (5, *steps), scalar(9)).flatten().tolist() == [9, 7]
+
+
+def test_on_an_accelerator_all_samples_are_extended_at_once() -> None:
+    """The same terms to the bit, in as many kernels as one sample takes."""
+    expansion = Expansion(2, "newton")
+    points = [(step, torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(step))) for step in (0, 2, 7, 8)]
+    _, stack = stack_of(expansion, points)
+    _, before = stack_of(expansion, points[:-1])
+    expansion._advance(before.unbind(1), [1, 6], points[-1][1])
+    assert torch.equal(before, stack)
 
 
 @pytest.mark.parametrize(("weight", "expected"), [(1.0, 10.0), (0.5, 8.5), (1.2, 10.6)])
@@ -332,6 +353,16 @@ def test_norms_of_every_so_manieth_token(order: int) -> None:
     assert not torch.allclose(got, forecast(Relational(order), points, 6, present))
     state = Relational(order, token_stride=3).update(None, (0,), *points[0][1:])
     assert state.input.untyped_storage().nbytes() == 2 * 3 * 4 * 4
+
+
+def test_a_stride_sees_every_column() -> None:
+    """Of 14 lines of 14 tokens every seventh would be two columns; every ninth is all of them."""
+    columns = (torch.arange(196) % 14).float().reshape(1, 196, 1)
+    for stride in (2, 4, 7, 14):
+        seen = every(columns, stride)
+        assert seen.unique().numel() == 14
+        assert 196 / (stride + 3) <= seen.shape[1] <= 196 / stride
+    assert torch.equal(every(columns, 3), columns[:, ::3])
 
 
 def test_a_stride_below_one_is_refused() -> None:

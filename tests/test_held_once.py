@@ -83,20 +83,36 @@ def held(handle: relcache.Handle) -> list[list[Tensor]]:
 @every_dtype
 @every_method
 def test_no_ladder_outlives_the_next(method: Any, cache_dtype: Any) -> None:
-    """When a unit begins to work, what those before it held until this step is gone."""
+    """When a unit begins to work, what those before it held until this step is gone, or is what they hold now."""
     model = tiny_dit(blocks=BLOCKS)
     handle = relcache.enable(model, method, cache_dtype=cache_dtype)
     steps(model, 0, 4)
-    past = [[weakref.ref(value) for value in unit] for unit in held(handle)]
-    alive: list[list[bool]] = []
-    layers = [layer for block in model.transformer_blocks for layer in (block.attn1.to_q, block.ff.net[2])]
-    for layer in layers:
-        layer.register_forward_pre_hook(
-            lambda *_: alive.append([any(reference() is not None for reference in unit) for unit in past])
-        )
+    past = [weakref.ref(value) for unit in held(handle) for value in unit]
+    left_over: list[int] = []
+
+    def count(*_: Any) -> None:
+        present = [value for unit in held(handle) for value in unit]
+        alive = [value for reference in past if (value := reference()) is not None]
+        left_over.append(sum(all(value is not other for other in present) for value in alive))
+
+    for block in model.transformer_blocks:
+        for layer in (block.attn1.to_q, block.ff.net[2]):
+            layer.register_forward_pre_hook(count)
     steps(model, 4, 5)
-    assert alive == [[unit >= place for unit in range(2 * BLOCKS)] for place in range(2 * BLOCKS)]
-    assert not any(reference() is not None for unit in past for reference in unit)
+    count()
+    assert left_over == [0] * (2 * BLOCKS + 1)
+
+
+def test_what_reuse_has_returned_stays_as_it_was() -> None:
+    """Its forecasts are views of what is cached, which the next full step must not write over."""
+    model = tiny_dit()
+    relcache.enable(model, FORA(2, warmup=1))
+    outputs: list[Tensor] = []
+    model.transformer_blocks[0].attn1.register_forward_hook(lambda *a: outputs.append(a[-1]))
+    steps(model, 0, 2)
+    before = outputs[1].clone()
+    steps(model, 2, 4)
+    assert torch.equal(outputs[1], before)
 
 
 @pytest.mark.parametrize("granularity", ["module", "stack"])

@@ -309,7 +309,7 @@ class Cache:
         cell.steps = (request.step, *cell.steps)[: self._most_steps]
         shared: Shared = {}
         if index in self.gauges:
-            inputs = self._keep_signal(branch, self.gauges[index], inputs, shared)
+            self._keep_signal(branch, self.gauges[index], shared)
         for stream, (_, tensor) in zip(cell.streams, found, strict=True):
             input = _stream(inputs, stream.source)
             rows = to_rows(tensor.detach(), part.layout, self._rows)
@@ -330,24 +330,18 @@ class Cache:
                 self._changed_in_place.add(index)
         self._watched = []
 
-    def _keep_signal(
-        self, branch: Branch, gauge: Gauge, inputs: list[Tensor | None], shared: Shared
-    ) -> list[Tensor | None]:
-        """Keep what the gauge sees. Returns `inputs`, the first of them as it is kept here if it is the same."""
+    def _keep_signal(self, branch: Branch, gauge: Gauge, shared: Shared) -> None:
+        """Keep what the gauge sees."""
         assert self.request is not None
-        features, stride = gauge.features(self._rows), self._schedule.token_stride
+        features = gauge.features(self._rows)
         if features is None:
             branch.signal = None
-            return inputs
+            return
         steps, known = branch.signal or ((), None)
         steps = (self.request.step, *steps)[: self._most_steps]
-        value = every(features, stride)
+        value = every(features, self._schedule.token_stride)
         stack = self.forecaster.expansion.extend(self.store.get(known), steps, value)
         branch.signal = Signal(steps, self.store.put(stack, (value,), shared))
-        first = inputs[0]
-        if stride > 1 or branch.signal.stack is not stack or first is None or not _is_same(first, features):
-            return inputs
-        return [stack[:, 0], *inputs[1:]]
 
     def _outputs(self, index: int, output: Any) -> tuple[list[tuple[int, Tensor]], list[int | None] | None]:
         """The tensors of an output, each with its place in it, and the form that `Cell.form` describes."""
@@ -413,10 +407,6 @@ class Cache:
         numerator = sum_absolute(value - predicted)
         denominator = sum_absolute(value)
         return float(self._schedule.error(numerator, denominator))  # the step's one host synchronisation
-
-
-def _is_same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.untyped_storage()._cdata == b.untyped_storage()._cdata
 
 
 def _stream(inputs: list[Tensor | None], place: int) -> Tensor:

@@ -53,23 +53,34 @@ class Expansion:
         history does not reach yet.
 
         Args:
-            stack: what the full step before has left, None at the first one. It is not changed.
+            stack: what the full step before has left, None at the first one. It is written over and returned, so that
+                no second one is held beside it; not at order 0, where the forecasts are views of it.
             steps: the full steps, newest first, the present one included.
             value: (batch, …); copied.
         """
-        if stack is None:
+        if stack is None or self.order == 0:
             new = value.new_zeros(value.shape[0], self.order + 1, *value.shape[1:])
             new[:, 0] = value
             return new
-        new = torch.empty_like(stack)
-        new[:, 0] = value
-        known = min(self.order, len(steps) - 1)
-        for order in range(known):
-            difference = torch.sub(new[:, order], stack[:, order], out=new[:, order + 1])
-            if self.form == "newton":
-                difference /= steps[0] - steps[order + 1]
-        new[:, known + 1 :] = 0
-        return new
+        if stack.is_inference() and not torch.is_inference_mode_enabled():
+            stack = stack.clone()  # nobody may write into it here
+        gaps = [steps[0] - past for past in steps[1 : self.order + 1]]
+        if value.device.type == "cpu":  # one sample after another, which stays in the processor's cache meanwhile
+            for terms, own in zip(stack, value, strict=True):
+                self._advance(terms.unbind(0), gaps, own)
+        else:
+            self._advance(stack.unbind(1), gaps, value)
+        return stack
+
+    def _advance(self, terms: Sequence[Tensor], gaps: Sequence[int], value: Tensor) -> None:
+        """Write the terms after `value` over those before it: the highest first, as it needs all the lower ones."""
+        for order in range(len(gaps), 0, -1):
+            term = terms[order]
+            for lower in range(order):
+                torch.sub(value if lower == 0 else term, terms[lower], out=term)
+                if self.form == "newton":
+                    term /= gaps[lower]
+        terms[0].copy_(value)
 
     def coefficients(self, steps: Sequence[int], step: int) -> list[float]:
         """Coefficients of a stack's terms of order 1, 2, … for a forecast at `step`; that of the value itself is 1.
@@ -127,9 +138,16 @@ def weighted_sum(stack: Tensor, coefficients: Sequence[float | Tensor]) -> Tenso
 
 
 def every(value: Tensor, stride: int) -> Tensor:
-    """Every `stride`-th token of `value`, (…, tokens, channels), as a copy; `value` itself at a stride of 1."""
+    """Every `stride`-th token of `value`, (…, tokens, channels), as a copy; `value` itself at a stride of 1.
+
+    A stride with a factor in common with the number of tokens, and so likely with that in a line of the picture, would
+    see some columns only: the next greater one without is taken.
+    """
     if stride == 1 or value.ndim < 3:
         return value
+    tokens = value.shape[-2]
+    while any(stride % factor == 0 and tokens % factor == 0 for factor in range(2, stride + 1)):
+        stride += 1
     return value[..., ::stride, :].contiguous()
 
 
@@ -144,7 +162,8 @@ def norm_l2(value: Tensor, norm: Norm) -> Tensor:
 
 def sum_absolute(value: Tensor) -> Tensor:
     """Sum of absolute values of each sample, shape (batch,); float32 or wider."""
-    return _sum(value.abs(), "sample")
+    wide = torch.promote_types(value.dtype, torch.float32)
+    return _total(torch.linalg.vector_norm(value, ord=1, dim=-1, dtype=wide), "sample")
 
 
 def gram(stack: Tensor, norm: Norm) -> Tensor:

@@ -53,7 +53,7 @@ class Forecaster(ABC):
         """The state after the full step `steps[0]`; `state` is None at the first one.
 
         Args:
-            state: what the last full step has left; it is not used again.
+            state: what the last full step has left; it is not used again and may be written over.
             steps: the full steps that the state has seen, newest first, the present one included; of older ones only
                 as many as the expansion's order.
             input, output: the module's features, batch first, detached. The input may be kept by reference, the output

@@ -61,7 +61,8 @@ class Relational(Forecaster):
     A cached step takes no norm of an output. At order 1, s and g cancel and the coefficient of Δ_N O is
     `‖I(t-k) - I(t)‖ / ‖Δ_N I‖`; above, the direction's norm comes from the Gram matrix of the cached differences.
     With a `token_stride` above 1 the norms of inputs run over every so manieth token, of both ‖I(t-k) - I(t)‖ and
-    ‖Δ_N I‖, and only these tokens are kept of the input.
+    ‖Δ_N I‖, and only these tokens are kept of the input. The stride is the next one without a factor in common with the
+    number of tokens.
     Where ‖Δ_N I‖ = 0 the sample gets the plain expansion, where the direction is zero it gets O(t).
 
     Source: RFC, arXiv 2602.19506.

@@ -32,7 +32,8 @@ class ErrorBudget(Schedule):
     steps therefore depend on its batch mates; Interval and Plan do not.
 
     `longest_gap` caps the number of steps from one full step to the next; the last `full_last` steps are always full.
-    With a `token_stride` above 1 both sums run over every so manieth token, and only these are kept.
+    With a `token_stride` above 1 both sums run over every so manieth token, and only these are kept; the stride is the
+    next one without a factor in common with the number of tokens.
 
     Source: RFC, arXiv 2602.19506.
 
