@@ -302,6 +302,19 @@ def test_a_sampled_error_is_another_and_holds_less() -> None:
     assert reports[0].cache_bytes - reports[1].cache_bytes == 3 * (feature - sampled)
 
 
+@pytest.mark.parametrize("granularity", ["block", "stack"])
+def test_enabled_in_inference_mode(granularity: Any) -> None:
+    """Also a model that was made there: finding its blocks needs tensors that count their changes."""
+    outputs = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            model = tiny_dit(blocks=3)
+            handle = relcache.enable(model, relcache.RFC(1, 2.0), granularity=granularity)
+            outputs.append(run_loop(model))
+        assert handle.report().nfc < handle.report().steps
+    torch.testing.assert_close(outputs[1], outputs[0])
+
+
 # Compiled blocks
 
 

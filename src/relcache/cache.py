@@ -78,6 +78,7 @@ class Cache:
         self._looks = False  # whether a gauge is about to see what it reads, and units are as if nothing was cached
         self._full: bool | None = None  # decision of the present step; None until its first unit asks
         self._doubtful = False  # whether the present step may be the first of another loop
+        self._coefficients: dict[tuple[int, ...], list[float]] = {}  # of the present step, by the full steps before it
         self._watched: list[tuple[int, Glimpse]] = []  # the outputs of the last unit computed
 
     def arrange(self, names: Sequence[str], parts: Sequence[Part], gauges: Mapping[int, Gauge], store: Store) -> None:
@@ -99,6 +100,7 @@ class Cache:
         assert self.request is not None
         self.request.signal.append(None)
         self._full, self._doubtful = full, doubtful
+        self._coefficients.clear()
 
     def open_call(self, host: int, name: str, rows: int, work: Work) -> None:
         """A call of the model `host` begins for the branch `name`.
@@ -280,7 +282,9 @@ class Cache:
         """The output of a skipped unit, in the form in which it was returned last."""
         request, cell, part = self.request, visit.cell, self._parts[index]
         assert request is not None
-        coefficients = self.forecaster.coefficients(cell.steps, request.step)
+        coefficients = self._coefficients.get(cell.steps)
+        if coefficients is None:
+            coefficients = self._coefficients[cell.steps] = self.forecaster.coefficients(cell.steps, request.step)
         outputs = []
         for stream in cell.streams:
             input = _stream(visit.inputs, stream.source)
@@ -404,8 +408,7 @@ class Cache:
         if value.shape != stack[:, 0].shape:
             return math.nan
         predicted = weighted_sum(stack, self.forecaster.expansion.coefficients(signal.steps, step))
-        numerator = sum_absolute(value - predicted)
-        denominator = sum_absolute(value)
+        numerator, denominator = sum_absolute(value - predicted), sum_absolute(value)
         return float(self._schedule.error(numerator, denominator))  # the step's one host synchronisation
 
 

@@ -132,13 +132,13 @@ class _Values(TorchFunctionMode):
 
 @contextmanager
 def _shapes_only() -> Iterator[None]:
-    """No gradients, and block-sparse attention is taken as dense."""
+    """No gradients, tensors that count their changes, and block-sparse attention is taken as dense."""
 
     def dense(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return F.scaled_dot_product_attention(query, key, value)
 
     original = flex.flex_attention
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         setattr(flex, "flex_attention", dense)  # noqa: B010 -- an overloaded function, to a type checker
         try:
             yield
