@@ -48,13 +48,15 @@ def measure(
     def features() -> Tensor:
         return torch.randn(shape, generator=generator, device=device, dtype=dtype)
 
-    states, inputs, steps = [], [features() for _ in range(options.units)], ()
+    inputs, outputs, present = ([features() for _ in range(options.units)] for _ in range(3))
+    states, updated, steps = [], [], ()
     for _ in range(options.units):
         state, steps = None, ()
         for step in STEPS:
             steps = (step, *steps)
             state = forecaster.update(state, steps, features(), features())
         states.append(state)
+        updated.append(forecaster.update(None, (0,), features(), features()))
     order = forecaster.expansion.order
     touched = order + 2 + 2 * isinstance(forecaster, Relational)  # tensors of this shape
     sources = [torch.randn(touched * features().numel() // 2, device=device).to(dtype) for _ in range(options.units)]
@@ -64,12 +66,13 @@ def measure(
     compiled = torch.compile(lambda state, given, input: forecaster.forecast(state, list(given.unbind(0)), input))
 
     def update(unit: int) -> None:
-        states[unit] = forecaster.update(states[unit], steps, inputs[unit], inputs[unit - 1])
+        inputs[unit], present[unit] = present[unit], inputs[unit]  # of the step before, which the state has
+        updated[unit] = forecaster.update(updated[unit], steps, inputs[unit], outputs[unit])
 
     runs: dict[str, Callable[[int], object]] = {
         "copy": lambda unit: targets[unit].copy_(sources[unit]),
-        "forecast": lambda unit: forecaster.forecast(states[unit], numbers, inputs[unit]),
-        "compiled": lambda unit: compiled(states[unit], coefficients, inputs[unit]),
+        "forecast": lambda unit: forecaster.forecast(states[unit], numbers, present[unit]),
+        "compiled": lambda unit: compiled(states[unit], coefficients, present[unit]),
         "update": update,
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}

@@ -156,14 +156,12 @@ def test_a_stack_of_inference_mode_is_extended_outside_of_it() -> None:
     assert expansion.extend(stack, (5, *steps), scalar(9)).flatten().tolist() == [9, 7]
 
 
-def test_on_an_accelerator_all_samples_are_extended_at_once() -> None:
-    """The same terms to the bit, in as many kernels as one sample takes."""
-    expansion = Expansion(2, "newton")
+def test_samples_are_extended_one_by_one_or_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same terms to the bit."""
     points = [(step, torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(step))) for step in (0, 2, 7, 8)]
-    _, stack = stack_of(expansion, points)
-    _, before = stack_of(expansion, points[:-1])
-    expansion._advance(before.unbind(1), [1, 6], points[-1][1])
-    assert torch.equal(before, stack)
+    _, together = stack_of(Expansion(2, "newton"), points)
+    monkeypatch.setattr("relcache.expansion.SMALL", 0)
+    assert torch.equal(stack_of(Expansion(2, "newton"), points)[1], together)
 
 
 @pytest.mark.parametrize(("weight", "expected"), [(1.0, 10.0), (0.5, 8.5), (1.2, 10.6)])

@@ -320,3 +320,25 @@ def test_hunyuan_video(hunyuan: HunyuanVideoTransformer3DModel) -> None:
     # in the host's memory a cache takes, on the device, what is on its way: two units in and two states out
     moved = handle._session.chooser.weigh(Way("module", "int8", "cpu"), handle._calls(90, 160, 33, None, None, None))
     assert str(moved) == "granularity 'module', int8, offload: 2.93 GB of cache and 58.6 GB in the host's memory"
+
+
+@pytest.mark.parametrize("what", ["model", "blocks"])
+def test_a_limit_knows_of_compiled_code(what: str) -> None:
+    """Units inside it keep their inputs and outputs until the call ends, and cannot lie in the host's memory."""
+    plain, model = tiny_dit(blocks=4), tiny_dit(blocks=4)
+    for module in [model] if what == "model" else model.transformer_blocks:
+        module.compile(backend="eager")
+    there, handle = (relcache.enable(each, TaylorSeer(1, 5)) for each in (plain, model))
+
+    def weighed(handle: relcache.Handle, way: Way) -> Any:
+        return handle._session.chooser.weigh(way, handle._calls(8, 8, 1, 2, None, None))
+
+    feature = 2 * 16 * 16 * 4
+    inside, outside = weighed(handle, Way()), weighed(there, Way())
+    assert inside.device_bytes - outside.device_bytes == 8 * 2 * feature
+    assert inside.held_bytes == outside.held_bytes
+    assert "no use inside compiled code" in weighed(handle, Way(offload="cpu")).problem
+    blocks = Way("block", offload="cpu")
+    assert (weighed(handle, blocks) == weighed(there, blocks)) == (what == "blocks")
+    run_loop(model)
+    assert handle.report().device_bytes == inside.device_bytes

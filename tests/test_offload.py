@@ -130,7 +130,10 @@ def test_the_next_unit_is_on_its_way(full: bool, journal: Journal) -> None:
 
         def watched(*args: Any, forward: Any = forward, **kwargs: Any) -> Any:
             output = forward(*args, **kwargs)
-            held.append(sum(value().nbytes for value in journal.brought if value() is not None))
+            leaving = {id(source()) for source in journal.sources}  # what was extended leaves from where it came to
+            held.append(
+                sum(value().nbytes for value in journal.brought if value() is not None and id(value()) not in leaving)
+            )
             return output
 
         module.__dict__["forward"] = watched
@@ -364,3 +367,21 @@ def test_a_work_on_another_stream(device: Device) -> None:
     assert other.told == [("wait for", "out", 2)]
     assert device.work.told[-1] == ("wait for", "out", 2)
     assert recorded == [other]
+
+
+@pytest.mark.parametrize("what", ["model", "blocks"])
+def test_no_use_inside_compiled_code(what: str, journal: Journal) -> None:
+    """Refused before anything is computed; where the compiled blocks are the units, they are offloaded like others."""
+    model = tiny_dit(blocks=6)
+    for module in [model] if what == "model" else model.transformer_blocks:
+        module.compile(backend="eager")
+    calls: list[Any] = []
+    model.pos_embed.register_forward_hook(lambda *given: calls.append(given))
+    relcache.enable(model, TaylorSeer(1, 4), offload="cpu")
+    with pytest.raises(ValueError, match="offload='cpu' has no use inside compiled code"):
+        run_loop(model)
+    assert not calls
+    if what == "blocks":
+        handle = relcache.enable(model, TaylorSeer(1, 4), offload="cpu", granularity="block")
+        run_loop(model)
+        assert handle.report().device_bytes < handle.report().cache_bytes

@@ -133,14 +133,20 @@ def test_counts_of_a_cached_step() -> None:
             "fora:interval=4",
             "taylorseer:order=1,interval=4",
             "taylorseer:order=1,interval=4,granularity=stack",
+            "rcs:order=1,threshold=0.1",
+            "rcs:order=1,threshold=0.1,granularity=stack",
         )
     }
-    reuse, taylor, stack = found.values()
+    reuse, taylor, stack, rcs, rcs_stack = found.values()
     assert taylor["cached_bytes"] - reuse["cached_bytes"] == 4 * 3 * feature
     assert taylor["held_bytes"] == 2 * reuse["held_bytes"] == 2 * 4 * feature
     assert stack["held_bytes"] == 2 * feature
     assert stack["cached_bytes"] < reuse["cached_bytes"]
     assert stack["cached_flops"] < reuse["cached_flops"] < reuse["full_flops"]
+    # the error: the two terms and the sum, what it lies off by, and two sums of absolute values
+    assert 12 * feature <= rcs["cached_bytes"] - taylor["cached_bytes"] < 12.1 * feature
+    assert rcs["cached_flops"] == taylor["cached_flops"]
+    assert rcs_stack["cached_flops"] > stack["cached_flops"], "it is read behind the first block's modulation"
 
 
 def test_python_of_a_cached_step() -> None:
@@ -155,8 +161,10 @@ def test_python_of_a_cached_step() -> None:
 
 
 def test_options_of_a_method_reach_the_race() -> None:
-    """Whatever a method holds beside its schedule stays as it was given."""
-    (chosen,) = methods_at(choose("rfc:order=1,granularity=stack,cache_dtype=int8"), ("module", "block"))
+    """Whatever a method holds beside its budget stays as it was given."""
+    (chosen,) = methods_at(choose("rfc:order=1,granularity=stack,cache_dtype=int8,token_stride=3"), ("module", "block"))
     assert chosen.config["granularity"] == "stack"
     held = held_to(method_from_config({**chosen.config}), 5)
     assert (held.granularity, held.cache_dtype, held.schedule.longest_gap) == ("stack", "int8", 5)
+    assert held.schedule.token_stride == held.forecaster.token_stride == 3
+    assert held_to(method_from_text("taylorseer:order=1,phase=3,interval=4"), 5).schedule.phase == 3

@@ -63,6 +63,7 @@ class Handle:
         """What the forecaster keeps of the last request: branch, module, and the forecaster's own state.
 
         A module with several outputs, such as joint attention, has an entry for each; the second is named `MODULE[1]`.
+        Features that are neither packed nor offloaded are the tensors themselves, which the next full step writes over.
         """
         return self._session.states()
 

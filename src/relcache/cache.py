@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from relcache.compiled import Pace, Slot, coefficients_on
 from relcache.expansion import every, sum_absolute, weighted_sum
@@ -17,9 +18,9 @@ from relcache.features import from_rows, to_rows
 from relcache.forecasters.base import Forecaster
 from relcache.gauge import Gauge
 from relcache.models.base import Part
-from relcache.request import Branch, Cell, Request, Signal, Stream, Work, shape_of
+from relcache.request import Branch, Cell, Request, Signal, Stream, Work, bytes_of, shape_of
 from relcache.schedules.base import Schedule
-from relcache.store import Shared, Store, tensors, tensors_on_device
+from relcache.store import Shared, Store, tensors
 from relcache.tracker import Glimpse, glimpse
 
 
@@ -123,7 +124,9 @@ class Cache:
     def close_call(self) -> None:
         """The call has come to its end."""
         assert self.request is not None
+        lent = 0
         if self.pace.active:
+            lent = bytes_of([value for slot in self.slots for value in slot.lent])
             self._collect()
         if self.in_run:
             raise RuntimeError(LEFT_OUT.format(self.in_run))
@@ -131,7 +134,7 @@ class Cache:
         if self._updated:
             held, on_device = self.request.held_bytes()
             self.request.cache_bytes = max(self.request.cache_bytes, held)
-            self.request.device_bytes = max(self.request.device_bytes, on_device + self.store.most_moving)
+            self.request.device_bytes = max(self.request.device_bytes, on_device + self.store.most_moving + lent)
         self.abandon_call()
 
     def abandon_call(self) -> None:
@@ -201,11 +204,6 @@ class Cache:
         for index, cell in cells.items():
             slot, streams = self.slots[index], cell.streams
             slot.states, slot.form = tuple(stream.state for stream in streams), cell.form
-            if len(tensors(slot.states)) > len(tensors_on_device(slot.states)):
-                raise ValueError(
-                    "offload='cpu' has no use inside compiled code, which would need all features on the device at "
-                    "once: compile the blocks and use granularity='block' or 'stack', or do not offload"
-                )
             slot.sources, slot.empties = tuple(stream.source for stream in streams), cell.empties
             if cell.steps not in known:
                 values = self.forecaster.coefficients(cell.steps, request.step)
@@ -312,8 +310,6 @@ class Cache:
             cell.streams = [Stream(_source(part, place, inputs)) for place, _ in found]
         cell.steps = (request.step, *cell.steps)[: self._most_steps]
         shared: Shared = {}
-        if index in self.gauges:
-            self._keep_signal(branch, self.gauges[index], shared)
         for stream, (_, tensor) in zip(cell.streams, found, strict=True):
             input = _stream(inputs, stream.source)
             rows = to_rows(tensor.detach(), part.layout, self._rows)
@@ -323,6 +319,8 @@ class Cache:
             stream.state = self.store.put(
                 self.forecaster.update(self.store.get(stream.state), cell.steps, input, rows), (input, rows), shared
             )
+        if index in self.gauges:
+            self._keep_signal(branch, cell, inputs[0], self.gauges[index], shared)
         if self.forecaster.full_steps_needed == 1 and not part.residual:  # a forecast may be what is cached itself
             self._watched = [(index, glimpse(tensor)) for _, tensor in found]
         self._updated = True
@@ -334,8 +332,8 @@ class Cache:
                 self._changed_in_place.add(index)
         self._watched = []
 
-    def _keep_signal(self, branch: Branch, gauge: Gauge, shared: Shared) -> None:
-        """Keep what the gauge sees."""
+    def _keep_signal(self, branch: Branch, cell: Cell, first: Tensor | None, gauge: Gauge, shared: Shared) -> None:
+        """Keep what the gauge sees. If that is `first`, the unit's own input, its states share the memory of it."""
         assert self.request is not None
         features = gauge.features(self._rows)
         if features is None:
@@ -343,9 +341,14 @@ class Cache:
             return
         steps, known = branch.signal or ((), None)
         steps = (self.request.step, *steps)[: self._most_steps]
-        value = every(features, self._schedule.token_stride)
-        stack = self.forecaster.expansion.extend(self.store.get(known), steps, value)
+        value, before = every(features, self._schedule.token_stride), self.store.get(known)
+        if before is not None and before[:, 0].shape != value.shape:
+            steps, before = steps[:1], None
+        stack = self.forecaster.expansion.extend(before, steps, value)
         branch.signal = Signal(steps, self.store.put(stack, (value,), shared))
+        if first is not None and branch.signal.stack is stack and have_one_memory(first, value):
+            for stream in cell.streams:
+                stream.state = with_newest_of(stack, stream.state, first)
 
     def _outputs(self, index: int, output: Any) -> tuple[list[tuple[int, Tensor]], list[int | None] | None]:
         """The tensors of an output, each with its place in it, and the form that `Cell.form` describes."""
@@ -410,6 +413,16 @@ class Cache:
         predicted = weighted_sum(stack, self.forecaster.expansion.coefficients(signal.steps, step))
         numerator, denominator = sum_absolute(value - predicted), sum_absolute(value)
         return float(self._schedule.error(numerator, denominator))  # the step's one host synchronisation
+
+
+def have_one_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same features."""
+    return a.shape == b.shape and a.untyped_storage()._cdata == b.untyped_storage()._cdata
+
+
+def with_newest_of(stack: Tensor, state: Any, input: Tensor) -> Any:
+    """`state` with the newest term of the error signal's `stack` in the place of `input`, which it is a copy of."""
+    return tree_map_only(Tensor, lambda leaf: stack[:, 0] if leaf is input else leaf, state)
 
 
 def _stream(inputs: list[Tensor | None], place: int) -> Tensor:

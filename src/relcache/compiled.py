@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from relcache.features import (
     Place,
@@ -67,6 +67,11 @@ class Slot:
     visited: bool = False
     opened: bool = False
     twice: bool = False
+
+    @property
+    def lent(self) -> list[Tensor]:
+        """What a unit that was computed was given and has returned, which is kept until the call ends."""
+        return [leaf for leaf in tree_leaves((self.inputs, self.output)) if isinstance(leaf, Tensor)]
 
     def clear(self) -> None:
         """Keep nothing of the call."""
@@ -178,4 +183,7 @@ class CompiledRunner:
 
 def coefficients_on(values: list[float], order: int, device: torch.device) -> Tensor | None:
     """Coefficients as a tensor of as many as the order has, zeros where the history does not reach."""
-    return torch.tensor(values + [0.0] * (order - len(values)), dtype=torch.float32, device=device) if order else None
+    if not order:
+        return None
+    numbers = values + [0.0] * (order - len(values))
+    return torch.stack([torch.full((), number, device=device) for number in numbers])  # without a wait for a copy

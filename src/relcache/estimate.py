@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from relcache.cache import Cache
+from relcache.cache import Cache, have_one_memory, with_newest_of
 from relcache.forecasters.base import Forecaster
 from relcache.host import Host, count_rows
 from relcache.meta import without_values
@@ -21,7 +21,7 @@ from relcache.schedules.base import Schedule
 from relcache.storage import CacheDtype
 from relcache.store import Shared, Store, tensors, tensors_on_device
 
-Put = tuple[Any, Collection[Tensor]]  # a state, and the features in it that others hold as well
+Put = tuple[Any, Sequence[Tensor]]  # a state, and the features in it that others hold as well
 
 
 class Weight(NamedTuple):
@@ -36,8 +36,8 @@ class Weight(NamedTuple):
 class Features:
     """What one branch holds once its cache is full: for each unit its states, without values."""
 
-    def __init__(self, units: list[list[Put]]):
-        self._units = units
+    def __init__(self, units: list[list[Put]], names: Sequence[str]):
+        self._units, self._names = units, names
         self._weights: dict[tuple[CacheDtype, Offload], Weight] = {}
 
     def weight(self, dtype: CacheDtype, offload: Offload) -> Weight:
@@ -46,6 +46,17 @@ class Features:
             with torch.no_grad():
                 self._weights[dtype, offload] = self._weigh(Store(dtype, offload, Mover()))
         return self._weights[dtype, offload]
+
+    @property
+    def lent(self) -> int:
+        """Bytes of what the units were given and have returned."""
+        return bytes_of([value for unit in self._units for _, lent in unit for value in lent])
+
+    def inside_compiled_code(self, model: nn.Module) -> bool:
+        """Whether a unit of `model` lies inside code that is compiled, its own or that of a block."""
+        around = {name.rpartition(".")[0] for name in self._names}
+        paths = {".".join(name.split(".")[:depth]) for name in around for depth in range(name.count(".") + 2)}
+        return any(model.get_submodule(path)._compiled_call_impl is not None for path in paths)
 
     def _weigh(self, store: Store) -> Weight:
         known: list[list[Any]] = [[] for _ in self._units]
@@ -71,17 +82,21 @@ def features_of(
         recorder = _Recorder()
         enabled = _Enabled(model, spec, forecaster, schedule, inputs, recorder)
         enabled.step(True)
-        return Features([filled_unit(unit) for unit in recorder.units])
+        names = [name for unit in spec.units(model) for name in unit.modules]
+        return Features([filled_unit(unit) for unit in recorder.units], names)
 
     def filled_unit(unit: list[Put]) -> list[Put]:
-        """The states of a unit, filled: an input that is held as the error signal's newest term is so still."""
-        made: list[Put] = []
-        for state, lent in unit:
-            lent = [made[0][0][:, 0] if made and _share_memory(value, unit[0][0]) else value for value in lent]
-            made.append((filled(state, lent), lent))
+        """The states of a unit, filled: an input that is the error signal's newest term as well is held once."""
+        made = [(filled(state, lent), lent) for state, lent in unit]
+        signals = [(stack, value) for stack, (value, *others) in made if not others]
+        for stack, value in signals:
+            made = [
+                (with_newest_of(stack, state, lent[0]) if have_one_memory(lent[0], value) else state, lent)
+                for state, lent in made
+            ]
         return made
 
-    def filled(state: Any, lent: Collection[Tensor]) -> Any:
+    def filled(state: Any, lent: Sequence[Tensor]) -> Any:
         """`state` of the first full step after as many more as fill it. Of the error signal only an input is lent."""
         for step in range(1, forecaster.expansion.order + 1):
             update = forecaster.update if len(lent) == 2 else forecaster.expansion.extend
@@ -89,11 +104,6 @@ def features_of(
         return state
 
     return without_values(lambda copied: recorded(copied(model), copied(inputs)))
-
-
-def _share_memory(value: Tensor, state: Any) -> bool:
-    """Whether `value` is part of `state`, the error signal's stack."""
-    return isinstance(state, Tensor) and value.untyped_storage()._cdata == state.untyped_storage()._cdata
 
 
 class Filled(NamedTuple):
@@ -113,10 +123,28 @@ def fill(
     cache_dtype: CacheDtype = "features",
 ) -> Filled:
     """Call `model`, a copy without values, in as many full steps as fill the cache."""
-    enabled = _Enabled(model, spec, forecaster, schedule, inputs, Store(cache_dtype))
+    enabled = _Enabled(model, spec, forecaster, _Unread(schedule), inputs, Store(cache_dtype))
     for _ in range(forecaster.expansion.order + 1):
         enabled.step(True, branches)
-    return Filled(enabled.request.cache_bytes, lambda: enabled.step(False))
+    return Filled(enabled.request.cache_bytes, lambda: enabled.step(None))
+
+
+class _Unread(Schedule):
+    """A schedule whose error is worked out as ever, and cannot be read: without values every step is cached."""
+
+    def __init__(self, schedule: Schedule):
+        self._schedule = schedule
+        self.needs_signal, self.token_stride = schedule.needs_signal, schedule.token_stride  # type: ignore[misc]
+
+    def wants_signal(self, step: int) -> bool:
+        return self.needs_signal
+
+    def error(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+        self._schedule.error(numerator, denominator)
+        return torch.zeros((), device="cpu")
+
+    def wants_full(self, state: Any, step: int, error: float | None) -> bool:
+        return False
 
 
 class _Enabled:
@@ -143,7 +171,8 @@ class _Enabled:
         host.swap_units(self._cache, model)
         self.request = self._cache.request = Request(None, None, count_rows(inputs.get(host.sample)))
 
-    def step(self, full: bool, branches: int = 1) -> None:
+    def step(self, full: bool | None, branches: int = 1) -> None:
+        """A step that is full, or for which the schedule decides."""
         self._cache.open_step(full=full)
         for branch in range(branches):
             self._cache.open_call(0, str(branch), self.request.batch, Work(0, ((), {})))
@@ -159,7 +188,7 @@ class _Recorder(Store):
         self.units: list[list[Put]] = []
         self._shared: Shared | None = None
 
-    def put(self, state: Any, lent: Collection[Tensor], shared: Shared | None = None) -> Any:
+    def put(self, state: Any, lent: Sequence[Tensor], shared: Shared | None = None) -> Any:
         if not self.units or shared is not self._shared:
             self.units.append([])
             self._shared = shared

@@ -29,6 +29,7 @@ from torch import Tensor
 Form = Literal["taylor", "newton"]
 Norm = Literal["sample", "tensor"]
 
+SMALL = 2**18  # bytes of a sample; larger ones are extended one by one on a CPU, whose cache keeps them meanwhile
 GRAM_ROUNDING = 1e-7  # relative error that the products of a Gram matrix in float32 may have; (Σ a_i)² ≤ m Σ a_i²
 
 
@@ -54,7 +55,8 @@ class Expansion:
 
         Args:
             stack: what the full step before has left, None at the first one. It is written over and returned, so that
-                no second one is held beside it; not at order 0, where the forecasts are views of it.
+                no second one is held beside it; not at order 0, where the forecasts are views of it, nor where it was
+                made in inference mode and that has been left.
             steps: the full steps, newest first, the present one included.
             value: (batch, …); copied.
         """
@@ -65,7 +67,7 @@ class Expansion:
         if stack.is_inference() and not torch.is_inference_mode_enabled():
             stack = stack.clone()  # nobody may write into it here
         gaps = [steps[0] - past for past in steps[1 : self.order + 1]]
-        if value.device.type == "cpu":  # one sample after another, which stays in the processor's cache meanwhile
+        if value.device.type == "cpu" and value[0].numel() * value.element_size() > SMALL:
             for terms, own in zip(stack, value, strict=True):
                 self._advance(terms.unbind(0), gaps, own)
         else:
@@ -140,10 +142,10 @@ def weighted_sum(stack: Tensor, coefficients: Sequence[float | Tensor]) -> Tenso
 def every(value: Tensor, stride: int) -> Tensor:
     """Every `stride`-th token of `value`, (…, tokens, channels), as a copy; `value` itself at a stride of 1.
 
-    A stride with a factor in common with the number of tokens, and so likely with that in a line of the picture, would
-    see some columns only: the next greater one without is taken.
+    A stride with a factor in common with the number of tokens, and so with that in a line of the picture if there are
+    no others, would see some columns only: the next greater one without is taken.
     """
-    if stride == 1 or value.ndim < 3:
+    if stride == 1 or value.ndim < 3 or value.shape[-2] == 0:
         return value
     tokens = value.shape[-2]
     while any(stride % factor == 0 and tokens % factor == 0 for factor in range(2, stride + 1)):

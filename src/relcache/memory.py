@@ -2,12 +2,13 @@
 
 Ways are tried in an order, and the first that fits is taken. What it costs in quality comes first, by what has been
 measured: features packed into bfloat16 or int8 lose next to nothing, blocks and stacks lose nothing with fixed full
-steps and much with an error budget, whose signal they coarsen. The host's memory costs no quality, but features that
-travel at every step may make a cached step as slow as a full one, so it is the last resort; it goes through the same
-order once more, as fewer bytes are fewer to move. What the user has fixed is kept.
+steps. The host's memory costs no quality, but features that travel at every step may make a cached step as slow as a
+full one, so it is the last resort; it goes through the same order once more, as fewer bytes are fewer to move. What the
+user has fixed is kept.
 
-Counted is what the cache holds, and what is on its way from or to the host's memory. Not counted is what the features
-of the one unit at work take for a time while they are unpacked: modules that are skipped leave memory free.
+Counted is what the cache holds, and what is on its way from or to the host's memory; of units inside compiled code also
+what each was given and has returned, as these are kept until the call ends. Not counted is what the features of the
+one unit at work take for a time while they are unpacked: modules that are skipped leave memory free.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ from relcache.storage import TYPES, CacheDtype
 
 WIDE = (torch.float32, torch.float64)
 EXPERT = "transformer_2"  # diffusers' name for the expert that takes over from the first; others work beside it
+
+
+NOT_WHERE_COMPILED = (
+    "offload='cpu' has no use inside compiled code, which would need all features on the device at once: compile the "
+    "blocks and use granularity='block' or 'stack', or do not offload"
+)
 
 
 class Way(NamedTuple):
@@ -169,7 +176,12 @@ class Chooser:
             features = self._features(call, way.granularity)
             if isinstance(features, str):
                 return Option(way, problem=features)
-            found[call.host.name == EXPERT].append(features.weight(way.cache_dtype, way.offload))
+            weight = features.weight(way.cache_dtype, way.offload)
+            if features.inside_compiled_code(call.host.present_model()):
+                if weight.held > weight.resident:
+                    return Option(way, problem=NOT_WHERE_COMPILED)
+                weight = weight._replace(moving=weight.moving + features.lent)
+            found[call.host.name == EXPERT].append(weight)
         together = [weights for weights in found.values() if weights]
         held = max(sum(weight.held for weight in weights) for weights in together)
         resident = max(sum(weight.resident for weight in weights) for weights in together)

@@ -70,7 +70,9 @@ class _Fake:
             return torch.empty(tensor.shape, dtype=tensor.dtype)
 
     def _argument(self, tensor: Tensor) -> Tensor:
-        return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor.detach().cpu()
+        if tensor.is_meta:
+            return torch.zeros(tensor.shape, dtype=tensor.dtype)
+        return tensor.clone().cpu() if tensor.is_inference() else tensor.detach().cpu()
 
 
 def _may_steer(tensor: Tensor) -> bool:

@@ -22,7 +22,7 @@ from relcache.flops import Flops, count_modules
 from relcache.forecasters.base import Forecaster
 from relcache.gauge import Gauge
 from relcache.host import Host, count_rows, refuse_cache
-from relcache.memory import Call, Chooser, Way, has_own_memory
+from relcache.memory import NOT_WHERE_COMPILED, Call, Chooser, Way, has_own_memory
 from relcache.meta import sketch, without_values
 from relcache.models.base import ModelSpec, Part
 from relcache.models.coarse import coarsened
@@ -204,6 +204,8 @@ class Session:
         try:
             self._begin_call(host, condition.hooks, args, kwargs, tensors)
             if condition.compiled and self.cache.is_active:
+                if any(self.cache.store.moves(tensor.device) for tensor in tensors):
+                    raise ValueError(NOT_WHERE_COMPILED)
                 self.cache.settle(host.units, lambda gauge: gauge.look(model.forward, args, kwargs))
         except BaseException:
             self._abandon_call()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -53,7 +53,11 @@ class Store:
         self._coming: list[Away] = []  # those whose copies on the device nobody has got yet
         self.most_moving = 0  # most bytes of copies that have lain on the device at once in the present call
 
-    def put(self, state: Any, lent: Collection[Tensor], shared: Shared | None = None) -> Any:
+    def moves(self, device: torch.device) -> bool:
+        """Whether features that were made on `device` lie in the host's memory between the steps."""
+        return self._mover is not None and self._mover.moves(device)
+
+    def put(self, state: Any, lent: Sequence[Tensor], shared: Shared | None = None) -> Any:
         """`state` as it is kept. Its features are the floating-point tensors with as many channels as one of `lent`.
 
         Args:

@@ -79,9 +79,9 @@ def held_to(method: Method, interval: int, warmup: int = WARMUP) -> Method:
     """
     schedule = method.schedule
     if isinstance(schedule, ErrorBudget):
-        schedule = ErrorBudget(NEVER, warmup, schedule.norm, longest_gap=interval)
+        schedule = replace(schedule, threshold=NEVER, warmup=warmup, longest_gap=interval, full_last=0)
     elif isinstance(schedule, Interval):
-        schedule = Interval(interval, warmup)
+        schedule = replace(schedule, interval=interval, warmup=warmup)
     return replace(method, schedule=schedule)
 
 
