@@ -76,8 +76,9 @@ def measure(
         "update": update,
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():  # warms up, and compiles
-        run(0)
+    for run in runs.values():  # compiles, and takes the memory that there is to take
+        for unit in range(options.units):
+            run(unit)
     for _ in range(options.rounds):
         for name, run in runs.items():
             wait(device)
