@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +14,19 @@ import torch
 from torch import nn
 
 from relcache.models import ModelSpec
+
+
+def keep_memory() -> bool:
+    """Let the C library keep the memory that is freed, as torch's allocator on a GPU does; whether it can be told to.
+
+    Else glibc gives large blocks back to the system, which hands out their pages one by one when they are next taken:
+    features that a cache keeps are fresh memory at each full step, and this would be timed with them.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        return False
+    top_pad, trim_threshold, most_maps = -2, -1, -4  # M_TOP_PAD, M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+    return all([mallopt(top_pad, 2**28), mallopt(trim_threshold, -1), mallopt(most_maps, 0)])
 
 
 class Clock:

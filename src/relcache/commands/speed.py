@@ -21,6 +21,7 @@ from relcache.bench.peers import PEERS
 from relcache.bench.pipelines import load_pipeline, usable_device
 from relcache.bench.prepare import numbers, read_prompts
 from relcache.bench.sampling import Sampler
+from relcache.bench.stopwatch import keep_memory
 from relcache.bench.subjects import SUBJECTS, Course, course_of, subject_of, where
 from relcache.bench.trial import Trial
 from relcache.commands.options import CalibrationSamples, Device, DType, Frames, Guidance, Option, Seed, Size, Steps
@@ -95,6 +96,7 @@ def time_methods(
         if compiled and peers:
             raise ValueError("--compile goes without --peers, which hook into the model in ways of their own")
         device = usable_device(device)
+        kept = ", freed memory kept" if device == "cpu" and not count and keep_memory() else ""
         if is_pipeline:
             sampler = Sampler(
                 load_pipeline(model, device, dtype), steps, batch or 8,
@@ -106,9 +108,8 @@ def time_methods(
                 for seeds in ([seed + index for index in range(samples or 8)], calibration_seeds(calibration_samples))
             )
             name = slug(Path(model).name)
-            about = (
-                f"{name}: {len(trial.seeds)} samples, {steps} steps, batch {sampler.batch}, {dtype}, {where(device)}"
-            )
+            about = f"{name}: {len(trial.seeds)} samples, {steps} steps, batch {sampler.batch}, {dtype}, "
+            about += where(device) + kept
             rows = _race_pipeline(trial, calibration, named, targets, rounds, peers)
             _tabulate(rows, about, tradeoff.COLUMNS, out, f"speed-{name}")
             if out is not None:
@@ -123,7 +124,7 @@ def time_methods(
             return
         course = course_of(model, device, dtype, steps, _blocks(blocks), size, frames, batch, compiled)
         folder = f"speed-{model}-compiled" if compiled else f"speed-{model}"
-        _tabulate(_race(course, named, targets, rounds, peers), course.about, speed.COLUMNS, out, folder)
+        _tabulate(_race(course, named, targets, rounds, peers), course.about + kept, speed.COLUMNS, out, folder)
 
 
 def _race(
