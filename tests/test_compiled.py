@@ -13,7 +13,7 @@ from test_custom_models import Stack, run
 from test_families import sample
 from test_granularity import SPEC as TOWER
 from test_granularity import Tower, climb
-from tiny import BrokenOff, relative_error, run_guided, run_loop, tiny_dit
+from tiny import BrokenOff, noise_for, relative_error, run_guided, run_loop, timesteps_for, tiny_dit
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
@@ -177,6 +177,38 @@ def test_branches_sizes_and_lengths_of_compiled_requests() -> None:
         assert (ours.full_steps, ours.branches, ours.cache_bytes) == (
             theirs.full_steps, theirs.branches, theirs.cache_bytes,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("granularity", ["module", "stack"])
+def test_another_size_within_a_compiled_request(granularity: Any) -> None:
+    """What is cached, the error signal too, begins anew, as it does uncompiled."""
+    eager, model, counter = tiny_dit(), tiny_dit(), CompileCounter()
+    compile(model, "model", counter)
+    found = []
+    for each in (eager, model):
+        handle = relcache.enable(each, relcache.RFC(2, 2.0), granularity=granularity)
+        labels, outputs = torch.tensor([1, 2]), []
+        with torch.no_grad():
+            for step in range(12):
+                sample = noise_for([0, 1])[..., : 8 if step < 6 else 4]
+                given = {"timestep": timesteps_for(12)[step].expand(2), "class_labels": labels}
+                outputs.append(each(sample, **given).sample)
+        found.append((handle.report(), outputs))
+    (theirs, expected), (ours, got) = found
+    assert ours.full_steps == theirs.full_steps
+    assert {6, 7} <= set(ours.full_steps)
+    assert ours.nfc < 12
+    assert all(relative_error(a, b) < 1e-5 for a, b in zip(got, expected, strict=True))
+
+
+def test_sampled_tokens_in_compiled_code() -> None:
+    eager, model, counter = tiny_dit(), tiny_dit(), CompileCounter()
+    compile(model, "model", counter)
+    for each in (eager, model):
+        relcache.enable(each, relcache.RFC(2, 2.0, token_stride=4))
+    for size in (8, 12):
+        assert relative_error(run_loop(model, size=size), run_loop(eager, size=size)) < 1e-5
+    assert not counters["graph_break"]
 
 
 def test_an_error_in_a_compiled_call_is_not_built_upon() -> None:

@@ -26,7 +26,7 @@ from relcache.models.coarse import coarsened
 from relcache.schedules import ErrorBudget, Interval
 
 PACKAGE = str(Path(relcache.__file__).parent)
-TIMED = 9  # steps, of which the fastest counts: whatever else the machine does makes them slower, nothing faster
+TIMED = 50  # steps, of which the fastest counts: whatever else the machine does makes them slower, nothing faster
 
 
 @torch.no_grad()
