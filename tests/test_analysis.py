@@ -133,6 +133,17 @@ def test_figures_from_saved_results(model: Path, tmp_path: Path) -> None:
         illustrate(tmp_path, ["blocks.9"])
 
 
+def test_a_stream_whose_input_does_not_move_has_no_s(model: Path, tmp_path: Path) -> None:
+    known = recorded(model, tmp_path)
+    others = summary(known)["modules"][1:]
+    known.values["s"][:, 0] = np.nan
+    brief = summary(known)
+    assert brief["modules"][0]["over a run"] is None
+    for key, name in (("over a run", "over a run"), ("from one full step to the next",) * 2):
+        expected = np.mean([module[name] for module in others])
+        assert brief[f"s, relative standard deviation {key}"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_correlation() -> None:
     assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
     assert correlation([1, 2, 3], [3, 1, 2]) == pytest.approx(-0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -229,7 +230,8 @@ def _draw_relation(known: Analysis, modules: Sequence[int]) -> Figure:
     drawn = []
     for module in modules:
         steps, s = _series(known, "s", module)
-        drawn.append(Line(f"{known.modules[module]}: {np.std(s) / np.mean(s):.1%}", steps, s))
+        spread = f"{np.std(s) / np.mean(s):.1%}" if len(s) else "its input does not move"
+        drawn.append(Line(f"{known.modules[module]}: {spread}", steps, s))
     return plots.lines({"": drawn}, "step", "s: change of output / of input", marks=True)
 
 
@@ -260,12 +262,16 @@ def _reference(known: Analysis) -> str:
 def summary(known: Analysis) -> dict[str, Any]:
     """The figures' numbers in brief: by module and over all modules; None where there are too few steps.
 
+    A stream whose input does not move, as FLUX's text before the first block, has no s and is left out of means.
+
     s varies by its standard deviation over its mean, of each row by itself: over all steps of a run, and over the steps
     from one full step to the next, of which the mean is taken. The correlation is that of the errors of input and
     output over the steps.
     """
     s = known.values["s"].astype(np.float64)
-    over_run, within = np.nanstd(s, -1) / np.nanmean(s, -1), _within(s)
+    with warnings.catch_warnings():  # of means of nothing, where a stream has no s
+        warnings.simplefilter("ignore", RuntimeWarning)
+        over_run, within = np.nanstd(s, -1) / np.nanmean(s, -1), _within(s)
     method = _reference(known)
     together = np.array([
         plots.correlation(*(_series(known, name, module)[1] for name in ("input_error", f"error {method}")))
@@ -299,6 +305,6 @@ def _within(s: np.ndarray) -> np.ndarray:
 
 
 def _number(values: np.ndarray) -> float | None:
-    """The mean, None where it is not known."""
-    mean = float(np.mean(values))
-    return mean if np.isfinite(mean) else None
+    """The mean of those that are known, None where none is."""
+    known = values[np.isfinite(values)]
+    return float(np.mean(known)) if known.size else None
