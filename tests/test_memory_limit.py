@@ -315,7 +315,7 @@ def test_hunyuan_video(hunyuan: HunyuanVideoTransformer3DModel) -> None:
         relational.choose(**size, memory_limit="1.5 GB")
     sampled = relcache.enable(hunyuan, RFC(1, 0.1, token_stride=8), granularity="stack")
     assert sampled.choose(**size, memory_limit="1.5 GB").way == Way("stack", "int8")
-    sampled = relcache.enable(hunyuan, RFC(1, 0.1, token_stride=128), granularity="stack")
+    sampled = relcache.enable(hunyuan, RFC(1, 0.1, token_stride=64), granularity="stack")
     assert sampled.choose(**size, memory_limit="1.5 GB").way == Way("stack", "features")
     # in the host's memory a cache takes, on the device, what is on its way: two units in and two states out
     moved = handle._session.chooser.weigh(Way("module", "int8", "cpu"), handle._calls(90, 160, 33, None, None, None))
