@@ -289,17 +289,18 @@ def test_norms_of_half_precision_do_not_overflow(dtype: torch.dtype) -> None:
     assert gram(torch.stack([value, value], 1), "sample").flatten().tolist() == pytest.approx([exact**2] * 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("as_tensors", [False, True])
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_weighted_sum_is_accurate(dtype: torch.dtype, per_sample: bool) -> None:
+def test_weighted_sum_is_accurate(dtype: torch.dtype, per_sample: bool, as_tensors: bool) -> None:
     """Within a rounding or two of the exact sum, in the dtype of the features."""
     generator = torch.Generator().manual_seed(0)
     terms = [torch.randn(3, 4, 50, generator=generator).to(dtype) for _ in range(3)]
-    numbers = torch.tensor([[0.7, -1.3, 2.1], [0.31, 0.25, -0.4]], dtype=torch.float64)
-    given = list(numbers) if per_sample else numbers[:, 0].tolist()
-    weights = numbers.reshape(2, 3, 1, 1) if per_sample else numbers[:, :1].reshape(2, 1, 1, 1)
+    numbers, scale = torch.tensor([0.7, -1.3]), torch.tensor([0.7, -1.3, 2.1], dtype=torch.float64)
+    given = list(numbers) if as_tensors else numbers.tolist()
+    weights = numbers.double().reshape(2, 1, 1, 1) * (scale.reshape(3, 1, 1) if per_sample else 1)
 
-    got = weighted_sum(torch.stack(terms, 1), given)
+    got = weighted_sum(torch.stack(terms, 1), given, scale if per_sample else None)
 
     exact = terms[0].double() + weights[0] * terms[1].double() + weights[1] * terms[2].double()
     size = terms[0].double().abs() + (weights[0] * terms[1]).abs() + (weights[1] * terms[2]).abs()
@@ -311,8 +312,9 @@ def test_weighted_sum_is_accurate(dtype: torch.dtype, per_sample: bool) -> None:
 def test_weighted_sum_leaves_its_terms_alone() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         stack = torch.ones(2, 3, 4, dtype=dtype)
-        for coefficients in ([0.5, 0.5], [torch.tensor([0.5, 1.0]), torch.tensor([0.5, 1.0])], [torch.tensor(0.5)]):
-            weighted_sum(stack, coefficients)
+        for coefficients in ([0.5, 0.5], [torch.tensor(0.5)] * 2):
+            for scale in (None, torch.tensor([0.5, 1.0])):
+                weighted_sum(stack, coefficients, scale)
             assert torch.equal(stack, torch.ones(2, 3, 4, dtype=dtype))
 
 

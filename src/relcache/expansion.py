@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal, get_args
 
 import torch
@@ -115,25 +116,28 @@ def last_gap(steps: Sequence[int]) -> int:
     return steps[0] - steps[1]
 
 
-def weighted_sum(stack: Tensor, coefficients: Sequence[float | Tensor]) -> Tensor:
-    """`stack[:, 0] + Σ coefficients[i] · stack[:, i + 1]`, (batch, …), in the dtype of `stack`.
+def weighted_sum(stack: Tensor, coefficients: Sequence[float | Tensor], scale: Tensor | None = None) -> Tensor:
+    """`stack[:, 0] + scale · Σ coefficients[i] · stack[:, i + 1]`, (batch, …), in the dtype of `stack`.
 
-    Coefficients are numbers, or float tensors without dimensions or of shape (batch,) or (1,) that weigh each sample;
-    with tensors, terms of half precision are accumulated in float32. Without coefficients a view of the stack is
-    returned, not a copy. Each term is read once, and in compiled code the result is written once; uncompiled it is also
-    read and written again for each coefficient after the first.
+    Coefficients are numbers, or float tensors without dimensions; `scale`, of shape (batch,) or (1,), weighs each
+    sample, and is 1 without one. With tensors, terms of half precision are accumulated in float32. Without coefficients
+    a view of the stack is returned, not a copy. Each term is read once, and in compiled code the result is written
+    once; uncompiled it is also read and written again for each coefficient after the first.
     """
     base = stack[:, 0]
     if not coefficients:
         return base
     wide = torch.promote_types(base.dtype, torch.float32)
+    samples = None if scale is None else scale.to(wide).reshape(-1, *[1] * (base.ndim - 1))
     total = base
     for place, coefficient in enumerate(coefficients):
         difference = stack[:, place + 1]
         into = total if place else None  # the first term makes the result, the others are added in place
         if isinstance(coefficient, Tensor):
-            factor = coefficient.to(wide).reshape(-1, *[1] * (base.ndim - 1))
+            factor = coefficient.to(wide) if samples is None else coefficient * samples
             total = torch.addcmul(total, difference, factor, out=into)
+        elif samples is not None:
+            total = torch.addcmul(total, difference, samples, value=coefficient, out=into)
         else:
             total = torch.add(total, difference, alpha=coefficient, out=into)
     return total.to(base.dtype)
@@ -182,17 +186,19 @@ def gram_norm(products: Tensor, coefficients: Sequence[float | Tensor]) -> tuple
     Coefficients are numbers or tensors without dimensions, as many or fewer than the D. Returns a tensor of norms and
     one of bools, both of shape (batch,) or (1,).
     """
-    size = products.shape[-1]
-    entries = products.flatten(1).unbind(1)
-    own = [entries[i * size + i] * (c * c) for i, c in enumerate(coefficients)]
-    among = [
-        entries[i * size + j] * (2 * coefficients[i] * coefficients[j])
-        for i in range(len(coefficients))
-        for j in range(i + 1, len(coefficients))
-    ]
-    largest = sum(own[1:], own[0])
-    square = sum(among, largest)
-    return square.clamp(min=0).sqrt(), square <= largest * (len(own) * GRAM_ROUNDING)
+    size, entries = products.shape[-1], products.flatten(1).unbind(1)
+    places = range(len(coefficients))
+    largest = entries[0] * (coefficients[0] * coefficients[0])
+    for i in places[1:]:
+        largest = _plus(largest, entries[i * size + i], coefficients[i] * coefficients[i])
+    square = largest
+    for i, j in combinations(places, 2):
+        square = _plus(square, entries[i * size + j], 2 * coefficients[i] * coefficients[j])
+    return square.clamp(min=0).sqrt(), square <= largest * (len(places) * GRAM_ROUNDING)
+
+
+def _plus(total: Tensor, value: Tensor, weight: float | Tensor) -> Tensor:
+    return total + value * weight if isinstance(weight, Tensor) else torch.add(total, value, alpha=weight)
 
 
 def _inner(a: Tensor, b: Tensor, norm: Norm) -> Tensor:

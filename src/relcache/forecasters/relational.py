@@ -113,15 +113,14 @@ class Relational(Forecaster):
         moved = norm_l2(every(input, self.token_stride) - state.input, self.norm)
         if len(coefficients) == 1:
             # s ‖I(t-k) - I(t)‖ g(c D) = ‖I(t-k) - I(t)‖ / ‖Δ_N I‖ · Δ_N O, and D is Δ_N O over its divisor.
-            coefficient = torch.where(state.still, coefficients[0], moved * state.rate)
-            return Forecast(weighted_sum(state.stack, [coefficient]), state.fallback)
+            scale = (moved * state.rate).masked_fill_(state.still, coefficients[0])
+            return Forecast(weighted_sum(state.stack, [1.0], scale), state.fallback)
         length, no_direction = gram_norm(state.products, coefficients)
-        scale = torch.where(state.still, 1.0, state.s * moved / length)
-        scale = torch.where(no_direction, 0.0, scale)
+        scale = (state.s * moved / length).masked_fill_(state.still, 1.0).masked_fill_(no_direction, 0.0)
         fallback = _fallback(state.still, no_direction)
-        return Forecast(weighted_sum(state.stack, [scale * c for c in coefficients]), fallback)
+        return Forecast(weighted_sum(state.stack, coefficients, scale), fallback)
 
 
 def _fallback(still: Tensor, no_direction: Tensor) -> Tensor:
     """Code of `Forecast.fallback` from two tensors of bools."""
-    return torch.where(no_direction, 2, still.to(torch.int8))
+    return still.to(torch.int8).masked_fill_(no_direction, 2)
