@@ -13,7 +13,6 @@ batch of 8, and of FLUX with 1024 tokens.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import time
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from relcache import Relational, Taylor
+from relcache.bench import files
 from relcache.bench.stopwatch import least_median_most
 from relcache.forecasters.base import Forecaster
 
@@ -131,10 +131,9 @@ def main() -> None:
             numbers = f"{found['mb']:.0f} | {found['copy_ms']:.2f} | {found['gb_per_s']:.0f}"
             print(f"| {model} | {name} | {numbers} | {' | '.join(shown)} |", flush=True)
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         about = {"torch": torch.__version__, "processor": platform.processor(), "threads": torch.get_num_threads()}
         given = {key: value for key, value in vars(options).items() if key != "out"}
-        options.out.write_text(json.dumps({"about": about | given, "rows": rows}, indent=2) + "\n")
+        files.write_json(options.out, {"about": about | given, "rows": rows})
 
 
 if __name__ == "__main__":

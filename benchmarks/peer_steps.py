@@ -10,12 +10,12 @@ behind the first add: if they are run as they should be, they come out near reus
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from torch import Tensor
 
 import relcache
+from relcache.bench import files
 from relcache.bench.asked import asked_of, call_options
 from relcache.bench.calibration import Calibration, calibration_seeds
 from relcache.bench.contestants import Contestant, only_transformer, ours, peer_at
@@ -67,9 +67,8 @@ def main() -> None:
         numbers = " | ".join(f"{row[name]:.2f}" for name in ("psnr", *FORECASTERS))
         print(f"| {peer.name} | {', '.join(map(str, full))} | {numbers} |", flush=True)
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         about = {key: value for key, value in vars(options).items() if key != "out"}
-        options.out.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+        files.write_json(options.out, {"about": about, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ a forecast adds to the last full output is proportional to the ratio, so this sh
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 import relcache
+from relcache.bench import files
 from relcache.bench.asked import asked_of, call_options
 from relcache.bench.pipelines import load_pipeline
 from relcache.bench.sampling import Sampler
@@ -99,9 +99,8 @@ def main() -> None:
     for row in rows:
         print(f"| {row['model']} | {row['stride']} | {row['median']:.2%} | {row['99 %']:.2%} | {row['most']:.2%} |")
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         about = {key: value for key, value in vars(options).items() if key != "out"}
-        options.out.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+        files.write_json(options.out, {"about": about, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -206,7 +206,7 @@ class Cache:
             slot.states, slot.form = tuple(stream.state for stream in streams), cell.form
             slot.sources, slot.empties = tuple(stream.source for stream in streams), cell.empties
             if cell.steps not in known:
-                values = self.forecaster.coefficients(cell.steps, request.step)
+                values = self._coefficients_of(cell)
                 device = next(iter(tensors(slot.states))).device
                 known[cell.steps] = coefficients_on(values, self.forecaster.expansion.order, device)
             slot.coefficients = known[cell.steps]
@@ -280,9 +280,7 @@ class Cache:
         """The output of a skipped unit, in the form in which it was returned last."""
         request, cell, part = self.request, visit.cell, self._parts[index]
         assert request is not None
-        coefficients = self._coefficients.get(cell.steps)
-        if coefficients is None:
-            coefficients = self._coefficients[cell.steps] = self.forecaster.coefficients(cell.steps, request.step)
+        coefficients = self._coefficients_of(cell)
         outputs = []
         for stream in cell.streams:
             input = _stream(visit.inputs, stream.source)
@@ -297,6 +295,13 @@ class Cache:
         if cell.form is None:
             return outputs[0]
         return tuple(None if place is None else outputs[place] for place in cell.form)
+
+    def _coefficients_of(self, cell: Cell) -> list[float]:
+        """Those of a forecast at the present step, worked out once for all units of one history."""
+        if cell.steps not in self._coefficients:
+            assert self.request is not None
+            self._coefficients[cell.steps] = self.forecaster.coefficients(cell.steps, self.request.step)
+        return self._coefficients[cell.steps]
 
     def keep(self, index: int, visit: Visit, output: Any) -> None:
         """Hand a full output to the forecaster."""

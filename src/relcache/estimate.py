@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from relcache.cache import Cache, have_one_memory, with_newest_of
 from relcache.forecasters.base import Forecaster
-from relcache.host import Host, count_rows
+from relcache.host import Host, count_rows, with_ancestors
 from relcache.meta import without_values
 from relcache.models.base import ModelSpec
 from relcache.offload import Mover, Offload
@@ -54,9 +54,8 @@ class Features:
 
     def inside_compiled_code(self, model: nn.Module) -> bool:
         """Whether a unit of `model` lies inside code that is compiled, its own or that of a block."""
-        around = {name.rpartition(".")[0] for name in self._names}
-        paths = {".".join(name.split(".")[:depth]) for name in around for depth in range(name.count(".") + 2)}
-        return any(model.get_submodule(path)._compiled_call_impl is not None for path in paths)
+        around = ["", *with_ancestors(name.rpartition(".")[0] for name in self._names)]
+        return any(model.get_submodule(path)._compiled_call_impl is not None for path in around)
 
     def _weigh(self, store: Store) -> Weight:
         known: list[list[Any]] = [[] for _ in self._units]

@@ -66,7 +66,7 @@ class Host:
         self.unit_modules = [list(unit.modules) if unit.turn == 0 else [] for unit in units]  # each module once
         self.sample = spec.sample or list(self.signature.parameters)[1]
         names = {self._gauged, *(name for modules in self.unit_modules for name in modules)}
-        self._paths = [(path, path.split(".")) for path in _with_ancestors(names)]
+        self._paths = [(path, path.split(".")) for path in with_ancestors(names)]
         self._above = {path for path, _ in self._paths} - names  # what the modules lie in
         self._patched: dict[str, int] = {}  # identities of the patched modules
 
@@ -157,6 +157,6 @@ def _is_cache(hook: str) -> bool:
     return name.startswith(("fbc_", "pyramid_attention_broadcast")) or ("cache" in name and "text_kv" not in name)
 
 
-def _with_ancestors(names: Iterable[str]) -> list[str]:
+def with_ancestors(names: Iterable[str]) -> list[str]:
     """`names` of modules, and of all that they lie in, the model itself excepted."""
     return sorted({".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)})

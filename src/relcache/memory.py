@@ -1,10 +1,10 @@
 """The choice of how features are held, so that a cache stays within a limit of memory on the device.
 
 Ways are tried in an order, and the first that fits is taken. What it costs in quality comes first, by what has been
-measured: features packed into bfloat16 or int8 lose next to nothing, blocks and stacks lose nothing with fixed full
-steps. The host's memory costs no quality, but features that travel at every step may make a cached step as slow as a
-full one, so it is the last resort; it goes through the same order once more, as fewer bytes are fewer to move. What the
-user has fixed is kept.
+measured (benchmarks/LOG.md): features packed into bfloat16 lose nothing, in int8 little; blocks and stacks little with
+RFE, RCS and RFC, more with TaylorSeer. The host's memory costs no quality, but features that travel at every step may
+make a cached step as slow as a full one, so it is the last resort; it goes through the same order once more, as fewer
+bytes are fewer to move. What the user has fixed is kept.
 
 Counted is what the cache holds, and what is on its way from or to the host's memory; of units inside compiled code also
 what each was given and has returned, as these are kept until the call ends. Not counted is what the features of the
@@ -194,9 +194,8 @@ class Chooser:
         model = call.host.present_model()
         if key not in self._known:
             try:
-                with torch.inference_mode(False):  # in which tensors do not show who changes them
-                    spec = coarsened(call.spec, model, granularity)
-                    self._known[key] = features_of(model, spec, self._forecaster, self._schedule, call.inputs)
+                spec = coarsened(call.spec, model, granularity)
+                self._known[key] = features_of(model, spec, self._forecaster, self._schedule, call.inputs)
             except Exception as error:  # blocks that cannot be taken whole, a forward that cannot run without values
                 self._known[key] = str(error) or type(error).__name__
         return self._known[key]
