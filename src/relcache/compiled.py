@@ -186,4 +186,5 @@ def coefficients_on(values: list[float], order: int, device: torch.device) -> Te
     if not order:
         return None
     numbers = values + [0.0] * (order - len(values))
-    return torch.stack([torch.full((), number, device=device) for number in numbers])  # without a wait for a copy
+    # filled one by one, as the device would wait for a copy
+    return torch.stack([torch.full((), number, dtype=torch.float32, device=device) for number in numbers])
