@@ -140,18 +140,61 @@ def test_arguments_that_cannot_be_copied_cost_the_count_of_flops() -> None:
     assert "FLOPs could not be counted" in handle.report().notes[-1]
 
 
-def test_an_output_changed_in_place_is_noticed() -> None:
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_forecast_may_be_written_into(mode: Any) -> None:
     """At one and the same input reuse must give what full compute gives, though the block writes into the output."""
     model, plain = Stack("in place").eval(), Stack("in place").eval()
     hidden = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
+    with mode():
         handle = relcache.enable(model, FORA(6), spec=SPEC)
         for t in torch.arange(10, 0, -1.0):  # hardly moves the input, and with it the output
             difference = model(hidden, t.expand(2)) - plain(hidden, t.expand(2))
             assert difference.abs().max() < 0.1
     report = handle.report()
-    assert report.nfc == 3  # noticed at the second full step; copies are cached from there on
+    assert report.full_steps == [0, 1, 7]
     assert report.flops == 3 * report.full_flops // 10
+
+
+class Adder(nn.Module):
+    """Adds what each layer makes of the features to them: in place, or not."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, hidden: Tensor, t: Tensor) -> Tensor:
+        hidden = hidden * (1 + t[:, None, None] / 100)
+        for layer in self.layers:
+            if self.in_place:
+                hidden += layer(hidden)
+            else:
+                hidden = hidden + layer(hidden)
+        return hidden
+
+
+@pytest.mark.parametrize("granularity", ["module", "block"])
+@pytest.mark.parametrize("method", [relcache.RFE(1, 3), relcache.RFE(2, 3), relcache.RFC(1, 0.5), relcache.FORA(3)])
+def test_an_input_may_be_written_over(method: relcache.Method, granularity: str) -> None:
+    """The features that a unit was given are read again after it has run, and at the next full step."""
+    part = relcache.Part("layers.*", residual=granularity == "block")
+    spec = ModelSpec("Adder", (part,), (), "t")
+    generator = torch.Generator().manual_seed(1)
+    start, end = (torch.randn(2, 6, 4, generator=generator) for _ in range(2))
+    outputs, steps = [], []
+    for in_place in (False, True):
+        model = Adder(in_place).eval()
+        handle = relcache.enable(model, method, spec=spec)
+        with torch.no_grad():
+            outputs.append(
+                [model(torch.lerp(start, end, n / 10), t.expand(2)) for n, t in enumerate(timesteps_for(10))]
+            )
+        steps.append(handle.full_steps)
+    assert steps[0] == steps[1]
+    assert 1 < len(steps[0]) < 10
+    for apart, together in zip(*outputs, strict=True):
+        assert torch.equal(apart, together)
 
 
 def test_a_module_called_twice_is_refused() -> None:

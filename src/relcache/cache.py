@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -14,14 +15,13 @@ from torch.utils._pytree import tree_map_only
 
 from relcache.compiled import Pace, Slot, coefficients_on
 from relcache.expansion import every, sum_absolute, weighted_sum
-from relcache.features import from_rows, to_rows
+from relcache.features import from_rows, have_one_memory, to_rows
 from relcache.forecasters.base import Forecaster
 from relcache.gauge import Gauge
 from relcache.models.base import Part
 from relcache.request import Branch, Cell, Request, Signal, Stream, Work, bytes_of, shape_of
 from relcache.schedules.base import Schedule
 from relcache.store import Shared, Store, tensors
-from relcache.tracker import Glimpse, glimpse
 
 
 class Visit(NamedTuple):
@@ -80,7 +80,6 @@ class Cache:
         self._full: bool | None = None  # decision of the present step; None until its first unit asks
         self._doubtful = False  # whether the present step may be the first of another loop
         self._coefficients: dict[tuple[int, ...], list[float]] = {}  # of the present step, by the full steps before it
-        self._watched: list[tuple[int, Glimpse]] = []  # the outputs of the last unit computed
 
     def arrange(self, names: Sequence[str], parts: Sequence[Part], gauges: Mapping[int, Gauge], store: Store) -> None:
         """Other units or another store from the next call on: what is cached is dropped, the record goes on."""
@@ -88,7 +87,6 @@ class Cache:
         self._first_units = sorted(gauges)
         self.gauges = gauges if self._schedule.needs_signal else {}
         self.pace, self.slots = Pace(), [Slot() for _ in names]
-        self._changed_in_place: set[int] = set()  # units whose outputs others write into: their forecasts are copied
         self.free()
 
     # Requests, steps and calls
@@ -130,7 +128,6 @@ class Cache:
             self._collect()
         if self.in_run:
             raise RuntimeError(LEFT_OUT.format(self.in_run))
-        self._see_changes()
         if self._updated:
             held, on_device = self.request.held_bytes()
             self.request.cache_bytes = max(self.request.cache_bytes, held)
@@ -139,7 +136,7 @@ class Cache:
 
     def abandon_call(self) -> None:
         """There is no call in progress."""
-        self._branch, self._updated, self.in_run, self._watched = None, False, "", []
+        self._branch, self._updated, self.in_run = None, False, ""
         for gauge in self.gauges.values():
             gauge.rest()
         if self.pace.active:
@@ -233,6 +230,7 @@ class Cache:
                 if cell.shape != shape:
                     branch.cells[index] = cell = Cell(shape)
                 inputs, output, cell.empties = slot.inputs, slot.output, slot.empties
+                inputs = [self._gauged(index, partial(inputs.__getitem__, 0)), *inputs[1:]]
                 slot.clear()
                 self.keep(index, Visit(inputs, cell, False), output)
             slot.clear()
@@ -252,7 +250,6 @@ class Cache:
         assert request is not None
         assert self._work is not None
         self.visited = True
-        self._see_changes()
         layout = self._parts[index].layout
         self._inputs = inputs = [None if input is None else to_rows(input, layout, self._rows) for input in inputs]
         shape = shape_of(inputs)
@@ -274,7 +271,21 @@ class Cache:
         if cell.shape != shape:
             branch.cells[index] = cell = Cell(shape)
             branch.signal = None if index in self.gauges else branch.signal
-        return Visit(inputs, cell, False)
+        return Visit(self._held(index, inputs), cell, False)
+
+    def _held(self, index: int, inputs: list[Tensor | None]) -> list[Tensor | None]:
+        """Copies of the inputs of a unit that is about to run, if they are read afterwards: it may write into them."""
+        if not (self.forecaster.keeps_input or self._parts[index].residual):
+            return inputs
+        first, *others = inputs
+        copies = [None if input is None else input.clone() for input in others]
+        return [None if first is None else self._gauged(index, first.clone), *copies]
+
+    def _gauged(self, index: int, first: Callable[[], Tensor | None]) -> Tensor | None:
+        """The first input of a unit: the gauge's copy of it, if it stands before this very module, else `first()`."""
+        gauge = self.gauges.get(index) if not self._parts[index].residual else None
+        features = gauge.features(self._rows) if gauge is not None else None
+        return first() if features is None else features
 
     def forecast(self, index: int, visit: Visit) -> Any:
         """The output of a skipped unit, in the form in which it was returned last."""
@@ -289,8 +300,8 @@ class Cache:
                 request.fallback_codes.append(fallback)
             if part.residual:
                 output = input + output
-            elif not coefficients and index in self._changed_in_place:
-                output = output.clone()
+            elif not coefficients:
+                output = output.clone()  # a view of what is cached, and the caller may write into it
             outputs.append(from_rows(output, part.layout))
         if cell.form is None:
             return outputs[0]
@@ -326,16 +337,7 @@ class Cache:
             )
         if index in self.gauges:
             self._keep_signal(branch, cell, inputs[0], self.gauges[index], shared)
-        if self.forecaster.full_steps_needed == 1 and not part.residual:  # a forecast may be what is cached itself
-            self._watched = [(index, glimpse(tensor)) for _, tensor in found]
         self._updated = True
-
-    def _see_changes(self) -> None:
-        """Find out whether somebody has written into the last outputs; inference tensors do not tell."""
-        for index, seen in self._watched:
-            if seen.version is None or not seen.is_intact:
-                self._changed_in_place.add(index)
-        self._watched = []
 
     def _keep_signal(self, branch: Branch, cell: Cell, first: Tensor | None, gauge: Gauge, shared: Shared) -> None:
         """Keep what the gauge sees. If that is `first`, the unit's own input, its states share the memory of it."""
@@ -420,13 +422,8 @@ class Cache:
         return float(self._schedule.error(numerator, denominator))  # the step's one host synchronisation
 
 
-def have_one_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same features."""
-    return a.shape == b.shape and a.untyped_storage()._cdata == b.untyped_storage()._cdata
-
-
 def with_newest_of(stack: Tensor, state: Any, input: Tensor) -> Any:
-    """`state` with the newest term of the error signal's `stack` in the place of `input`, which it is a copy of."""
+    """`state` with the newest term of the error signal's `stack` in the place of `input`, of which it is a copy."""
     return tree_map_only(Tensor, lambda leaf: stack[:, 0] if leaf is input else leaf, state)
 
 

@@ -88,6 +88,7 @@ class CompiledRunner:
         self._forecaster = forecaster
         self._streams = stream_places(next(iter(unit.modules.values())), unit.part)
         self._tokens = token_dimension(unit.part)
+        self._holds = forecaster.keeps_input or unit.part.residual
 
     def whole(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A unit of one module."""
@@ -145,9 +146,11 @@ class CompiledRunner:
     def _open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._slot.twice = self._slot.twice or self._slot.opened
         self._slot.opened = True
-        given = given_streams(self._streams, args, kwargs)
+        given = [None if value is None else value.detach() for value in given_streams(self._streams, args, kwargs)]
+        if self._holds and not self._skips:  # until the call's end, when others may have written into them
+            given = [None if value is None else value.clone() for value in given]
         self._slot.inputs = [
-            None if value is None else to_rows(value.detach(), self._part.layout, self._pace.rows) for value in given
+            None if value is None else to_rows(value, self._part.layout, self._pace.rows) for value in given
         ]
 
     def _close(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -149,8 +149,10 @@ def every(value: Tensor, stride: int) -> Tensor:
     A stride with a factor in common with the number of tokens, and so with that in a line of the picture if there are
     no others, would see some columns only: the next greater one without is taken.
     """
-    if stride == 1 or value.ndim < 3 or value.shape[-2] == 0:
+    if stride == 1:
         return value
+    if value.ndim < 3 or value.shape[-2] == 0:
+        return value.clone()
     tokens = value.shape[-2]
     while any(stride % factor == 0 and tokens % factor == 0 for factor in range(2, stride + 1)):
         stride += 1

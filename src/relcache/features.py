@@ -64,6 +64,11 @@ def from_rows(features: Tensor, layout: Layout) -> Tensor:
     return features.flatten(0, 1)
 
 
+def have_one_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same features."""
+    return a.shape == b.shape and a.untyped_storage()._cdata == b.untyped_storage()._cdata
+
+
 def form_of(output: Any) -> tuple[Callable[..., Any], list[bool]] | None:
     """How a block returns its streams: None for one tensor, else the type, and which of its entries are tensors."""
     return None if isinstance(output, Tensor) else (type(output), [entry is not None for entry in output])

@@ -32,7 +32,7 @@ class Gauge:
     def __init__(self, part: Part):
         self._part = part
         self._stream: list[Place] = []
-        self._seen: Tensor | None = None
+        self._seen: Tensor | None = None  # a copy, unless nothing but reading it comes after
         self._stops = False
         self.awake = False  # whether a call is in progress of which the features are wanted
 
@@ -46,6 +46,8 @@ class Gauge:
             self._seen = given_streams(self._stream, args, kwargs)[0]
             if self._stops:
                 raise _Reached
+            if self._seen is not None:
+                self._seen = self._seen.detach().clone()
         return original(*args, **kwargs)
 
     def wake(self) -> None:

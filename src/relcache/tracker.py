@@ -8,7 +8,6 @@ their changes in place, and the very object is taken to hold what it held.
 
 from __future__ import annotations
 
-import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -27,24 +26,6 @@ class Seen(NamedTuple):
 def see(value: Any) -> Seen:
     """Remember `value`; a tensor is kept by reference, so that its memory cannot be given to another."""
     return Seen(value, _version(value))
-
-
-class Glimpse(NamedTuple):
-    """A tensor as it was at one call, which this does not keep alive."""
-
-    value: weakref.ref[Tensor]
-    version: int | None
-
-    @property
-    def is_intact(self) -> bool:
-        """Whether nobody has changed the tensor while someone keeps it; in inference mode no change shows."""
-        value = self.value()
-        return value is None or _version(value) == self.version
-
-
-def glimpse(value: Tensor) -> Glimpse:
-    """Remember `value` for as long as someone else keeps it."""
-    return Glimpse(weakref.ref(value), _version(value))
 
 
 def is_untouched(seen: Seen, value: Any) -> bool:

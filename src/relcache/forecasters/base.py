@@ -40,6 +40,11 @@ class Forecaster(ABC):
         """The expansion of the forecast's direction; an error-driven schedule predicts inputs with the same one."""
 
     @property
+    def keeps_input(self) -> bool:
+        """Whether states hold the module's input: `update` is then given a copy of it that nobody else writes into."""
+        return False
+
+    @property
     def full_steps_needed(self) -> int:
         """How many full steps a state must have seen before `forecast` may be called."""
         return min(self.expansion.order, 1) + 1
@@ -56,8 +61,8 @@ class Forecaster(ABC):
             state: what the last full step has left; it is not used again and may be written over.
             steps: the full steps that the state has seen, newest first, the present one included; of older ones only
                 as many as the expansion's order.
-            input, output: the module's features, batch first, detached. The input may be kept by reference, the output
-                is to be copied.
+            input, output: the module's features, batch first, detached. Others may write into them afterwards: a state
+                holds copies, or with `keeps_input` the input itself, which is a copy then.
         """
 
     @abstractmethod

@@ -90,6 +90,10 @@ class Relational(Forecaster):
     def expansion(self) -> Expansion:
         return Expansion(self.order, self.direction)
 
+    @property
+    def keeps_input(self) -> bool:
+        return self.token_stride == 1
+
     def update(
         self, state: RelationalState | None, steps: Sequence[int], input: Tensor, output: Tensor
     ) -> RelationalState:
