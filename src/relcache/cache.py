@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -76,6 +76,7 @@ class Cache:
         self.visited = False  # whether it has reached a unit
         self.in_run = ""  # name of the run of blocks that it is skipping
         self._updated = False  # whether it has changed a cell
+        self._codes: list[Tensor] = []  # of its forecasts' fall-backs
         self._looks = False  # whether a gauge is about to see what it reads, and units are as if nothing was cached
         self._full: bool | None = None  # decision of the present step; None until its first unit asks
         self._doubtful = False  # whether the present step may be the first of another loop
@@ -126,6 +127,7 @@ class Cache:
         if self.pace.active:
             lent = bytes_of([value for slot in self.slots for value in slot.lent])
             self._collect()
+        self.request.count_fallbacks(self._codes)
         if self.in_run:
             raise RuntimeError(LEFT_OUT.format(self.in_run))
         if self._updated:
@@ -136,7 +138,7 @@ class Cache:
 
     def abandon_call(self) -> None:
         """There is no call in progress."""
-        self._branch, self._updated, self.in_run = None, False, ""
+        self._branch, self._updated, self.in_run, self._codes = None, False, "", []
         for gauge in self.gauges.values():
             gauge.rest()
         if self.pace.active:
@@ -222,15 +224,16 @@ class Cache:
             if slot.visited:
                 self.visited = True
                 self._work.skipped[index] += 1
-                request.fallback_codes += slot.codes
+                self._codes += slot.codes
             elif slot.output is not None and slot.inputs is not None:
                 self.visited = True
                 shape = shape_of(slot.inputs)
                 cell = branch.cells[index]
                 if cell.shape != shape:
                     branch.cells[index] = cell = Cell(shape)
-                inputs, output, cell.empties = slot.inputs, slot.output, slot.empties
-                inputs = [self._gauged(index, partial(inputs.__getitem__, 0)), *inputs[1:]]
+                # a CUDA graph writes over what it has returned when it runs again
+                inputs, output = self._held(index, slot.inputs), slot.output
+                cell.empties = tree_map_only(Tensor, torch.clone, slot.empties)
                 slot.clear()
                 self.keep(index, Visit(inputs, cell, False), output)
             slot.clear()
@@ -278,14 +281,10 @@ class Cache:
         if not (self.forecaster.keeps_input or self._parts[index].residual):
             return inputs
         first, *others = inputs
-        copies = [None if input is None else input.clone() for input in others]
-        return [None if first is None else self._gauged(index, first.clone), *copies]
-
-    def _gauged(self, index: int, first: Callable[[], Tensor | None]) -> Tensor | None:
-        """The first input of a unit: the gauge's copy of it, if it stands before this very module, else `first()`."""
         gauge = self.gauges.get(index) if not self._parts[index].residual else None
-        features = gauge.features(self._rows) if gauge is not None else None
-        return first() if features is None else features
+        seen = gauge.features(self._rows) if gauge is not None else None  # a copy that the error signal holds, too
+        copies = [None if input is None else input.clone() for input in others]
+        return [None if first is None else first.clone() if seen is None else seen, *copies]
 
     def forecast(self, index: int, visit: Visit) -> Any:
         """The output of a skipped unit, in the form in which it was returned last."""
@@ -297,7 +296,7 @@ class Cache:
             input = _stream(visit.inputs, stream.source)
             output, fallback = self.forecaster.forecast(self.store.get(stream.state), coefficients, input)
             if fallback is not None:
-                request.fallback_codes.append(fallback)
+                self._codes.append(fallback)
             if part.residual:
                 output = input + output
             elif not coefficients:

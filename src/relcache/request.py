@@ -107,7 +107,7 @@ class Request:
     full_steps: list[int] = field(default_factory=list)
     signal: list[float | None] = field(default_factory=list)
     fallbacks: Counter[str] = field(default_factory=Counter)
-    fallback_codes: list[Tensor] = field(default_factory=list)
+    fallback_codes: dict[torch.device, Tensor] = field(default_factory=dict)
     work: dict[Any, Work] = field(default_factory=dict)
     cache_bytes: int = 0
     device_bytes: int = 0
@@ -130,12 +130,20 @@ class Request:
         leaves = tree_leaves([list(branch.states()) for branch in self.branches.values()])
         return bytes_of(tensors(leaves)), bytes_of(tensors_on_device(leaves))
 
+    def count_fallbacks(self, codes: list[Tensor]) -> None:
+        """Add to the counts, which stay on the device until they are asked for, what the forecasts of a call have
+        fallen back to: codes of `FALLBACKS`."""
+        for device in {code.device for code in codes}:
+            together = torch.cat([code.flatten() for code in codes if code.device == device])
+            counts = (together == torch.arange(1, len(FALLBACKS) + 1, device=device)[:, None]).sum(1)
+            known = self.fallback_codes.get(device)
+            self.fallback_codes[device] = counts if known is None else known + counts
+
     def fallback_counts(self) -> dict[str, int]:
-        """How often each fall-back was taken; reads the codes that forecasts have left on the device."""
+        """How often each fall-back was taken; reads one tensor from each device."""
         counts = Counter(self.fallbacks)
-        if self.fallback_codes:
-            codes = torch.cat([code.flatten().to("cpu", torch.int64) for code in self.fallback_codes])
-            counts += Counter({reason: int((codes == code).sum()) for code, reason in FALLBACKS.items()})
+        for numbers in self.fallback_codes.values():
+            counts += Counter(dict(zip(FALLBACKS.values(), numbers.tolist(), strict=True)))
         return dict(counts)
 
 
