@@ -161,32 +161,6 @@ def test_a_module_that_returns_no_tensor(model: DiTTransformer2DModel) -> None:
         run_loop(model)
 
 
-@pytest.mark.parametrize("method", [FORA(4, warmup=5), RFC(2, 0.1, warmup=5)], ids=lambda method: method.name)
-def test_fewer_steps_than_the_warm_up(method: Method, pipeline: DiTPipeline) -> None:
-    message = "the request has 4 steps, fewer than the warm-up of 5"
-    relcache.enable(pipeline, method)
-    with pytest.raises(ValueError, match=message):
-        run_pipeline(pipeline, [3], steps=4)
-    assert run_pipeline(pipeline, [3], steps=5).shape == (1, 4, 8, 8), "five steps are enough, and the error is over"
-
-    relcache.enable(pipeline.transformer, method, num_inference_steps=4)
-    with pytest.raises(ValueError, match=message):
-        run_loop(pipeline.transformer, steps=4)
-
-
-def test_a_plan_beyond_the_steps(pipeline: DiTPipeline) -> None:
-    method = Method(Taylor(1), Plan([0, 1, 9]))
-    message = r"the Plan names step 9, but the request's last step is 7 \(it has 8\)"
-    relcache.enable(pipeline, method)
-    with pytest.raises(ValueError, match=message):
-        run_pipeline(pipeline, [3], steps=8)
-    assert run_pipeline(pipeline, [3], steps=10).shape == (1, 4, 8, 8)
-
-    relcache.enable(pipeline.transformer, method, num_inference_steps=8)
-    with pytest.raises(ValueError, match=message):
-        run_loop(pipeline.transformer, steps=8)
-
-
 def test_full_last_without_a_number_of_steps(pipeline: DiTPipeline) -> None:
     method = RFC(2, 100.0, full_last=2)
     relcache.enable(pipeline.transformer, method)

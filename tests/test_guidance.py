@@ -156,8 +156,8 @@ def test_guiders(guider: str, context: bool) -> None:
     assert bool(torch.isfinite(sample).all())
 
 
-def test_a_call_that_comes_again_within_a_step_is_computed_in_full() -> None:
-    """Two tiles of one picture: nothing but the sample tells the calls apart, so the second is not cached."""
+def test_two_tiles_of_one_picture() -> None:
+    """Nothing but the sample tells the calls apart: each tile has a branch of its own, and neither is the other's."""
     pipe, call = qwen_image()
     call = {**call, "true_cfg_scale": 1.0}
     plain = pipe.transformer
@@ -176,15 +176,17 @@ def test_a_call_that_comes_again_within_a_step_is_computed_in_full() -> None:
     full = run((pipe, call))
     tiles = list(again)
     again.clear()
+    hook.remove()
     with relcache.enable(pipe, RFC(1, 1e9)) as handle:
-        hook.remove()
+        alone = run((pipe, call)), handle.report().full_steps
+    with relcache.enable(pipe, RFC(1, 1e9)) as handle:
         plain.register_forward_hook(second_tile, with_kwargs=True)  # behind relcache's own
-        with pytest.warns(UserWarning, match="again within a step"):
-            run((pipe, call))
+        first = run((pipe, call))
         report = handle.report()
-    assert report.steps == STEPS
-    assert report.full_steps == [0, 1]
-    assert "computed in full" in report.notes[0]
+    assert (report.steps, report.full_steps) == (STEPS, [0, 1])
+    assert (torch.equal(first, alone[0]), alone[1]) == (True, [0, 1])
+    assert len(report.branches) == 2
+    assert not report.notes
     assert len(again) == len(tiles) == STEPS
-    assert all(torch.equal(a, b) for a, b in zip(again[:3], tiles[:3], strict=True)), "the samples are still the same"
-    assert full.shape[0] == 1
+    assert all(torch.equal(a, b) for a, b in zip(again[:2], tiles[:2], strict=True)), "the samples are still the same"
+    assert not torch.equal(first, full)

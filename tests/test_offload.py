@@ -259,7 +259,7 @@ def test_nothing_changes_where_features_lie_on_the_cpu(model: DiTTransformer2DMo
     assert torch.equal(run_loop(model), run_loop(plain))
     report, other = handle.report(), there.report()
     assert report.cache_bytes == report.device_bytes == other.cache_bytes
-    assert report.notes == ["offload='cpu' changes nothing: the features lie in the host's memory as it is"]
+    assert report.notes == ["offload='cpu' has no effect: features are already in the host's memory"]
     assert not other.notes
 
 

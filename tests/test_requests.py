@@ -285,11 +285,13 @@ def test_a_timestep_tensor_that_is_overwritten(model: DiTTransformer2DModel) -> 
 
 
 def test_known_number_of_steps_ends_a_request(model: DiTTransformer2DModel) -> None:
-    """Two requests at one timestep each, told apart because the first is known to be over."""
-    handle = relcache.enable(model, FORA(2, warmup=1), num_inference_steps=3)
-    with pytest.warns(UserWarning, match="called again at a request's first timestep"):
-        loop_over(model, list(torch.tensor([500, 500, 500, 500])))
-    assert handle.report().steps == 1
+    """Requests of one step at one timestep, told apart because each is known to be over."""
+    handle = relcache.enable(model, FORA(2, warmup=1), num_inference_steps=1)
+    computed = []
+    model.transformer_blocks[0].attn1.to_q.register_forward_hook(lambda *call: computed.append(1))
+    loop_over(model, [torch.tensor(500), torch.tensor(500), torch.tensor(500)])
+    assert (handle.report().steps, handle.full_steps, len(computed)) == (1, [0], 3)
+    assert not handle.report().notes
 
 
 def test_a_loop_that_begins_in_the_middle_of_another_table(model: DiTTransformer2DModel) -> None:

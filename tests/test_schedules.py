@@ -11,7 +11,7 @@ from relcache import Always, ErrorBudget, Interval, Plan, Schedule
 def full_steps(schedule: Schedule, errors: list[float | None] | int) -> list[int]:
     """Steps that the schedule asks for, with the error of each step that it asked for one."""
     errors = [0.0] * errors if isinstance(errors, int) else errors
-    schedule.check(len(errors))
+    assert schedule.remark(len(errors)) is None
     state, chosen = schedule.start(), []
     for step, value in enumerate(errors):
         error = value if schedule.wants_signal(step) else None

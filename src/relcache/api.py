@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from relcache.caller import Named
 from relcache.forecasters import Forecaster
 from relcache.memory import Call, Choice, Way
 from relcache.memory_size import bytes_from
@@ -74,6 +75,20 @@ class Handle:
         as one that breaks off and starts again at a later timestep with the same conditioning tensors.
         """
         self._session.reset()
+
+    def request(self) -> Named:
+        """A context for the calls of one loop, for loops written by hand that take turns on one transformer.
+
+        Pipelines, and loops in threads, are told apart without it. It may be entered around each call of its loop:
+
+            first, second = handle.request(), handle.request()
+            for t in timesteps:
+                with first:
+                    a = step(model(a, t, prompt), a)
+                with second:
+                    b = step(model(b, t, other_prompt), b)
+        """
+        return Named()
 
     def free(self) -> None:
         """Drop the cached features and keep the record; a request that goes on computes its next steps in full.
@@ -188,6 +203,7 @@ def enable(
     offload: Offload | None = None,
     memory_limit: int | str | None = None,
     free_at_end: bool = False,
+    scheduler: Any = None,
 ) -> Handle:
     """Let a diffusers pipeline, or a bare transformer, skip work by `method`.
 
@@ -218,6 +234,8 @@ def enable(
             each granularity that is looked at. By default the method's.
         free_at_end: drop the features of each branch at the end of its last step, not when the next request begins.
             Needs the number of steps, as `num_inference_steps` has it.
+        scheduler: the diffusers scheduler that a loop written by hand steps: it tells where a request begins and how
+            far it is. A pipeline's own is found by itself.
 
     Raises:
         TypeError: not a pipeline or transformer, or not a method.
@@ -257,6 +275,7 @@ def enable(
         limit,
         fixed,
         free_at_end,
+        scheduler,
     )
     for model in models.values():
         previous = _sessions[model]() if model in _sessions else None

@@ -78,9 +78,6 @@ class Cache:
         self._updated = False  # whether it has changed a cell
         self._codes: list[Tensor] = []  # of its forecasts' fall-backs
         self._looks = False  # whether a gauge is about to see what it reads, and units are as if nothing was cached
-        self._full: bool | None = None  # decision of the present step; None until its first unit asks
-        self._doubtful = False  # whether the present step may be the first of another loop
-        self._coefficients: dict[tuple[int, ...], list[float]] = {}  # of the present step, by the full steps before it
 
     def arrange(self, names: Sequence[str], parts: Sequence[Part], gauges: Mapping[int, Gauge], store: Store) -> None:
         """Other units or another store from the next call on: what is cached is dropped, the record goes on."""
@@ -88,19 +85,8 @@ class Cache:
         self._first_units = sorted(gauges)
         self.gauges = gauges if self._schedule.needs_signal else {}
         self.pace, self.slots = Pace(), [Slot() for _ in names]
-        self.free()
 
     # Requests, steps and calls
-
-    def open_step(self, doubtful: bool = False, full: bool | None = None) -> None:
-        """The next step of the request begins; `full` decides it beforehand.
-
-        A full step that is `doubtful`, because it may be the first of another loop, drops what is cached.
-        """
-        assert self.request is not None
-        self.request.signal.append(None)
-        self._full, self._doubtful = full, doubtful
-        self._coefficients.clear()
 
     def open_call(self, host: int, name: str, rows: int, work: Work) -> None:
         """A call of the model `host` begins for the branch `name`.
@@ -148,10 +134,16 @@ class Cache:
         self._inputs.clear()
         self.store.close()
 
-    def free(self, branches: Iterable[Branch] | None = None) -> None:
-        """Drop the features of `branches`, or of all: what comes next of them in this request is computed in full."""
+    def pass_by(self) -> None:
+        """A call of the present step is computed in full, and nothing of it is kept."""
+        assert self.request is not None
+        if self.request.full is None:
+            self._settle_step(True, None)
+
+    def free(self, request: Request | None, branches: Iterable[Branch] | None = None) -> None:
+        """Drop the features of a request, or of these branches of it: what comes next of them is computed in full."""
         if branches is None:
-            branches = self.request.branches.values() if self.request is not None else ()
+            branches = request.branches.values() if request is not None else ()
         for branch in branches:
             for cell in branch.cells:
                 cell.streams = []  # a unit that was broken off has its cell still
@@ -160,11 +152,15 @@ class Cache:
     def _cells(self) -> list[Cell]:
         return [Cell() for _ in self._names]
 
+    @property
+    def _skips_step(self) -> bool:
+        return self.request is not None and self.request.full is False
+
     def _upcoming(self, index: int) -> Iterator[Any]:
         """What is kept of the unit `index` and of the one after it; the error signal to decide by, and to extend in a
         full step."""
         assert self._branch is not None
-        if index in self.gauges and self._full is not False and self._branch.signal is not None:
+        if index in self.gauges and not self._skips_step and self._branch.signal is not None:
             yield self._branch.signal.stack
         yield from (stream.state for cell in self._branch.cells[index : index + 2] for stream in cell.streams)
 
@@ -188,14 +184,12 @@ class Cache:
         needed = self.forecaster.full_steps_needed
         ready = bool(cells) and branch.work is self._work
         ready = ready and all(len(cell.steps) >= needed for cell in cells.values())
-        if self._full is None:
-            self._full = self._decide(units.start, branch, ready, look)
-            if self._full and self._doubtful:
-                self.free()
-        elif not self._full and not ready:
+        if request.full is None:
+            self._decide(units.start, branch, ready, look)
+        elif not request.full and not ready:
             request.fallbacks["module without history or of another shape: computed in full"] += 1
         self.pace.active, self.pace.rows = True, self._rows
-        self.pace.skip = not self._full and ready
+        self.pace.skip = not request.full and ready
         branch.work = self._work
         if not self.pace.skip:
             return
@@ -258,13 +252,10 @@ class Cache:
         shape = shape_of(inputs)
         cell = branch.cells[index]
         has_history = len(cell.steps) >= self.forecaster.full_steps_needed and cell.shape == shape
-        if self._full is None:
-            self._full = self._decide(index, branch, has_history, look)
-            if self._full and self._doubtful:  # what is cached may be another loop's
-                self.free()
-                cell = branch.cells[index]
+        if request.full is None:
+            self._decide(index, branch, has_history, look)
         self.store.prefetch(self._upcoming(index))
-        if not self._full:
+        if not request.full:
             if has_history:
                 self._work.skipped[index] += 1
                 return Visit(inputs, cell, True)
@@ -308,10 +299,11 @@ class Cache:
 
     def _coefficients_of(self, cell: Cell) -> list[float]:
         """Those of a forecast at the present step, worked out once for all units of one history."""
-        if cell.steps not in self._coefficients:
-            assert self.request is not None
-            self._coefficients[cell.steps] = self.forecaster.coefficients(cell.steps, self.request.step)
-        return self._coefficients[cell.steps]
+        assert self.request is not None
+        known = self.request.coefficients
+        if cell.steps not in known:
+            known[cell.steps] = self.forecaster.coefficients(cell.steps, self.request.step)
+        return known[cell.steps]
 
     def keep(self, index: int, visit: Visit, output: Any) -> None:
         """Hand a full output to the forecaster."""
@@ -371,8 +363,8 @@ class Cache:
         places = iter(range(len(found)))
         return found, [None if entry is None else next(places) for entry in output]
 
-    def _decide(self, index: int, branch: Branch, has_history: bool, look: Look) -> bool:
-        """Whether the present step is full; asked by the first unit of its first call."""
+    def _decide(self, index: int, branch: Branch, has_history: bool, look: Look) -> None:
+        """Decide whether the present step is full; asked by the first unit of its first call."""
         request, schedule = self.request, self._schedule
         assert request is not None
         step = request.step
@@ -391,12 +383,17 @@ class Cache:
             wants = True
         if not wants and not has_history:
             request.fallbacks["too few full steps yet: full step"] += 1
-        full = wants or forced
-        request.schedule_state = schedule.advance(request.schedule_state, step, error, full)
-        request.signal[step] = error
+        self._settle_step(wants or forced, error)
+
+    def _settle_step(self, full: bool, error: float | None) -> None:
+        """The present step is full, or cached."""
+        request = self.request
+        assert request is not None
+        step = request.step
+        request.full, request.signal[step] = full, error
+        request.schedule_state = self._schedule.advance(request.schedule_state, step, error, full)
         if full:
             request.full_steps.append(step)
-        return full
 
     def _look(self, index: int, look: Look) -> Tensor | None:
         """The input of the first module, if the unit `index` is its own or around it."""

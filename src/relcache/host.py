@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from relcache.cache import Cache
 from relcache.gauge import Gauge
@@ -141,6 +143,28 @@ def count_rows(sample: Any) -> int:
     if isinstance(sample, (list, tuple)):
         return len(sample)
     return sample.shape[0] if isinstance(sample, Tensor) and sample.ndim else 1
+
+
+def form_of_arguments(given: Mapping[str, Any], timestep: str) -> Hashable:
+    """What is fixed of a call's arguments: which are given, how they nest, and what is neither tensor nor number.
+
+    What a ControlNet gives is read, which waits for the device: when its last step is over it gives zeros.
+    """
+    form: list[Hashable] = []
+    for name in sorted(given):
+        if name == timestep:
+            continue
+        leaves, nesting = tree_flatten(given[name])
+        form.append((name, nesting, *map(_kind, leaves)))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        if "control" in name and tensors and tensors[0].device.type != "meta":
+            form.append(bool(torch.stack([value.any() for value in (tensors[0], tensors[-1])]).any()))
+    return tuple(form)
+
+
+def _kind(leaf: Any) -> Any:
+    """A leaf by its value, if that is no number, and can be told; else by its type."""
+    return leaf if leaf is None or isinstance(leaf, (bool, str, bytes, torch.dtype)) else type(leaf)
 
 
 def refuse_cache(original: Callable[..., Any], config: Any = None, *args: Any, **kwargs: Any) -> None:

@@ -31,7 +31,7 @@ class Replacement:
     functions have the same code, so that blocks of one kind share a graph; of any other object it takes each by itself.
     """
 
-    def __init__(self, module: nn.Module, attribute: str, call: Callable[..., Any] | None):
+    def __init__(self, module: Any, attribute: str, call: Callable[..., Any] | None):
         self.original = getattr(module, attribute)
         self.call = call
         self.attribute = attribute
@@ -102,7 +102,7 @@ class Patch:
     """Attributes swapped and hooks registered on module instances, and the way back."""
 
     def __init__(self) -> None:
-        self._swapped: list[tuple[nn.Module, Replacement, Any]] = []
+        self._swapped: list[tuple[Any, Replacement, Any]] = []
         self._hooks: list[RemovableHandle] = []
 
     def watch(self, module: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
@@ -129,7 +129,7 @@ class Patch:
         self._hooks.append(module.register_forward_pre_hook(Hook(before), with_kwargs=True))
         self._hooks.append(module.register_forward_hook(Hook(after), with_kwargs=True, always_call=True))
 
-    def swap(self, module: nn.Module, attribute: str, call: Callable[..., Any]) -> None:
+    def swap(self, module: Any, attribute: str, call: Callable[..., Any]) -> None:
         """Let `module.attribute(...)` become `call(original, ...)`."""
         before = module.__dict__.get(attribute, _ABSENT)
         replacement = Replacement(module, attribute, call)

@@ -111,9 +111,21 @@ class Request:
     work: dict[Any, Work] = field(default_factory=dict)
     cache_bytes: int = 0
     device_bytes: int = 0
+    notes: dict[str, str] = field(default_factory=dict)
+    full: bool | None = None  # decision of the present step; None until its first unit asks
+    coefficients: dict[tuple[int, ...], list[float]] = field(
+        default_factory=dict
+    )  # of the step, by full steps before it
+
+    def open_step(self) -> None:
+        """The next step begins."""
+        self.signal.append(None)
+        self.full = None
+        self.coefficients.clear()
 
     @property
     def step(self) -> int:
+        """Number of the present step, from 0."""
         return len(self.signal) - 1
 
     @property

@@ -1,13 +1,11 @@
-"""Joins what, when and where: counts steps, keeps branches apart, asks the schedule, calls the forecaster, records.
+"""Joins what, when and where: whose call it is, which step and branch, what is kept, forecast and recorded.
 
-One session belongs to one enabled pipeline, and to each transformer in it. It knows forecasters, schedules and specs by
-their base classes only.
+One session belongs to one enabled pipeline, and to each transformer in it; each caller of a transformer has a run of
+its own. It knows forecasters, schedules and specs by their base classes only.
 """
 
 from __future__ import annotations
 
-import warnings
-import weakref
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,25 +16,29 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from relcache.cache import Cache
-from relcache.flops import Flops, count_modules
+from relcache.caller import is_around
 from relcache.forecasters.base import Forecaster
 from relcache.gauge import Gauge
-from relcache.host import Host, count_rows, refuse_cache
-from relcache.memory import NOT_WHERE_COMPILED, Call, Chooser, Way, has_own_memory
-from relcache.meta import sketch, without_values
+from relcache.host import Host, refuse_cache
+from relcache.limit import Limit
+from relcache.memory import NOT_WHERE_COMPILED, Chooser, Way, has_own_memory
+from relcache.meta import sketch
 from relcache.models.base import ModelSpec, Part
 from relcache.models.coarse import coarsened
 from relcache.offload import SHARED_MEMORY
+from relcache.operations import Operations
+from relcache.patch import Patch
 from relcache.report import Report
 from relcache.request import Request, Work
+from relcache.requests import Arrival, Requests
+from relcache.runs import Run
 from relcache.schedules.base import Schedule
 from relcache.store import Store
-from relcache.tracker import MOST_BRANCHES, Loop, Placement, Tracker, index_in
+from relcache.turn import Turn
 
-Calls = dict[tuple[int, str], Call]  # by transformer and branch
 AS_IT_IS = Way()
 MOST_USUAL = 64  # requests whose branches are remembered
-OFFLOAD_OF_NOTHING = "offload='cpu' changes nothing: the features lie in the host's memory as it is"
+MOST_KINDS = 64  # kinds of calls that a request keeps a record of
 
 
 class Session:
@@ -54,6 +56,7 @@ class Session:
         memory_limit: bytes that they may take on the device; the way is chosen so that they do.
         fixed: names of the fields of `way` that are not chosen.
         free_at_end: whether a branch's features are dropped at the end of its last step.
+        scheduler: the one that steps a loop written by hand, kept weakly.
 
     Raises:
         ValueError: blocks that cannot be taken whole.
@@ -71,24 +74,24 @@ class Session:
         memory_limit: int | None = None,
         fixed: Collection[str] = (),
         free_at_end: bool = False,
+        scheduler: Any = None,
     ):
         self.forecaster, self.schedule, self.method = forecaster, schedule, method
         self.specs = [spec for *_, spec in models]
         self.hosts = [Host(name, model, spec, place, 0) for place, (name, model, spec) in enumerate(models)]
         self.model_name = " and ".join(dict.fromkeys(host.model_name for host in self.hosts))
         self.way, self.chooser, self.memory_limit = way, Chooser(way, fixed, forecaster, schedule), memory_limit
+        time_runs = self.hosts[0].spec.time_runs
+        self.requests = Requests(schedule, time_runs, pipeline, scheduler, num_inference_steps, free_at_end)
         self.unit_names: list[str] = []
         self._name_units()
-        self.cache = Cache(*self._units(), forecaster, schedule, self._note_once, Store(way.cache_dtype, way.offload))
-        self._num_inference_steps, self._free_at_end = num_inference_steps, free_at_end
-        self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
-        self._tracker = Tracker(self.hosts[0].spec.time_runs)
-        self._context: str | None = None
-        self._loop: Loop | None = None  # of the present request
-        self._calls: Calls = {}  # of the branches of the present request, where there is a memory limit
-        self._usual: dict[Hashable, Calls] = {}  # those of a request by the shapes of its first
-        self._flops: dict[Any, Flops | str] = {}
-        self._notes: dict[str, str] = {}
+        self.cache = Cache(
+            *self._units(), forecaster, schedule, self.requests.note, Store(way.cache_dtype, way.offload)
+        )
+        self._free_at_end, self._turn = free_at_end, Turn()
+        self._limit = Limit(memory_limit, self.chooser) if memory_limit is not None else None
+        self._operations = Operations(self.hosts)
+        self._beginnings = Patch()
         self.attached = False
 
     def _name_units(self) -> None:
@@ -112,6 +115,8 @@ class Session:
             self._name_units()
         if way != past:
             self.cache.arrange(*self._units(), Store(way.cache_dtype, way.offload))
+            for run in self.requests.all:
+                self.cache.free(run.request)
         if way.granularity != past.granularity and self.attached:
             for host in self.hosts:
                 host.swap_units(self.cache, host.present_model())
@@ -126,9 +131,14 @@ class Session:
             self._watch(host, model)
             if hasattr(model, "cache_context"):
                 host.contexts.swap(model, "cache_context", self._enter_context)
+            if hasattr(model, "_reset_stateful_cache"):
+                host.contexts.swap(model, "_reset_stateful_cache", partial(self._end_request, model))
             if hasattr(model, "enable_cache"):
                 host.contexts.swap(model, "enable_cache", refuse_cache)
             host.swap_units(self.cache, model)
+        pipeline = self.requests.pipeline
+        if callable(getattr(pipeline, "progress_bar", None)):  # what each pipeline of diffusers calls before its loop
+            self._beginnings.swap(pipeline, "progress_bar", self._see_beginning)
 
     def _watch(self, host: Host, model: nn.Module) -> None:
         """Be told of the model's calls, also when it is compiled later."""
@@ -148,28 +158,52 @@ class Session:
             host.swaps.restore()
             host.contexts.restore()
             host.watch.restore()
-        self._tracker.reset()
-        self.cache.free()
+        self._beginnings.restore()
+        self.free()
+        self.requests.runs.forget()
 
     def free(self) -> None:
-        """Drop the cache; the record stays. A call that was broken off and whose end was not seen ends here."""
-        if self.cache.is_active:
+        """Drop the features of all requests; their records stay. A call that was broken off unseen ends here."""
+        if self._turn.is_mine:
             self._abandon_call()
-        self.cache.free()
+            self._turn.give()
+        for run in self.requests.all:
+            self.cache.free(run.request)
+            run.tracker.let_go()
 
     def reset(self) -> None:
-        """Drop cache and record: the next call begins a request."""
-        self._tracker.reset()
+        """Drop cache and record of this thread's requests: the next call begins one."""
+        self.requests.forget()
         self.cache.request = None
 
     @contextmanager
     def _enter_context(self, original: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        outer, self._context = self._context, name
+        token = self.requests.context.set(name)
         try:
             with original(name, *args, **kwargs) as value:
                 yield value
         finally:
-            self._context = outer
+            self.requests.context.reset(token)
+
+    def _end_request(self, model: nn.Module, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Diffusers' pipelines call this where a request has ended."""
+        run = self.requests.end(model) if not self._turn.is_mine else None
+        if run is not None and self._free_at_end:
+            self.cache.free(run.request)
+        return original(*args, **kwargs)
+
+    def _see_beginning(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The enabled pipeline begins its loop: whether it still has these transformers."""
+        held = list(vars(self.requests.pipeline).values()) if self.requests.pipeline is not None else []
+        for host in self.hosts if held else ():
+            model = host.model()
+            if model is None or not any(is_around(value, model) for value in held):
+                self.requests.refuse(
+                    "replaced",
+                    f"the pipeline's transformer is another one than the {host.model_name} that was enabled, and is "
+                    "not cached: call disable() on the handle, and relcache.enable(pipeline) again",
+                )
+        return original(*args, **kwargs)
 
     # One call of a transformer
 
@@ -188,230 +222,160 @@ class Session:
                 "modules once more. Call disable_gradient_checkpointing(), sample under torch.no_grad(), or disable() "
                 "on the handle to train"
             )
-        if self.cache.is_active:  # the last call was interrupted, and its end never seen
+        if self._turn.take():  # the last call was interrupted, and its end never seen
             self._abandon_call()
-        condition = host.look_at(model)
-        if condition.replaced:
-            host.swaps.restore()
-            host.swap_units(self.cache, model)
-            self._flops.clear()
-            self._abandon_call()
-        if condition.compiled and torch.is_grad_enabled() and _wants_gradient(model, tensors):
-            raise RuntimeError(
-                "relcache is enabled on a compiled model of which a gradient is wanted, and cached steps have none: "
-                "sample under torch.no_grad(), or call disable() on the handle to train"
-            )
         try:
-            self._begin_call(host, condition.hooks, args, kwargs, tensors)
+            condition = host.look_at(model)
+            if condition.replaced:
+                host.swaps.restore()
+                host.swap_units(self.cache, model)
+                self._operations.clear()
+                for run in self.requests.all:
+                    self._drop(run)
+            if condition.compiled and torch.is_grad_enabled() and _wants_gradient(model, tensors):
+                raise RuntimeError(
+                    "a gradient is wanted of a compiled model with relcache enabled, and cached steps have none: "
+                    "sample under torch.no_grad(), or call disable() on the handle to train"
+                )
+            self._begin_call(host, model, condition.hooks, args, kwargs, tensors)
             if condition.compiled and self.cache.is_active:
                 if any(self.cache.store.moves(tensor.device) for tensor in tensors):
                     raise ValueError(NOT_WHERE_COMPILED)
                 self.cache.settle(host.units, lambda gauge: gauge.look(model.forward, args, kwargs))
         except BaseException:
             self._abandon_call()
+            self._turn.give()
             raise
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if not self.cache.is_active:
+        if not self._turn.is_mine:
             return
-        if output is None:
-            self._abandon_call()
-            return
+        try:
+            if output is None:
+                self._abandon_call()
+            elif self.cache.is_active:
+                self._end_call()
+        finally:
+            self._turn.give()
+
+    def _end_call(self) -> None:
         self.cache.close_call()
         if not self.cache.visited:
-            self._note_once(
+            self.requests.note(
                 "unvisited",
                 f"a call of {self.model_name} reached none of the cached modules, and nothing of it was cached: its "
                 f"forward does not call {self.unit_names[0]} and the others that the spec names",
             )
-        if self._free_at_end and self.cache.request is not None:
-            self.cache.free(self.cache.request.ended)
+        request = self.cache.request
+        run = self.requests.run
+        if self._free_at_end and run is not None and request is not None and request.ended:
+            self.cache.free(request, request.ended)
+            run.tracker.let_go()
 
     def _abandon_call(self) -> None:
         """Half a step is in the cache: whatever comes next begins a request, and what is cached is of no use."""
-        self._tracker.reset()
         self.cache.abandon_call()
-        self.cache.free()
+        if self.requests.run is not None:
+            self._drop(self.requests.run)
+
+    def _drop(self, run: Run) -> None:
+        run.tracker.reset()
+        self.cache.free(run.request)
 
     def _begin_call(
-        self, host: Host, hooks: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
-    ) -> None:
-        given = host.signature.bind_partial(None, *args, **kwargs).arguments
-        timestep = given.get(host.spec.timestep)
-        if timestep is None:
-            raise ValueError(
-                f"{host.model_name} was called without its argument {host.spec.timestep!r}, by which "
-                "relcache tells one denoising step from the next"
-            )
-        conditioning = tree_leaves([given.get(name) for name in host.spec.conditioning])
-        conditioning.append(hooks)
-        loop = self._scheduler_loop()
-        known = self.cache.request.total_steps if self.cache.request else None
-        rows = count_rows(given.get(host.sample))
-        sample = [leaf for leaf in tree_leaves(given.get(host.sample)) if isinstance(leaf, Tensor)]
-        place = self._tracker.place(timestep, conditioning, self._context, rows, loop, known, sample)
-        key = (host.place, *((tuple(value.shape), value.dtype) for value in tensors))
-        if self.memory_limit is not None and place.branch is not None:
-            self._keep_limit(host, place, key, args, kwargs, tensors)
-        if place.new_request or self.cache.request is None:
-            self.cache.request = self._open_request(timestep, loop, rows)
-        request = self.cache.request
-        if place.new_step:
-            self.cache.open_step(place.doubtful)
-            if place.doubtful:
-                self._note_once(
-                    "doubtful",
-                    "the transformer was called again at a request's first timestep with the same conditioning and "
-                    "another sample, which is taken for the next step. If it is a tile or a guidance branch, enable "
-                    "the pipeline, use cache_context, or name what differs in the spec's conditioning",
-                )
-        key = (self.way.granularity, *key)
-        if key not in request.work:
-            modules = dict(zip(host.units, host.unit_modules, strict=True))
-            try:
-                request.work[key] = Work(host.place, sketch((tuple(args), dict(kwargs))), modules)
-            except Exception as error:  # arguments that cannot be copied: sampling goes on, the report says so
-                request.work[key] = Work(host.place, ((), {}), modules)
-                self._flops[key] = f"{type(error).__name__}: {error}"
-        work = request.work[key]
-        work.calls += 1
-        if self.cache.store.offload == "cpu" and all(tensor.device.type in SHARED_MEMORY for tensor in tensors):
-            self._notes["offload"] = OFFLOAD_OF_NOTHING
-        if place.branch is not None:
-            self.cache.open_call(host.place, place.branch, rows, work)
-        else:
-            self._note_once(
-                "repeated",
-                "the transformer was called again within a step with the same conditioning (tiles of one picture, or "
-                "guidance that changes something else); only the first such call of each step is cached, the others "
-                "are computed in full",
-            )
-        forgotten = self._tracker.forget_oldest_branch()
-        if forgotten is not None:
-            request.branches.pop(forgotten, None)
-            self._calls.pop((host.place, forgotten), None)
-            self._note_once(
-                "branches",
-                f"the conditioning changed more than {MOST_BRANCHES} times within a request; each change is computed "
-                "in full, because it looks like a new guidance branch",
-            )
-        if self._tracker.runs_backwards:
-            self._note_once("backwards", "the timesteps run the wrong way, so every step is computed in full")
-
-    def _keep_limit(
         self,
         host: Host,
-        place: Placement,
-        shapes: Hashable,
+        model: nn.Module,
+        hooks: tuple[str, ...],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         tensors: list[Tensor],
     ) -> None:
-        """See that the cache stays within the memory limit, and choose how features are held.
+        given = host.arguments(args, kwargs)
+        arrival = self.requests.arrive(host, model, given, hooks)
+        signs, place = arrival.signs, arrival.place
+        shapes = (host.place, signs.form, *((tuple(value.shape), value.dtype) for value in tensors))
+        shapes = (*shapes, *(other for other in signs.others if not isinstance(other, Tensor)))
+        chosen = self._keep_limit(host, arrival, shapes, given, tensors)
+        request = self.cache.request = self.requests.open(arrival)
+        if chosen is not None:
+            request.notes["memory"] = chosen
+        work = self._work(request, host, (self.way.granularity, *shapes), args, kwargs)
+        work.calls += 1
+        if self.cache.store.offload == "cpu" and all(tensor.device.type in SHARED_MEMORY for tensor in tensors):
+            self.requests.note("offload")
+        if place.branch is not None:
+            self.cache.open_call(host.place, place.branch, arrival.rows, work)
+        else:
+            self.cache.pass_by()
+        if place.forgotten is not None:
+            request.branches.pop(place.forgotten, None)
+            self.requests.note("branches")
 
-        That is done before a request, by what earlier ones of its shapes have called, and again where a branch comes
-        that was not known: then what is cached may be dropped.
+    def _keep_limit(
+        self, host: Host, arrival: Arrival, shapes: Hashable, given: dict[str, Any], tensors: list[Tensor]
+    ) -> str | None:
+        """See that the cache stays within the memory limit; what was chosen for that, if anything was.
 
-        Raises:
-            ValueError: nothing keeps it within the limit.
+        What is cached may then be dropped, and that of other requests is in any case.
         """
-        assert self.memory_limit is not None
-        assert place.branch is not None
-        begins = place.new_request or self.cache.request is None
-        if begins:
-            self._calls = self._usual.setdefault(shapes, {})
-            while len(self._usual) > MOST_USUAL:
-                self._usual.pop(next(iter(self._usual)))
-        known = self._calls.get((host.place, place.branch))
-        if known is not None and known.shapes == shapes and not begins:
-            return
-        if known is None or known.shapes != shapes:
-            try:
-                inputs = sketch(host.arguments(args, kwargs))
-            except Exception:  # arguments that cannot be copied
-                inputs = host.arguments(args, kwargs)
-            spec = self.specs[host.place]
-            self._calls[host.place, place.branch] = Call(host, spec, shapes, inputs)
+        run, place = self.requests.run, arrival.place
+        if self._limit is None or place.branch is None or run is None:
+            return None
+        for other in self.requests.all:
+            if other is not run:
+                self.cache.free(other.request)
+        if arrival.begins:
+            run.calls = self._limit.usual(shapes)
+        if place.forgotten is not None:
+            run.calls.pop((host.place, place.forgotten), None)
+        known = run.calls.get((host.place, place.branch))
+        if known is not None and known.shapes == shapes and not arrival.begins:
+            return None
         movable = any(has_own_memory(tensor.device) for tensor in tensors)
-        try:
-            choice = self.chooser.choose(self.memory_limit, list(self._calls.values()), movable)
-        except ValueError:
-            self._calls.clear()  # the next request may have fewer branches
-            raise
-        text, changed = str(choice), choice.way != self.way
-        if changed and not begins and self.cache.request is not None:
-            step = self.cache.request.step + place.new_step
+        spec = self.specs[host.place]
+        choice = self._limit.choose(run.calls, host, spec, place.branch, shapes, given, movable)
+        text = str(choice)
+        if choice.way != self.way and not arrival.begins and run.request is not None:
+            step = run.request.step + place.new_step
             text += f"; chosen at step {step}, when branch {place.branch!r} came: what was cached was dropped"
-        self._notes["memory"] = text
         self.hold(choice.way)
+        return text
+
+    def _work(self, request: Request, host: Host, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Work:
+        """The record of the calls of one kind."""
+        if key not in request.work:
+            if len(request.work) >= MOST_KINDS:
+                key = None
+                self._operations.fail(key, ValueError(f"the calls of a request were of more than {MOST_KINDS} kinds"))
+            modules = dict(zip(host.units, host.unit_modules, strict=True))
+            try:
+                example = sketch((tuple(args), dict(kwargs)))
+            except Exception as error:  # arguments that cannot be copied: sampling goes on, the report says so
+                example = ((), {})
+                self._operations.fail(key, error)
+            request.work.setdefault(key, Work(host.place, example, modules))
+        return request.work[key]
 
     @property
     def is_movable(self) -> bool:
         """Whether features lie, or will lie, on a device with a memory of its own."""
-        device = getattr(self._pipeline() if self._pipeline is not None else None, "_execution_device", None)
+        device = getattr(self.requests.pipeline, "_execution_device", None)
         weights = (weight.device for host in self.hosts for weight in host.present_model().parameters())
         return any(map(has_own_memory, weights)) or (isinstance(device, torch.device) and has_own_memory(device))
 
-    def _open_request(self, timestep: Any, loop: Loop | None, batch: int) -> Request:
-        total = self._num_inference_steps
-        if loop is not None:
-            total = len(loop.timesteps) - index_in(loop.timesteps, timestep, self.hosts[0].spec.time_runs)
-        asking = {f"full_last={self.schedule.full_last}": self.schedule.full_last, "free_at_end": self._free_at_end}
-        for option, asks in asking.items() if total is None else ():
-            if asks:
-                raise ValueError(
-                    f"{option} needs the number of steps: enable the pipeline instead of the bare transformer, or pass "
-                    "num_inference_steps to relcache.enable"
-                )
-        if total is not None:
-            self.schedule.check(total)
-        return Request(self.schedule.start(), total, batch)
-
-    def _scheduler_loop(self) -> Loop | None:
-        scheduler = getattr(self._pipeline() if self._pipeline is not None else None, "scheduler", None)
-        timesteps = getattr(scheduler, "timesteps", None)
-        if not isinstance(timesteps, Tensor):
-            return None
-        index = getattr(scheduler, "step_index", None)
-        if index is None and hasattr(scheduler, "step_index"):
-            index = -1
-        if self._loop is None or self._loop.timesteps is not timesteps:
-            self._loop = Loop(timesteps, index, len(torch.unique(timesteps)) < len(timesteps))
-        return self._loop._replace(step_index=index)
-
     # The record
-
-    def _note_once(self, key: str, text: str) -> None:
-        if key not in self._notes:
-            self._notes[key] = text
-            warnings.warn(f"relcache: {text}", stacklevel=2)
-
-    def _count(self, key: Any, work: Work) -> Flops | str:
-        if key not in self._flops:
-            host = self.hosts[work.host]
-            model = host.model()
-            if model is None:
-                return "the model is gone"
-            try:
-                example = work.example
-                names = [name for modules in work.modules.values() for name in modules]
-                self._flops[key] = without_values(lambda copied: count_modules(copied(model), names, *copied(example)))
-            except Exception as error:  # a forward that cannot run on the meta device: the report says so
-                self._flops[key] = f"{type(error).__name__}: {error}"
-        return self._flops[key]
 
     @property
     def last_call(self) -> tuple[int, int]:
         """Rows of the last request's batch and the number of its branches, (1, 1) before the first."""
-        request = self.cache.request
-        return (request.batch, max(len(request.branches), 1)) if request is not None else (1, 1)
+        return max(self.requests.last.batch, 1), max(len(self.requests.last.branches), 1)
 
     def states(self) -> list[tuple[str, str, Any]]:
         """Branch, unit and state of the forecaster, for each stream of features that is kept."""
-        request = self.cache.request
         return [
             (name, f"{unit}[{place}]" if place else unit, self.cache.store.get(stream.state))
-            for name, branch in (request.branches.items() if request else ())
+            for name, branch in self.requests.last.branches.items()
             for unit, cell in zip(self.unit_names, branch.cells, strict=False)
             for place, stream in enumerate(cell.streams)
         ]
@@ -419,26 +383,12 @@ class Session:
     @property
     def full_steps(self) -> list[int]:
         """Which steps of the last request were full."""
-        return list(self.cache.request.full_steps) if self.cache.request is not None else []
+        return list(self.requests.last.full_steps)
 
     def report(self) -> Report:
         """The record of the present or last request. Counting FLOPs is done here, on the meta device."""
-        request = self.cache.request or Request(None, None, 0)
-        notes = list(self._notes.values())
-        flops = full_flops = products = 0
-        countable = True
-        for key, work in request.work.items():
-            count = self._count(key, work)
-            if isinstance(count, str):
-                notes.append(f"FLOPs could not be counted: {count}")
-                countable = False
-                continue
-            full_flops += work.calls * count.total
-            flops += work.calls * count.total
-            products += work.calls * count.products
-            for index, times in work.skipped.items():
-                flops -= times * sum(count.modules[name] for name in work.modules[index])
-                products -= times * sum(count.module_products[name] for name in work.modules[index])
+        request = self.requests.last
+        totals = self._operations.of(request)
         shared = self.schedule.needs_signal and request.batch > 1
         return Report(
             method=self.method,
@@ -453,13 +403,13 @@ class Session:
             branches=list(request.branches),
             batch=request.batch,
             decision="one decision for the whole batch" if shared else "decisions independent of the batch",
-            flops=flops if countable and request.work else None,
-            linear_flops=flops - products if countable and request.work else None,
-            full_flops=full_flops if countable and request.work else None,
+            flops=totals.flops,
+            linear_flops=totals.linear_flops,
+            full_flops=totals.full_flops,
             cache_bytes=request.cache_bytes,
             device_bytes=request.device_bytes,
             fallbacks=request.fallback_counts(),
-            notes=notes,
+            notes=[*request.notes.values(), *totals.problems],
         )
 
 

@@ -1,9 +1,8 @@
-"""Tells requests, denoising steps and guidance branches apart from the calls of a transformer.
+"""Tells requests and denoising steps apart from the calls of a transformer by one caller.
 
-Knows nothing of forecasts or schedules. Calls are never counted to find a branch: parity breaks with guidance
-intervals, interrupts and two-stage schedulers. The device is waited for only where nothing else decides: tensors are
-compared as objects and by their place in memory first, by content last. In inference mode tensors carry no count of
-their changes in place, and the very object is taken to hold what it held.
+Knows nothing of forecasts or schedules. Where a pipeline runs, its own call is the request, and its scheduler counts
+the steps. A loop written by hand is followed by its timesteps, and by its sample where these could be another loop's.
+Where nothing tells two loops apart, nothing of the one is used for the other.
 """
 
 from __future__ import annotations
@@ -13,97 +12,40 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-MOST_BRANCHES = 8
+from relcache.branches import Branches, Known, Signs
+from relcache.signs import (
+    NEAR,
+    Seen,
+    are_equal,
+    difference,
+    distance,
+    is_entry,
+    let_go,
+    same_memory,
+    see,
+    varies,
+    version_of,
+)
 
-
-class Seen(NamedTuple):
-    """A value as it was at one call. `version` counts the in-place changes of a tensor."""
-
-    value: Any
-    version: int | None
-
-
-def see(value: Any) -> Seen:
-    """Remember `value`; a tensor is kept by reference, so that its memory cannot be given to another."""
-    return Seen(value, _version(value))
-
-
-def is_untouched(seen: Seen, value: Any) -> bool:
-    """Whether `value` is the very object of `seen`, unchanged since."""
-    return value is seen.value and _version(value) == seen.version
-
-
-def is_equal(seen: Seen, value: Any) -> bool:
-    """Whether `value` holds what `seen` held; comparing the content of tensors waits for their device."""
-    past = seen.value
-    if isinstance(value, Tensor) and isinstance(past, Tensor):
-        unchanged = _version(past) == seen.version
-        alike = value.shape == past.shape and value.dtype == past.dtype and value.device == past.device
-        return unchanged and alike and torch.equal(value, past)
-    if isinstance(value, Tensor) or isinstance(past, Tensor):
-        return False
-    return bool(value == past)
-
-
-def difference(timestep: Any, past: Any) -> float:
-    """How far `timestep` lies from `past`: entries added up, so that those which stand still do not count.
-
-    Video models give some tokens a time of their own. Where the shapes differ the largest entries are compared. Waits
-    for the device once.
-    """
-    if isinstance(timestep, Tensor) and isinstance(past, Tensor) and timestep.shape == past.shape:
-        return float((timestep.double() - past.double()).sum())
-    now, then = (value.max() if isinstance(value, Tensor) else value for value in (timestep, past))
-    return float(now - then)
-
-
-def _version(value: Any) -> int | None:
-    return value._version if isinstance(value, Tensor) and not value.is_inference() else None
-
-
-def _sign(number: Any) -> int:
-    return (number > 0) - (number < 0)
-
-
-def _is_entry(timestep: Any) -> bool:
-    """Whether `timestep` is one entry, perhaps expanded, of a larger tensor: of a table of timesteps."""
-    if not isinstance(timestep, Tensor) or timestep.device.type == "meta":
-        return False
-    distinct = all(size == 1 or stride == 0 for size, stride in zip(timestep.shape, timestep.stride(), strict=True))
-    return distinct and timestep.untyped_storage().nbytes() > timestep.element_size()
-
-
-def _varies(timestep: Tensor) -> bool:
-    """Whether the tensor that `timestep` is an entry of holds more than one value; waits for the device."""
-    size = timestep.untyped_storage().nbytes() // timestep.element_size()
-    whole = torch.as_strided(timestep, (size,), (1,), 0)
-    return bool(whole.min() != whole.max())
-
-
-def _same_memory(left: Any, right: Any) -> bool:
-    if not (isinstance(left, Tensor) and isinstance(right, Tensor)) or left.device != right.device:
-        return False
-    if left.device.type == "meta":
-        return False
-    return left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
+MANY = 3  # requests of one step in a row, from which on it is said that they are
 
 
 class Placement(NamedTuple):
     """Where a call stands: whether it opens a request, whether it opens a step, and the name of its branch.
 
-    The branch is None where the call comes again within a step and nothing tells it from the earlier one. The step is
-    doubtful where it might as well be the first of another loop: the second call of a loop written by hand whose
-    timestep has not moved.
+    The branch is None where nothing tells the call from an earlier one of the step: it is computed in full. `note` is
+    the key of what is to be told about it, if anything, and `forgotten` a branch that there is no room for any longer.
     """
 
     new_request: bool
     new_step: bool
     branch: str | None
-    doubtful: bool = False
+    note: str | None = None
+    forgotten: str | None = None
 
 
 class Loop(NamedTuple):
-    """What a pipeline's scheduler shows of the sampling loop.
+    """What a scheduler shows of the sampling loop.
 
     Attributes:
         timesteps: the tensor of timesteps, which is replaced whenever a request begins.
@@ -117,134 +59,118 @@ class Loop(NamedTuple):
 
 
 class Tracker:
-    """Follows the calls of one transformer.
+    """Follows the calls of one caller.
 
     Args:
         time_runs: -1 where the timestep falls as sampling goes on, 1 where it rises.
+        is_pipeline: whether the calls are certainly of one run of a pipeline.
+        has_signal: whether an error that all branches share decides, so that no other loop may be among them.
     """
 
-    def __init__(self, time_runs: int):
-        self._time_runs = time_runs
-        self._memory_runs: int | None = None  # whether time goes up (1) or down (-1) the table of timesteps
-        self._backwards_in_a_row = 0
+    def __init__(self, time_runs: int, is_pipeline: bool = False, has_signal: bool = False):
+        self._time_runs, self._is_pipeline, self._has_signal = time_runs, is_pipeline, has_signal
+        self._short_in_a_row = 0  # requests of one step
         self.reset()
 
     def reset(self) -> None:
         """The next call opens a request."""
-        self._branches: list[tuple[str, list[Seen]]] = []
+        self._branches = Branches()
         self._timestep: Seen | None = None
         self._snapshot: Any = None  # the timestep's content, which outlives changes in place
+        self._sample: list[Seen] = []  # of the last call
+        self._memory_runs: int | None = None  # whether time goes up (1) or down (-1) the table of timesteps
+        self._proven = False  # whether the present call's timestep is the next one of the same table
         self._loop: Loop | None = None
         self._rows = 0
-        self._first_sample: list[Seen] = []
-        self._served: set[str] = set()
         self._step = 0
 
-    @property
-    def runs_backwards(self) -> bool:
-        """Whether call after call opens a request because its timestep lies on the wrong side of the last."""
-        return self._backwards_in_a_row >= 3
+    def let_go(self) -> None:
+        """Hold no tensors of calls any longer: features are dropped, or the request has ended."""
+        self._branches.let_go()
+        self._sample = [let_go(seen) for seen in self._sample]
 
-    def place(
-        self,
-        timestep: Any,
-        conditioning: list[Any],
-        context: str | None,
-        rows: int,
-        loop: Loop | None,
-        total_steps: int | None,
-        sample: list[Any],
-    ) -> Placement:
+    def place(self, signs: Signs, rows: int, loop: Loop | None, total_steps: int | None) -> Placement:
         """Place a call.
 
         Args:
-            timestep: tensor of any shape, or a number.
-            conditioning: the arguments that tell guidance branches apart: the very tensors of an earlier call, else
-                their content.
-            context: the branch's name, where the caller gives one; `conditioning` is then not looked at.
+            signs: what it shows of itself.
             rows: size of the batch.
-            loop: what the pipeline's scheduler shows, or None.
+            loop: what the scheduler of the caller shows, or None.
             total_steps: number of steps of the present request, if it is known.
-            sample: the tensors of the noisy sample.
         """
-        branch = context if context is not None else self._find_branch(conditioning)
-        opens_request, opens_step, doubtful = self._compare(timestep, branch, rows, loop, total_steps, sample)
-        if opens_request:
-            self.reset()
-            self._first_sample = [see(tensor) for tensor in sample]
-        elif opens_step:
-            self._step += 1
-            self._served = set()
-        elif branch in self._served:
-            return Placement(False, False, None)
-        if branch is None or opens_request:
-            branch = context if context is not None else self._add_branch(conditioning)
-        self._served.add(branch)
-        self._timestep, self._loop, self._rows = see(timestep), loop, rows
-        self._snapshot = timestep.clone() if isinstance(timestep, Tensor) else timestep
-        return Placement(opens_request, opens_request or opens_step, branch, doubtful)
-
-    def forget_oldest_branch(self) -> str | None:
-        """Name of a branch dropped because there are more than `MOST_BRANCHES`, or None."""
-        return self._branches.pop(0)[0] if len(self._branches) > MOST_BRANCHES else None
-
-    def _find_branch(self, conditioning: list[Any]) -> str | None:
-        for match in (is_untouched, is_equal):
-            for place, (name, seen) in enumerate(self._branches):
-                if len(seen) == len(conditioning) and all(map(match, seen, conditioning)):
-                    self._branches[place] = (name, [see(value) for value in conditioning])
-                    return name
-        return None
-
-    def _add_branch(self, conditioning: list[Any]) -> str:
-        taken = {name for name, _ in self._branches}
-        name = next(str(number) for number in range(len(taken) + 1) if str(number) not in taken)
-        self._branches.append((name, [see(value) for value in conditioning]))
-        return name
-
-    def _compare(
-        self,
-        timestep: Any,
-        branch: str | None,
-        rows: int,
-        loop: Loop | None,
-        total_steps: int | None,
-        sample: list[Any],
-    ) -> tuple[bool, bool, bool]:
-        """Whether a call opens a request, whether it opens a step, and whether that is doubtful."""
+        if self._timestep is None:
+            return self._open_request(signs, rows, loop)
         past = self._loop
-        if self._timestep is None or (past is not None and (loop is None or loop.timesteps is not past.timesteps)):
-            return True, True, False
-        served = branch in self._served
+        if past is not None and (loop is None or loop.timesteps is not past.timesteps):
+            return self._open_request(signs, rows, loop)
+        alike = self._branches.alike(signs)
+        branch, is_far = self._branches.choose(signs, alike)
+        served = branch is not None and branch.served
         ticked = loop is not None and past is not None and loop.step_index != past.step_index
-        if total_steps is not None and served and self._step + 1 >= total_steps and (loop is None or ticked):
-            return True, True, False
-        if loop is None and self._is_another_loop(timestep, served, rows):
-            self._backwards_in_a_row = self._backwards_in_a_row + 1 if self._step == 0 else 0
-            return True, True, False
+        certain = self._is_pipeline or ticked
+        if not certain and self._is_another_table(signs.timestep, served, rows):
+            return self._open_request(signs, rows, loop)
         counts = loop is not None and loop.step_index is not None
-        move = self._movement(timestep, served and loop is not None and (ticked or not counts))
-        if move is None:
-            return False, True, False
-        if move < 0:
-            self._backwards_in_a_row = self._backwards_in_a_row + 1 if self._step == 0 else 0
-            return True, True, False
-        if move == 0 and served and loop is None and self._step == 0:
-            # A loop that was broken off in its first step may have begun again: certainly so from the same noise, or
-            # from one of another shape.
-            again = not self._is_other_sample(sample)
-            return again, True, not again
-        comes_again = served and (loop is None or loop.repeats or ticked)
-        return False, comes_again or move > 0, False
+        move = self._movement(signs.timestep, served and loop is not None and (ticked or not counts))
+        over = total_steps is not None and served and self._step + 1 >= total_steps
+        if (move is not None and move < 0) or (over and (ticked or (loop is None and move == 0))):
+            return self._open_request(signs, rows, loop)
+        if move == 0 and not (served and loop is not None and (loop.repeats or ticked)):
+            return self._same_step(signs, rows, loop, branch, is_new=not alike or (is_far and certain), certain=certain)
+        if not certain and not self._proven:
+            jump = distance(branch.sample if branch is not None else self._sample, signs.sample) > NEAR
+            if jump:
+                place = self._open_request(signs, rows, loop)
+                return place._replace(note=place.note or ("jump" if alike and not over else None))
+        self._branches.open_step()
+        self._step += 1
+        note = "number" if over and loop is None else None
+        if alike and branch is None and not (is_far and certain):
+            return self._placed(signs, rows, loop, True, None, "repeated")
+        return self._placed(signs, rows, loop, True, branch or self._branches.add(signs), note)
 
-    def _is_other_sample(self, sample: list[Any]) -> bool:
-        """Whether `sample` has the shape of the request's first and another content; may wait for the device."""
-        first = [seen.value for seen in self._first_sample]
-        if [value.shape for value in sample] != [value.shape for value in first]:
-            return False
-        return not all(is_equal(seen, value) for seen, value in zip(self._first_sample, sample, strict=True))
+    def _open_request(self, signs: Signs, rows: int, loop: Loop | None) -> Placement:
+        self._short_in_a_row = self._short_in_a_row + 1 if self._step == 0 and self._timestep is not None else 0
+        self.reset()
+        self._branches = Branches()
+        note = "short" if self._short_in_a_row >= MANY else None
+        return self._placed(signs, rows, loop, True, self._branches.add(signs), note)._replace(new_request=True)
 
-    def _is_another_loop(self, timestep: Any, served: bool, rows: int) -> bool:
+    def _same_step(
+        self, signs: Signs, rows: int, loop: Loop | None, branch: Known | None, is_new: bool, certain: bool
+    ) -> Placement:
+        """The timestep stands: the step's call for another branch, one that comes again, or another loop's."""
+        if is_new:
+            named = signs.context is not None and not self._branches.has_context(signs.context)
+            if self._has_signal and not certain and not named and distance(self._sample, signs.sample) > 0:
+                return self._open_request(signs, rows, loop)
+            return self._placed(signs, rows, loop, False, self._branches.add(signs))
+        if branch is not None and not branch.served:
+            return self._placed(signs, rows, loop, False, branch)
+        if branch is not None:
+            apart = distance(branch.sample, signs.sample)
+            if apart == 0 and not certain and self._step == 0:
+                return self._open_request(signs, rows, loop)  # broken off in its first step, and begun again
+            differs = not are_equal(branch.others, signs.others)
+            if (differs and (certain or apart == 0)) or (certain and apart > NEAR):
+                return self._placed(signs, rows, loop, False, self._branches.add(signs))
+            branch.trusted = False
+        return self._placed(signs, rows, loop, False, None, "repeated" if certain else "again")
+
+    def _placed(
+        self, signs: Signs, rows: int, loop: Loop | None, new_step: bool, branch: Known | None, note: str | None = None
+    ) -> Placement:
+        """Remember the call, and say where it stands."""
+        self._timestep, self._loop, self._rows = see(signs.timestep), loop, rows
+        self._snapshot = signs.timestep.clone() if isinstance(signs.timestep, Tensor) else signs.timestep
+        self._sample = [see(value) for value in signs.sample]
+        if branch is None:
+            return Placement(False, new_step, None, note)
+        branch.serve(signs)
+        forgotten = self._branches.forget_oldest()
+        return Placement(False, new_step, branch.name if branch.trusted else None, note, forgotten)
+
+    def _is_another_table(self, timestep: Any, served: bool, rows: int) -> bool:
         """Whether another table of timesteps shows that a loop was broken off and a second one has begun.
 
         A loop that copies its table for each call goes on at the copy's next entry; a second loop begins elsewhere, or
@@ -253,12 +179,12 @@ class Tracker:
         """
         assert self._timestep is not None
         past = self._timestep.value
-        if not (_is_entry(timestep) and _is_entry(past)) or _same_memory(timestep, past):
+        if not (is_entry(timestep) and is_entry(past)) or same_memory(timestep, past):
             return False
         moved = timestep.storage_offset() - past.storage_offset()
         if moved:
             return bool(moved < 0 or moved > 1)
-        if not _varies(timestep):
+        if not varies(timestep):
             return False  # a piece of a batch's timesteps, made anew for each call
         first = self._step == 0 and (served or rows != self._rows)
         return first or difference(timestep, self._snapshot) != 0
@@ -270,26 +196,34 @@ class Tracker:
         and the branch comes again, so that the step does not.
         """
         assert self._timestep is not None
-        past, version = self._timestep
-        memory = None
-        if (
-            _same_memory(timestep, past)
-            and _version(timestep) == version
-            and (version is not None or _is_entry(timestep))
-        ):
-            memory = _sign(timestep.storage_offset() - past.storage_offset())
+        past = self._timestep.value
+        self._proven = False
+        memory = 0
+        if same_memory(timestep, past) and self._is_unchanged(timestep):
+            memory = timestep.storage_offset() - past.storage_offset()
             if memory == 0:
                 return 0
+            self._proven = abs(memory) == 1
             if self._memory_runs is not None:
-                return memory * self._memory_runs
+                return sign(memory) * self._memory_runs
         elif same_request and isinstance(timestep, Tensor) and timestep.device.type != "cpu":
             return None
-        elif not _same_memory(timestep, past):
-            self._memory_runs = None
-        move = _sign(difference(timestep, self._snapshot)) * self._time_runs
+        move = sign(difference(timestep, self._snapshot)) * self._time_runs
         if memory and move:
-            self._memory_runs = memory * move
+            self._memory_runs = sign(memory) * move
+        elif self._proven:  # two entries of one value, as with schedulers of the second order
+            return 1
         return move
+
+    def _is_unchanged(self, timestep: Tensor) -> bool:
+        assert self._timestep is not None
+        version = version_of(timestep)
+        return version == self._timestep.version and (version is not None or is_entry(timestep))
+
+
+def sign(number: Any) -> int:
+    """-1, 0 or 1."""
+    return (number > 0) - (number < 0)
 
 
 def index_in(timesteps: Tensor, timestep: Any, time_runs: int) -> int:

@@ -22,8 +22,9 @@ class Schedule(ABC):
     full_last: int = 0
     """How many last steps are always full; above 0, the session has to know how many steps a request has."""
 
-    def check(self, total_steps: int) -> None:  # noqa: B027 (most schedules serve any number)
-        """Raise ValueError if a request of `total_steps` steps cannot follow this schedule."""
+    def remark(self, total_steps: int) -> str | None:
+        """What is to be said of a request of `total_steps` steps that cannot follow this schedule to its end."""
+        return None
 
     def start(self) -> Any:
         """State at the beginning of a request; None where the schedule keeps none."""
@@ -55,10 +56,8 @@ def check_count(what: str, value: object, at_least: int) -> None:
         raise ValueError(f"{what} is a whole number of at least {at_least}, got {value!r}")
 
 
-def check_warmup(warmup: int, total_steps: int) -> None:
-    """Raise ValueError if a request is shorter than its warm-up."""
-    if total_steps < warmup:
-        raise ValueError(
-            f"the request has {total_steps} steps, fewer than the warm-up of {warmup} full steps: "
-            "ask for more steps or give a shorter warmup"
-        )
+def short_of_warmup(warmup: int, total_steps: int) -> str | None:
+    """What is to be said of a request that is shorter than its warm-up."""
+    if total_steps >= warmup:
+        return None
+    return f"the request has fewer steps ({total_steps}) than the warm-up ({warmup}): all of them are full"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from relcache.expansion import Norm, check_choice, check_stride
-from relcache.schedules.base import Schedule, check_count, check_warmup
+from relcache.schedules.base import Schedule, check_count, short_of_warmup
 
 
 class Spent(NamedTuple):
@@ -61,8 +61,8 @@ class ErrorBudget(Schedule):
         check_stride("ErrorBudget", self.token_stride)
         check_count("the full_last of ErrorBudget", self.full_last, 0)
 
-    def check(self, total_steps: int) -> None:
-        check_warmup(self.warmup, total_steps)
+    def remark(self, total_steps: int) -> str | None:
+        return short_of_warmup(self.warmup, total_steps)
 
     def start(self) -> Spent:
         return Spent()

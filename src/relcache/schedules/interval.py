@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relcache.schedules.base import Schedule, check_count, check_warmup
+from relcache.schedules.base import Schedule, check_count, short_of_warmup
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Interval(Schedule):
                 self.warmup,
             )
 
-    def check(self, total_steps: int) -> None:
-        check_warmup(self.warmup, total_steps)
+    def remark(self, total_steps: int) -> str | None:
+        return short_of_warmup(self.warmup, total_steps)
 
     def wants_full(self, state: None, step: int, error: float | None) -> bool:
         first = self.warmup - 1 + self.interval if self.phase is None else self.phase

@@ -33,12 +33,11 @@ class Plan(Schedule):
         if len(set(self.full_steps)) < len(self.full_steps):
             raise ValueError(f"a Plan names each full step once, got {list(self.full_steps)}")
 
-    def check(self, total_steps: int) -> None:
-        if self.full_steps[-1] >= total_steps:
-            raise ValueError(
-                f"the Plan names step {self.full_steps[-1]}, but the request's last step is "
-                f"{total_steps - 1} (it has {total_steps})"
-            )
+    def remark(self, total_steps: int) -> str | None:
+        beyond = [step for step in self.full_steps if step >= total_steps]
+        if not beyond:
+            return None
+        return f"the Plan names steps that the request of {total_steps} steps does not have: {beyond}"
 
     def wants_full(self, state: None, step: int, error: float | None) -> bool:
         return step in self.full_steps

@@ -1,0 +1,140 @@
+"""Whose call it is: the pipeline that runs, found on the stack, and the thread.
+
+A transformer may be shared by several pipelines, of which only one was enabled. What tells them apart for certain is
+the frame of the pipeline's own call, which lasts exactly as long as its request does. Knows nothing of diffusers: a
+pipeline is an object that runs a method, and holds the transformer and a scheduler.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Hashable
+from contextvars import ContextVar, Token
+from itertools import count, islice
+from types import FrameType
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+NOT_PIPELINES = ("torch.", "accelerate.", "relcache.", "diffusers.models.", "diffusers.hooks.")
+"""Modules whose frames are passed over: those between a pipeline and its transformer."""
+
+_serials = count()
+
+
+class Named:
+    """A context: whatever calls a transformer within it is of one loop, wherever it comes from.
+
+    For loops written by hand that take turns on one transformer. It is entered around each call of its loop, or around
+    the whole loop where no other call comes in between, as often as one likes.
+    """
+
+    def __init__(self) -> None:
+        self.serial = next(_serials)
+        self._tokens: list[Token[Named | None]] = []
+
+    def __enter__(self) -> Named:
+        self._tokens.append(_named.set(self))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _named.reset(self._tokens.pop())
+
+
+_named: ContextVar[Named | None] = ContextVar("named", default=None)
+
+
+class Mark:
+    """Left on the frame of a pipeline's call, which alone holds it: it lives as long as the frame.
+
+    A frame can neither be referred to weakly nor be held, as it holds all of its variables; but it can be given a trace
+    function, which nobody calls unless a debugger traces. This one does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.serial = next(_serials)
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> Mark:
+        return self
+
+
+class Caller(NamedTuple):
+    """Who calls a transformer.
+
+    Attributes:
+        pipeline: the object with a scheduler whose method is running, None for a loop written by hand.
+        mark: of the frame of its `__call__`, None where it has none, or is traced by a debugger.
+        thread: identity of the thread.
+        name: the context that the caller has entered, if any.
+    """
+
+    pipeline: Any
+    mark: Mark | None
+    thread: int
+    name: Named | None
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for calls that may be of one request, different for those that are certainly not."""
+        certain = self.mark or self.name
+        return ("thread", self.thread) if certain is None else certain.serial
+
+
+def find_caller(model: nn.Module) -> Caller:
+    """Who is calling `model` in this thread: the innermost pipeline that runs and holds it."""
+    pipeline, mark = None, None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_argcount and code.co_varnames[0] == "self":
+            module = frame.f_globals.get("__name__", "")
+            if pipeline is not None or not module.startswith(NOT_PIPELINES):
+                owner = frame.f_locals.get("self")
+                if pipeline is None and timesteps_of(owner) is not None and holds(owner, model):
+                    pipeline = owner
+                if owner is pipeline is not None and code.co_name == "__call__":
+                    mark = _mark_of(frame)
+                    break
+        frame = frame.f_back
+    return Caller(pipeline, mark, threading.get_ident(), _named.get())
+
+
+def _mark_of(frame: FrameType) -> Mark | None:
+    if frame.f_trace is None:
+        frame.f_trace = Mark()
+    return frame.f_trace if isinstance(frame.f_trace, Mark) else None
+
+
+def timesteps_of(pipeline: Any) -> Tensor | None:
+    """The timesteps of a pipeline's scheduler, if it has any."""
+    timesteps = getattr(getattr(pipeline, "scheduler", None), "timesteps", None)
+    return timesteps if isinstance(timesteps, Tensor) else None
+
+
+def holds(owner: Any, model: nn.Module) -> bool:
+    """Whether `owner` is an object, no module itself, with `model` among its attributes, perhaps wrapped."""
+    if owner is None or isinstance(owner, (nn.Module, type)):
+        return False
+    attributes = getattr(owner, "__dict__", None)
+    return isinstance(attributes, dict) and any(is_around(value, model) for value in attributes.values())
+
+
+def is_around(value: Any, model: nn.Module) -> bool:
+    """Whether `value` is `model`, or a wrapper of it such as those of torch.compile and PEFT."""
+    if value is model or not isinstance(value, nn.Module):
+        return value is model
+    return any(inner is model for inner in islice(value.modules(), 4))
+
+
+def is_running(frame: int, thread: int) -> bool:
+    """Whether the frame of this identity is on the stack of the thread."""
+    present = sys._current_frames().get(thread)
+    while present is not None and id(present) != frame:
+        present = present.f_back
+    return present is not None
+
+
+def is_alive(thread: int) -> bool:
+    """Whether there is such a thread."""
+    return any(thread == one.ident for one in threading.enumerate())

@@ -1,0 +1,33 @@
+"""What is told of a request, in its report and as a warning, where something was not to be told apart."""
+
+from relcache.branches import MOST_BRANCHES
+
+HOW_TO_NAME = "call each within a context of its own, handle.request(), or call handle.reset() between them"
+NOTES = {
+    "repeated": (
+        "the transformer was called again within a step with the same conditioning, and nothing tells the two calls "
+        "apart, as with guidance that changes something inside: such calls are computed in full"
+    ),
+    "again": (
+        "the transformer was called again at the same timestep with the same conditioning, and nothing tells whether "
+        "that is another request, a tile, a guidance branch or a second evaluation: such calls are computed in full "
+        "until the timestep goes back. Pass the loop's scheduler= to relcache.enable, or use cache_context for "
+        f"branches; of several loops, {HOW_TO_NAME}"
+    ),
+    "jump": (
+        "the sample moved by more than half of its length from one step to the next, so that step was taken for the "
+        "first of another request, and computed in full. If one loop goes on there, pass its scheduler= to "
+        "relcache.enable"
+    ),
+    "short": (
+        "every call looks like the first of a request, and is computed in full: two loops take turns, the timesteps "
+        f"run the wrong way, or requests have one step. Of several loops, {HOW_TO_NAME}"
+    ),
+    "number": "the request goes on after the number of steps that was given as num_inference_steps",
+    "offload": "offload='cpu' has no effect: features are already in the host's memory",
+    "branches": (
+        f"the conditioning changed more than {MOST_BRANCHES} times within a request; each change is computed in full, "
+        "because it looks like a new guidance branch"
+    ),
+}
+SILENT = {"offload"}  # notes of the report that are no warnings

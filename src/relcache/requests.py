@@ -1,0 +1,208 @@
+"""Which request, step and branch a call of a transformer is of: reads the call, and asks who makes it.
+
+Knows trackers and schedules; of features and units nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from relcache.branches import Signs
+from relcache.caller import Caller, find_caller
+from relcache.host import Host, count_rows, form_of_arguments
+from relcache.notes import NOTES, SILENT
+from relcache.request import Request
+from relcache.runs import Run, Runs
+from relcache.schedules.base import Schedule
+from relcache.tracker import Loop, Placement, Tracker, index_in
+
+
+class Arrival(NamedTuple):
+    """A call that has been placed: what it shows, the rows of its batch, and where it stands."""
+
+    signs: Signs
+    rows: int
+    loop: Loop | None
+    place: Placement
+    begins: bool
+
+
+class Requests:
+    """The requests of one session, those that run at the same time and the present one.
+
+    Args:
+        schedule: of which each request keeps a state.
+        time_runs: as a spec has it.
+        pipeline: the one that was enabled, whose scheduler is looked at where no pipeline runs; kept weakly.
+        scheduler: the one that steps a loop written by hand; kept weakly.
+        num_inference_steps: steps of each request, where no scheduler tells.
+        free_at_end: whether the number of steps has to be known.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        time_runs: int,
+        pipeline: Any = None,
+        scheduler: Any = None,
+        num_inference_steps: int | None = None,
+        free_at_end: bool = False,
+    ):
+        self._schedule, self._time_runs = schedule, time_runs
+        self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
+        self._scheduler = weakref.ref(scheduler) if scheduler is not None else None
+        self._num_inference_steps, self._free_at_end = num_inference_steps, free_at_end
+        self.context: ContextVar[str | None] = ContextVar("context", default=None)
+        self.runs = Runs()
+        self.run: Run | None = None  # of the call in progress, or of the last
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline that was enabled, None if there is none, or none any longer."""
+        return self._pipeline() if self._pipeline is not None else None
+
+    @property
+    def all(self) -> list[Run]:
+        """All runs that may hold features."""
+        others = [run for run in self.runs if run is not self.run]
+        return others if self.run is None else [*others, self.run]
+
+    @property
+    def last(self) -> Request:
+        """The present or last request, an empty one before the first."""
+        request = self.run.request if self.run is not None else None
+        return request if request is not None else Request(None, None, 0)
+
+    def arrive(self, host: Host, model: nn.Module, given: dict[str, Any], hooks: tuple[str, ...]) -> Arrival:
+        """Place a call; what a request that begins needs is made by `open`.
+
+        Raises:
+            ValueError: the call has no timestep.
+        """
+        if given.get(host.spec.timestep) is None:
+            raise ValueError(
+                f"{host.model_name} was called without its argument {host.spec.timestep!r}, by which "
+                "relcache tells one denoising step from the next"
+            )
+        signs, rows, caller = self._signs(host, given, hooks), count_rows(given.get(host.sample)), find_caller(model)
+        run = self.run = self.runs.of(caller, partial(self._tracker_of, caller))
+        loop = self._loop_of(run, caller)
+        place = run.tracker.place(signs, rows, loop, run.request.total_steps if run.request is not None else None)
+        begins = place.new_request or run.request is None
+        if begins:
+            self.runs.prune(run)
+        return Arrival(signs, rows, loop, place, begins)
+
+    def open(self, arrival: Arrival) -> Request:
+        """The request of a call that was placed, with its step opened if it opens one.
+
+        Raises:
+            ValueError: the number of steps is needed, and not known.
+        """
+        run, place, loop = self.run, arrival.place, arrival.loop
+        assert run is not None
+        if arrival.begins:
+            run.request = self._begin(arrival)
+        request = run.request
+        assert request is not None
+        if place.new_step:
+            request.open_step()
+            if loop is not None and loop.step_index == -1 and not arrival.begins:
+                request.total_steps = None  # the loop steps copies of this scheduler
+        if place.note is not None:
+            self.note(place.note)
+            request.total_steps = request.total_steps if place.note != "number" else None
+        return request
+
+    def end(self, model: nn.Module) -> Run | None:
+        """The present caller's request has ended: nothing of its calls is held any longer."""
+        run = self.runs.get(find_caller(model))
+        if run is not None:
+            run.ended = True
+            run.tracker.let_go()
+        return run
+
+    def forget(self) -> None:
+        """Drop this thread's requests, and their record."""
+        self.runs.forget(threading.get_ident())
+        self.run = None
+
+    def note(self, key: str, text: str | None = None) -> None:
+        """Write a note of the present request, and warn, once for each request."""
+        if self.run is None or self.run.request is None or key in self.run.request.notes:
+            return
+        self.run.request.notes[key] = text = NOTES[key] if text is None else text
+        if key not in SILENT:
+            warnings.warn(f"relcache: {text}", stacklevel=2)
+
+    def refuse(self, key: str, text: str) -> None:
+        """A request begins of which nothing is cached: note why."""
+        self.run = Run(None, threading.get_ident(), self._tracker_of(None), Request(None, None, 0))
+        self.note(key, text)
+
+    def _tracker_of(self, caller: Caller | None) -> Tracker:
+        is_pipeline = caller is not None and caller.mark is not None
+        return Tracker(self._time_runs, is_pipeline, self._schedule.needs_signal)
+
+    def _signs(self, host: Host, given: dict[str, Any], hooks: tuple[str, ...]) -> Signs:
+        """What a call shows of itself. Tensors that a ControlNet gives are read: whether they are zero, as they are
+        after its last step, is part of the call's form."""
+        spec = host.spec
+        sample = [leaf for leaf in tree_leaves(given.get(host.sample)) if isinstance(leaf, Tensor)]
+        conditioning = [*tree_leaves([given.get(name) for name in spec.conditioning]), hooks]
+        apart = {spec.timestep, host.sample, *spec.conditioning}
+        leaves = tree_leaves([value for name, value in given.items() if name not in apart])
+        others = [leaf for leaf in leaves if isinstance(leaf, (Tensor, int, float)) and not isinstance(leaf, bool)]
+        return Signs(
+            given[spec.timestep],
+            sample,
+            conditioning,
+            others,
+            form_of_arguments(given, spec.timestep),
+            self.context.get(),
+        )
+
+    def _begin(self, arrival: Arrival) -> Request:
+        total, loop = self._num_inference_steps, arrival.loop
+        if loop is not None:
+            total = len(loop.timesteps) - index_in(loop.timesteps, arrival.signs.timestep, self._time_runs)
+        schedule = self._schedule
+        asking = {f"full_last={schedule.full_last}": schedule.full_last, "free_at_end": self._free_at_end}
+        for option, asks in asking.items() if total is None else ():
+            if asks:
+                raise ValueError(
+                    f"{option} needs the number of steps: enable the pipeline instead of the bare transformer, or pass "
+                    "scheduler= or num_inference_steps= to relcache.enable"
+                )
+        request = Request(schedule.start(), total, arrival.rows)
+        remark = schedule.remark(total) if total is not None else None
+        if remark is not None:
+            request.notes["steps"] = remark
+        return request
+
+    def _loop_of(self, run: Run, caller: Caller) -> Loop | None:
+        """What the scheduler of a caller shows: of the pipeline that runs, else the one that was given, else of the
+        pipeline that was enabled."""
+        scheduler = getattr(caller.pipeline, "scheduler", None)
+        if caller.pipeline is None and self._scheduler is not None:
+            scheduler = self._scheduler()
+        elif caller.pipeline is None and self._pipeline is not None:
+            scheduler = getattr(self.pipeline, "scheduler", None)
+        timesteps = getattr(scheduler, "timesteps", None)
+        if not isinstance(timesteps, Tensor):
+            return None
+        index = getattr(scheduler, "step_index", None)
+        if index is None and hasattr(scheduler, "step_index"):
+            index = -1
+        if run.loop is None or run.loop.timesteps is not timesteps:
+            run.loop = Loop(timesteps, index, len(torch.unique(timesteps)) < len(timesteps))
+        return run.loop._replace(step_index=index)

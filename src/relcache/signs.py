@@ -1,0 +1,152 @@
+"""Values as they were at one call, and how later ones compare with them.
+
+The device is waited for only where nothing else decides: tensors are compared as objects and by their place in memory
+first, by content last. In inference mode tensors carry no count of their changes in place, and the very object is taken
+to hold what it held.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+NEAR = 0.5  # how far, of its length, a sample may move from one step of a loop to the next
+
+
+class Seen(NamedTuple):
+    """A value as it was at one call. `version` counts the in-place changes of a tensor.
+
+    The value is held, so that its memory cannot be given to another; or only referred to, and then it may be gone.
+    """
+
+    held: Any
+    version: int | None
+    referred: weakref.ref[Any] | None = None
+
+    @property
+    def value(self) -> Any:
+        """What was seen; None where it is gone."""
+        return self.held if self.referred is None else self.referred()
+
+
+def see(value: Any) -> Seen:
+    """Remember `value` and hold it."""
+    return Seen(value, version_of(value))
+
+
+def glimpse(value: Any) -> Seen:
+    """Remember `value` without holding it."""
+    return Seen(None, version_of(value), weakref.ref(value)) if isinstance(value, Tensor) else see(value)
+
+
+def let_go(seen: Seen) -> Seen:
+    """The same, not held any longer."""
+    return seen._replace(held=None, referred=weakref.ref(seen.held)) if isinstance(seen.held, Tensor) else seen
+
+
+def is_untouched(seen: Seen, value: Any) -> bool:
+    """Whether `value` is the very object of `seen`, or the same piece of memory, unchanged since."""
+    past = seen.value
+    if value is past:
+        return version_of(value) == seen.version
+    if not isinstance(value, Tensor) or not isinstance(past, Tensor) or seen.version is None:
+        return False
+    alike = (value.shape, value.stride(), value.dtype) == (past.shape, past.stride(), past.dtype)
+    offset = value.storage_offset() == past.storage_offset()
+    return alike and offset and same_memory(value, past) and value._version == seen.version
+
+
+def is_equal(seen: Seen, value: Any) -> bool:
+    """Whether `value` holds what `seen` held; comparing the content of tensors waits for their device."""
+    past = seen.value
+    if isinstance(value, Tensor) and isinstance(past, Tensor):
+        unchanged = version_of(past) == seen.version
+        alike = value.shape == past.shape and value.dtype == past.dtype and value.device == past.device
+        return unchanged and alike and torch.equal(value, past)
+    if isinstance(value, Tensor) or isinstance(past, Tensor):
+        return False
+    return bool(value == past)
+
+
+def are_equal(seen: Sequence[Seen], values: Sequence[Any]) -> bool:
+    """Whether all of `values` hold what `seen` held; objects are compared first, contents only then."""
+    if len(seen) != len(values):
+        return False
+    changed = [(past, value) for past, value in zip(seen, values, strict=True) if not is_untouched(past, value)]
+    return all(is_equal(past, value) for past, value in changed)
+
+
+def distance(seen: Sequence[Seen], values: Sequence[Tensor]) -> float:
+    """How far `values` lie from those seen, of the greater one's length; infinity where they cannot be compared.
+
+    0 only where they are equal. Two noises lie about 1.4 apart. Of batches of two sizes, as where guidance doubles
+    them, the first samples are compared. Waits for the device.
+    """
+    past = [one.value for one in seen]
+    if not values or len(past) != len(values):
+        return math.inf
+    pairs = []
+    for before, now, one in zip(past, values, seen, strict=True):
+        if not isinstance(before, Tensor) or version_of(before) != one.version or before.device != now.device:
+            return math.inf
+        if before.shape[1:] != now.shape[1:] or before.ndim != now.ndim:
+            return math.inf
+        rows = min(before.shape[0], now.shape[0]) if now.ndim else None
+        pairs.append((before, now) if rows is None else (before[:rows], now[:rows]))
+    if all(torch.equal(before, now) for before, now in pairs):
+        return 0.0
+    wide = [(before.detach().float(), now.detach().float()) for before, now in pairs]
+    moved = sum(float((now - before).square().sum()) for before, now in wide)
+    length = max(sum(float(value.square().sum()) for value in side) for side in zip(*wide, strict=True))
+    return max(math.sqrt(moved / length), 1e-30) if 0 < length < math.inf else math.inf
+
+
+def difference(timestep: Any, past: Any) -> float:
+    """How far `timestep` lies from `past`: entries added up, so that those which stand still do not count.
+
+    Video models give some tokens a time of their own. Where the shapes differ the largest entries are compared. Waits
+    for the device once.
+    """
+    if isinstance(timestep, Tensor) and isinstance(past, Tensor) and timestep.shape == past.shape:
+        return float((wide(timestep) - wide(past)).sum())
+    now, then = (value.max() if isinstance(value, Tensor) else value for value in (timestep, past))
+    return float(now - then)
+
+
+def wide(value: Tensor) -> Tensor:
+    """`value` in float64, or on a device that has none in float32."""
+    return value.to(torch.float32 if value.device.type == "mps" else torch.float64)
+
+
+def version_of(value: Any) -> int | None:
+    """The count of a tensor's changes in place, None where there is none."""
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else None
+
+
+def same_memory(left: Any, right: Any) -> bool:
+    """Whether two tensors lie in one piece of memory."""
+    if not (isinstance(left, Tensor) and isinstance(right, Tensor)) or left.device != right.device:
+        return False
+    if left.device.type == "meta":
+        return False
+    return left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
+
+
+def is_entry(timestep: Any) -> bool:
+    """Whether `timestep` is one entry, perhaps expanded, of a larger tensor: of a table of timesteps."""
+    if not isinstance(timestep, Tensor) or timestep.device.type == "meta":
+        return False
+    distinct = all(size == 1 or stride == 0 for size, stride in zip(timestep.shape, timestep.stride(), strict=True))
+    return distinct and timestep.untyped_storage().nbytes() > timestep.element_size()
+
+
+def varies(timestep: Tensor) -> bool:
+    """Whether the tensor that `timestep` is an entry of holds more than one value; waits for the device."""
+    size = timestep.untyped_storage().nbytes() // timestep.element_size()
+    whole = torch.as_strided(timestep, (size,), (1,), 0)
+    return bool(whole.min() != whole.max())

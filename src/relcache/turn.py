@@ -1,0 +1,53 @@
+"""One call at a time: a call of another thread waits until the one in progress has ended. Knows nothing of caching."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import FrameType
+
+from relcache.caller import is_running
+
+PATIENCE = 0.1  # seconds until a waiting thread looks whether the call in progress is still running
+HERE = __name__.partition(".")[0] + "."
+
+
+class Turn:
+    """Taken at the beginning of a call and given back at its end.
+
+    The end of a call that KeyboardInterrupt breaks off is never seen: then its thread, or one that waits, takes over.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._thread: int | None = None
+        self._frame = 0
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread's call is the one in progress."""
+        return self._thread == threading.get_ident()
+
+    def take(self) -> bool:
+        """Wait for one's turn; whether the call before was broken off unseen."""
+        with self._changed:
+            while self._thread is not None and not self.is_mine and is_running(self._frame, self._thread):
+                self._changed.wait(PATIENCE)
+            broken_off = self._thread is not None
+            self._thread, self._frame = threading.get_ident(), id(_outside())
+            return broken_off
+
+    def give(self) -> None:
+        """The call has ended."""
+        with self._changed:
+            if self.is_mine:
+                self._thread = None
+                self._changed.notify()
+
+
+def _outside() -> FrameType | None:
+    """The frame that called into relcache: it lasts as long as the call."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(HERE):
+        frame = frame.f_back
+    return frame
