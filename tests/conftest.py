@@ -16,6 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same in the processes that 
 FIRST = ("test_command_line", "test_pool", "test_shipped_models")  # the longest; short tests at the end keep all busy
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sequences", type=int, default=0, help="how many random sequences test_state_machine.py runs")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in FIRST)
 

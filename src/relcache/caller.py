@@ -49,13 +49,16 @@ class Mark:
     """Left on the frame of a pipeline's call, which alone holds it: it lives as long as the frame.
 
     A frame can neither be referred to weakly nor be held, as it holds all of its variables; but it can be given a trace
-    function, which nobody calls unless a debugger traces. This one does nothing.
+    function, which nobody calls unless a debugger traces. This one passes on to the debugger's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, traced: Any = None) -> None:
         self.serial = next(_serials)
+        self._traced = traced
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Mark:
+        if self._traced is not None:
+            self._traced = self._traced(frame, event, argument)
         return self
 
 
@@ -64,7 +67,7 @@ class Caller(NamedTuple):
 
     Attributes:
         pipeline: the object with a scheduler whose method is running, None for a loop written by hand.
-        mark: of the frame of its `__call__`, None where it has none, or is traced by a debugger.
+        mark: of the frame of its `__call__`, None where it has none.
         thread: identity of the thread.
         name: the context that the caller has entered, if any.
     """
@@ -100,10 +103,11 @@ def find_caller(model: nn.Module) -> Caller:
     return Caller(pipeline, mark, threading.get_ident(), _named.get())
 
 
-def _mark_of(frame: FrameType) -> Mark | None:
-    if frame.f_trace is None:
-        frame.f_trace = Mark()
-    return frame.f_trace if isinstance(frame.f_trace, Mark) else None
+def _mark_of(frame: FrameType) -> Mark:
+    mark = frame.f_trace
+    if not isinstance(mark, Mark):
+        frame.f_trace = mark = Mark(mark)
+    return mark
 
 
 def timesteps_of(pipeline: Any) -> Tensor | None:

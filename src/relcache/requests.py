@@ -198,7 +198,7 @@ class Requests:
         elif caller.pipeline is None and self._pipeline is not None:
             scheduler = getattr(self.pipeline, "scheduler", None)
         timesteps = getattr(scheduler, "timesteps", None)
-        if not isinstance(timesteps, Tensor):
+        if not isinstance(timesteps, Tensor) or not timesteps.numel():
             return None
         index = getattr(scheduler, "step_index", None)
         if index is None and hasattr(scheduler, "step_index"):
