@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, device
 from torch.utils._pytree import tree_map_only
 
 from relcache.compiled import Pace, Slot, coefficients_on
@@ -197,16 +197,15 @@ class Cache:
         branch.work = self._work
         if not self.pace.skip:
             return
-        known: dict[tuple[int, ...], Tensor | None] = {}
+        known: dict[tuple[tuple[int, ...], device], Tensor | None] = {}
         for index, cell in cells.items():
             slot, streams = self.slots[index], cell.streams
             slot.states, slot.form = tuple(stream.state for stream in streams), cell.form
             slot.sources, slot.empties = tuple(stream.source for stream in streams), cell.empties
-            if cell.steps not in known:
-                values = self._coefficients_of(cell)
-                device = next(iter(tensors(slot.states))).device
-                known[cell.steps] = coefficients_on(values, self.forecaster.expansion.order, device)
-            slot.coefficients = known[cell.steps]
+            key = cell.steps, next(iter(tensors(slot.states))).device
+            if key not in known:
+                known[key] = coefficients_on(self._coefficients_of(cell), self.forecaster.expansion.order, key[1])
+            slot.coefficients = known[key]
 
     def _collect(self) -> None:
         """Take from the units' slots what compiled code has left there."""

@@ -58,10 +58,31 @@ def _inner(module: nn.Module, value: Any) -> Slot | None:
         return None
     if getattr(value.func, "__module__", "") == "accelerate.hooks":
         return Slot(module.__dict__, "_old_forward")
-    for reference in _closure(value.func):  # diffusers' HookFunctionReference
-        if hasattr(reference, "original_forward") and hasattr(reference, "pre_forward"):
-            return Slot(vars(reference), "forward" if reference.original_forward is None else "original_forward")
-    return None
+    reference = _reference(value)
+    if reference is None:
+        return None
+    return Slot(vars(reference), "forward" if reference.original_forward is None else "original_forward")
+
+
+def _reference(value: functools.partial[Any]) -> Any:
+    """The HookFunctionReference of a forward that a hook of diffusers has wrapped."""
+    held = (each for each in _closure(value.func) if hasattr(each, "original_forward") and hasattr(each, "pre_forward"))
+    return next(held, None)
+
+
+def slot_within_ranks(module: nn.Module, attribute: str) -> Slot:
+    """The outermost slot in which features are those of this process alone.
+
+    Context parallelism divides what a module is given by a hook on it: whatever is outside of that hook sees all tokens
+    and returns some.
+    """
+    place = Slot(module.__dict__, attribute)
+    for slot in slots(module, attribute):
+        reference = _reference(slot.value) if isinstance(slot.value, functools.partial) else None
+        hook = getattr(getattr(reference, "pre_forward", None), "__self__", None)
+        if type(hook).__name__.startswith("ContextParallel"):
+            place = Slot(vars(reference), "forward")
+    return place
 
 
 def is_compiled(value: Any) -> bool:

@@ -21,7 +21,7 @@ from relcache.patch import Patch
 from relcache.ranks import MAY_SHARE, check_ranks, processes
 from relcache.runner import Runner
 from relcache.watch import Watch
-from relcache.wrappers import refuse_wrapped_blocks
+from relcache.wrappers import refuse_wrapped_units
 
 
 class Condition(NamedTuple):
@@ -67,7 +67,7 @@ class Host:
         """
         model = self.present_model()
         self.spec, self.first_unit = spec, first_unit
-        refuse_wrapped_blocks(spec, model)
+        refuse_wrapped_units(spec, model)
         units = spec.units(model)
         spec.check_arguments(model, units)
         first = (spec.fine or spec).units(model)[0]
@@ -129,7 +129,7 @@ class Host:
         """
         self._unfinished = True
         try:
-            refuse_wrapped_blocks(self.spec, model)
+            refuse_wrapped_units(self.spec, model)
             self._patched = self._swap_units(cache, model)
         except BaseException:
             self.swaps.restore()

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from relcache.forwards import Slot, Standing, reaches, slots, standing
+from relcache.forwards import Slot, Standing, reaches, slot_within_ranks, slots, standing
 
 _ABSENT = object()
 UNPICKLABLE = (
@@ -33,9 +33,9 @@ class Replacement(Standing):
     functions have the same code, so that blocks of one kind share a graph; of any other object it takes each by itself.
     """
 
-    def __init__(self, module: nn.Module, attribute: str, call: Callable[..., Any] | None):
-        self.before = module.__dict__.get(attribute, _ABSENT)
-        self.original = getattr(module, attribute)
+    def __init__(self, module: nn.Module, attribute: str, slot: Slot, call: Callable[..., Any] | None):
+        self.before = slot.holder.get(slot.key, _ABSENT)
+        self.original = getattr(module, attribute) if self.before is _ABSENT else self.before
         self.call = call
         self.attribute = attribute
         self.bound = self._bind()
@@ -90,8 +90,9 @@ class Patch:
 
     def swap(self, module: nn.Module, attribute: str, call: Callable[..., Any]) -> None:
         """Let `module.attribute(...)` become `call(original, ...)`."""
-        replacement = Replacement(module, attribute, call)
-        module.__dict__[attribute] = replacement.bound
+        slot = slot_within_ranks(module, attribute)
+        replacement = Replacement(module, attribute, slot, call)
+        slot.holder[slot.key] = replacement.bound
         self._swapped.append((weakref.ref(module), weakref.ref(replacement)))
         self._outermost[id(module), attribute] = self._swapped[-1][1]
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from relcache.expansion import widest
+
 MOST_BRANCHES = 8
 
 
@@ -52,7 +54,7 @@ def difference(timestep: Any, past: Any) -> float:
     for the device once.
     """
     if isinstance(timestep, Tensor) and isinstance(past, Tensor) and timestep.shape == past.shape:
-        return float((timestep.double() - past.double()).sum())
+        return float((timestep.to(widest(timestep)) - past.to(widest(past))).sum())
     now, then = (value.max() if isinstance(value, Tensor) else value for value in (timestep, past))
     return float(now - then)
 
@@ -302,7 +304,7 @@ def index_in(timesteps: Tensor, timestep: Any, time_runs: int) -> int:
     if isinstance(timestep, Tensor):  # entries that stand still are 0 where time falls, about 1 where it rises
         first = timestep.max() if time_runs < 0 else timestep.min()
     first = float(first)
-    table = timesteps.detach().to("cpu", torch.float64)
+    table = timesteps.detach().cpu().to(torch.float64)  # in this order, as MPS has no float64
     near = []
     for scaled in (first, first * 1000) if time_runs < 0 else (1 - first, 1000 - first, 1000 - first * 1000):
         distance = (table - scaled).abs()

@@ -12,20 +12,20 @@ from torch import nn
 from relcache.models.base import ModelSpec, Part
 
 COMPILED = "_orig_mod"
-BLOCK_WRAPPERS = {
+HIDING = {
     COMPILED: (
-        "torch.compile(block), which hides the block's modules: put the block itself back, and use block.compile() or "
-        "model.compile_repeated_blocks()"
+        "torch.compile(module), which hides what is inside: put the module itself back, and use module.compile(), or "
+        "model.compile_repeated_blocks() for all blocks"
     ),
     "_fsdp_wrapped_module": (
-        "FullyShardedDataParallel, which hides the block's modules: use torch.distributed.fsdp.fully_shard(block), "
-        "which leaves them in their places"
+        "FullyShardedDataParallel, which hides what is inside: use torch.distributed.fsdp.fully_shard(module), which "
+        "leaves it in its place"
     ),
     "_checkpoint_wrapped_module": (
-        "torch's checkpoint_wrapper, which is for training and hides the block's modules: put the block itself back"
+        "torch's checkpoint_wrapper, which is for training and hides what is inside: put the module itself back"
     ),
 }
-"""What holds a block, by the name under which it does, and what to do in its place."""
+"""Wrappers, by the name under which they hold a module, and what to do in their place."""
 
 
 def unwrapped(model: nn.Module, known: Collection[str], name: str = "") -> nn.Module:
@@ -62,8 +62,8 @@ def _is_known(module: nn.Module, known: Collection[str]) -> bool:
     return any(kind.__name__ in known for kind in type(module).__mro__)
 
 
-def refuse_wrapped_blocks(spec: ModelSpec, model: nn.Module) -> None:
-    """See that no wrapper stands between `model` and the modules that `spec` names.
+def refuse_wrapped_units(spec: ModelSpec, model: nn.Module) -> None:
+    """See that no wrapper is around the modules that `spec` names, or around what they lie in.
 
     Raises:
         ValueError: one does; the message says what to do in its place.
@@ -71,10 +71,10 @@ def refuse_wrapped_blocks(spec: ModelSpec, model: nn.Module) -> None:
     patterns = [pattern.split(".") for part in (spec.fine or spec).parts for pattern in _names(part)]
     for path, _ in model.named_modules():
         *outer, last = path.split(".")
-        if last not in BLOCK_WRAPPERS:
+        if last not in HIDING:
             continue
-        if any(len(outer) < len(pattern) and _fits(outer, pattern) for pattern in patterns):
-            raise ValueError(f"{type(model).__name__}: {'.'.join(outer)} is wrapped by {BLOCK_WRAPPERS[last]}")
+        if any(len(outer) <= len(pattern) and _fits(outer, pattern) for pattern in patterns):
+            raise ValueError(f"{type(model).__name__}: {'.'.join(outer)} is wrapped by {HIDING[last]}")
 
 
 def _names(part: Part) -> Iterator[str]:
