@@ -58,12 +58,14 @@ class Host:
         self._unfinished = False  # whether standing in for the units has failed
         self._told_of_ranks = False
         self.describe(spec, first_unit)
-        self.look_at(model)
 
     def describe(self, spec: ModelSpec, first_unit: int) -> None:
         """Take the units that `spec` names, the first of which is the session's `first_unit`.
 
         What stands in for the units before is left in place: restore `swaps` first.
+
+        Raises:
+            RuntimeError, ValueError: as `look_at`.
         """
         model = self.present_model()
         self.spec, self.first_unit = spec, first_unit
@@ -80,6 +82,7 @@ class Host:
         self._paths = [(path, path.split(".")) for path in with_ancestors(names)]
         self._above = {path for path, _ in self._paths} - names  # what the modules lie in
         self._patched: set[str] = set()  # names of the modules that are stood in for
+        self.look_at(model)
 
     def present_model(self) -> nn.Module:
         """The model.

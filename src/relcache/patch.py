@@ -47,13 +47,7 @@ class Replacement(Standing):
 
     def _bind(self) -> types.MethodType:
         function = types.FunctionType(Replacement._pass.__code__, globals(), self.attribute)
-        function.__wrapped__ = self.original  # type: ignore[attr-defined]
-        with suppress(TypeError, ValueError):  # what has no signature
-            signature = inspect.signature(self.original)
-            own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-            function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-                parameters=[own, *signature.parameters.values()]
-            )
+        function.__wrapped__ = _with_self(self.original)  # type: ignore[attr-defined]
         return types.MethodType(function, self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Replacement:
@@ -71,6 +65,26 @@ class Replacement(Standing):
 
     def __reduce__(self) -> Any:
         raise TypeError(UNPICKLABLE)
+
+
+def _with_self(original: Callable[..., Any]) -> Callable[..., Any]:
+    """What has the signature of `original` and takes an object before it, as the function of a method does.
+
+    The signature is found by following `__wrapped__`. On the function itself it would be copied by whoever wraps the
+    method in a function or a partial, and be one argument too long there.
+    """
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    with suppress(TypeError, ValueError):  # what has no signature
+        signature = inspect.signature(original)
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        method.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[own, *signature.parameters.values()]
+        )
+        method.__wrapped__ = original  # type: ignore[attr-defined]
+    return method
 
 
 def is_replaced(value: Any) -> bool:
