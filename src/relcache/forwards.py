@@ -96,7 +96,7 @@ def has_compiled_forward(module: nn.Module) -> bool:
 
 
 def reaches(value: Any, target: Any) -> bool:
-    """Whether a wrapper of an unknown kind holds `target`: in its closure, its arguments or its attributes.
+    """Whether a wrapper of an unknown kind holds `target`: in its closure, its arguments, defaults or attributes.
 
     What torch.compile has made counts as not holding it: nothing in there can ask a cache.
     """
@@ -112,7 +112,7 @@ def reaches(value: Any, target: Any) -> bool:
             found += [item.func, *item.args, *item.keywords.values()]
         if isinstance(item, types.MethodType):
             found += [item.__func__, item.__self__]
-        found += [held for held in (*_closure(item), *_attributes(item)) if callable(held)]
+        found += [held for held in (*_closure(item), *_defaults(item), *_attributes(item)) if callable(held)]
     return False
 
 
@@ -125,6 +125,12 @@ def _closure(value: Any) -> list[Any]:
         except ValueError:  # not filled yet
             continue
     return found
+
+
+def _defaults(value: Any) -> list[Any]:
+    if not isinstance(value, types.FunctionType):
+        return []
+    return [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
 
 
 def _attributes(value: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -67,7 +68,8 @@ class Watch(Patch):
         self._model: weakref.ref[nn.Module] | None = None
         self._before: Before | None = None
         self._after: After | None = None
-        self._told = False  # whether the call whose forward comes next has been told
+        self._told: set[int] = set()  # threads of which the call whose forward comes next has been told
+        self._telling = False  # whether there are any: what compiled code can read
 
     def watch(self, module: nn.Module, before: Before, after: After) -> None:
         """Begin to tell of the calls of `module`."""
@@ -114,18 +116,23 @@ class Watch(Patch):
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._before is None:
             return
-        self._told = True  # `before` may run the forward, too
+        self._tell(True)  # `before` may run the forward, too
         try:
             self._before(module, args, kwargs)
         except BaseException:
-            self._told = False
+            self._tell(False)
             raise
-        self._told = True
+        self._tell(True)
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        self._told = False
+        self._tell(False)
         if self._after is not None:
             self._after(module, args, kwargs, output)
+
+    def _tell(self, told: bool) -> None:
+        change = self._told.add if told else self._told.discard
+        change(threading.get_ident())
+        self._telling = bool(self._told)
 
     def _compiled(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Stands in for a compiled call."""
@@ -136,11 +143,11 @@ class Watch(Patch):
     def _forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Stands in for the forward itself."""
         if torch.compiler.is_compiling():
-            if not self._told:
+            if not self._telling:
                 refuse()
             return original(*args, **kwargs)
-        if self._told:
-            self._told = False
+        if threading.get_ident() in self._told:
+            self._tell(False)
             return original(*args, **kwargs)
         return self._around(original, args, kwargs)
 
