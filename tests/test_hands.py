@@ -171,6 +171,32 @@ def test_a_replacement_that_is_lost_is_put_in_again(change: Callable[[Built], No
     assert not traces(built[0].transformer)
 
 
+@pytest.mark.parametrize("where", ["", "transformer_blocks.0.attn1", "transformer_blocks.1.ff"])
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_class_that_is_given_another_forward(where: str, direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds from the next call on, as without relcache."""
+    model, expected = tiny_dit(), tiny_dit()
+    handle = relcache.enable(model, METHOD)
+    loop(model)
+    kind = type(model.get_submodule(where))
+    original = kind.forward
+
+    def halved(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        output = original(self, *args, **kwargs)
+        if isinstance(output, Tensor):
+            return output / 2
+        output.sample.div_(2)
+        return output
+
+    monkeypatch.setattr(kind, "forward", functools.wraps(original)(halved))
+    relcache.enable(expected, METHOD)
+    call = (lambda *args, **kwargs: model.forward(*args, **kwargs)) if direct else model
+    assert torch.equal(loop(call), loop(expected))
+    assert handle.full_steps == [0, 1, 4, 7]
+    handle.disable()
+    assert not traces(model)
+
+
 class Calling:
     """A wrapper that keeps what it wraps as an attribute."""
 

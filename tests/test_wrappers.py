@@ -133,9 +133,10 @@ def test_the_usual_wrapper_of_torch_compile_is_refused(compiler: CompileCounter)
     built = flux()
     handle = relcache.enable(built[0], METHOD)
     transformer = built[0].transformer
-    built[0].transformer = torch.compile(transformer, backend=compiler)
-    with pytest.raises(RuntimeError, match=r"call transformer\.compile\(\) in the place of torch\.compile"):
-        run(built)
+    for options in ({}, {"fullgraph": True}):
+        built[0].transformer = torch.compile(transformer, backend=compiler, **options)
+        with pytest.raises(RuntimeError, match=r"call transformer\.compile\(\) in the place of torch\.compile"):
+            run(built)
     with pytest.raises(TypeError, match=r"model\.compile\(\).*Set pipe\.transformer = pipe\.transformer\._orig_mod"):
         relcache.enable(built[0], METHOD)
     with pytest.raises(TypeError, match=r"torch\.compile\(model\) gives a wrapper"):
@@ -172,6 +173,39 @@ def test_modules_wrapped_one_by_one_are_refused(
     if first == "enabled":
         model.set_submodule(what, plain)
         run_loop(model)
+
+
+class Hiding(nn.Module):
+    """A wrapper that holds a module under the name that FSDP's first kind, or checkpointing, does."""
+
+    def __init__(self, module: nn.Module, name: str):
+        super().__init__()
+        self.register_module(name, module)
+        self.name = name
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self, self.name)(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("_fsdp_wrapped_module", r"fully_shard\(module\)"), ("_checkpoint_wrapped_module", "put the module itself back")],
+)
+def test_other_wrappers_of_modules_are_refused(name: str, advice: str) -> None:
+    model = tiny_dit()
+    model.transformer_blocks[1] = Hiding(model.transformer_blocks[1], name)
+    with pytest.raises(ValueError, match=rf"transformer_blocks\.1 is wrapped by .*{advice}"):
+        relcache.enable(model, METHOD)
+    inside = tiny_dit()
+    inside.transformer_blocks[1].ff.net[2] = Hiding(inside.transformer_blocks[1].ff.net[2], name)
+    with relcache.enable(inside, METHOD):  # what is inside a unit is its own affair
+        assert torch.equal(run_loop(inside), picture_of(METHOD))
+
+
+def picture_of(method: relcache.Method) -> torch.Tensor:
+    model = tiny_dit()
+    relcache.enable(model, method)
+    return run_loop(model)
 
 
 # Other caches

@@ -100,7 +100,8 @@ class Patch:
 
     def __init__(self) -> None:
         self._swapped: list[tuple[weakref.ref[nn.Module], weakref.ref[Replacement]]] = []
-        self._outermost: dict[tuple[int, str], weakref.ref[Replacement]] = {}  # by module and attribute
+        # by module and attribute the replacement that was put there last, and the class's own that is behind it
+        self._outermost: dict[tuple[int, str], tuple[weakref.ref[Replacement], Any]] = {}
 
     def swap(self, module: nn.Module, attribute: str, call: Callable[..., Any]) -> None:
         """Let `module.attribute(...)` become `call(original, ...)`."""
@@ -108,7 +109,9 @@ class Patch:
         replacement = Replacement(module, attribute, slot, call)
         slot.holder[slot.key] = replacement.bound
         self._swapped.append((weakref.ref(module), weakref.ref(replacement)))
-        self._outermost[id(module), attribute] = self._swapped[-1][1]
+        _, own = self._outermost.get((id(module), attribute), (None, None))
+        own = getattr(type(module), attribute, None) if replacement.before is _ABSENT else own
+        self._outermost[id(module), attribute] = (weakref.ref(replacement), own)
 
     def swap_call(self, module: nn.Module, call: Callable[..., Any]) -> None:
         """Let a call of `module` become `call(original, ...)`, outside of what `module.compile()` has compiled."""
@@ -117,12 +120,14 @@ class Patch:
     def acts_on(self, module: nn.Module, attribute: str = "") -> bool:
         """Whether `attribute` of `module`, by default what `swap_call` swaps, still comes to what was put there last.
 
-        It does behind other code's hooks. It does not once they have put back a forward from before, or where
-        `module.compile()`, or `torch.compile(module.forward)`, has taken the replacement into compiled code.
+        It does behind other code's hooks. It does not once they have put back a forward from before, where
+        `module.compile()`, or `torch.compile(module.forward)`, has taken the replacement into compiled code, or where
+        the class has another method than the one that is behind it.
         """
-        reference = self._outermost.get((id(module), attribute or _called(module)))
+        attribute = attribute or _called(module)
+        reference, own = self._outermost.get((id(module), attribute), (None, None))
         replacement = reference() if reference is not None else None
-        if replacement is None:
+        if replacement is None or (own is not None and getattr(type(module), attribute, None) is not own):
             return False
         if module.__dict__.get(replacement.attribute) is replacement.bound:
             return True
@@ -142,6 +147,8 @@ class Patch:
             slot, value = _find(module, replacement)
             if slot is not None:
                 _take_out(module, replacement, slot)
+                if replacement.before is _ABSENT and slot.holder is module.__dict__:  # for calls under way
+                    replacement.original = getattr(module, replacement.attribute)
             elif reaches(value, replacement.bound):
                 warnings.warn(
                     f"{type(module).__name__}.{replacement.attribute} was replaced by other code while relcache was "

@@ -65,6 +65,7 @@ class Watch(Patch):
         super().__init__()
         self._hooks: list[RemovableHandle] = []
         self._direct = Patch()  # on the forward itself
+        self._own: Any = None  # the class's own forward, if that is what was swapped
         self._model: weakref.ref[nn.Module] | None = None
         self._before: Before | None = None
         self._after: After | None = None
@@ -78,7 +79,7 @@ class Watch(Patch):
             self.swap(module, "_compiled_call_impl", self._compiled)
         else:
             self._hook(module)
-        self._direct.swap(module, "forward", self._forward)
+        self._swap_forward(module)
 
     def _hook(self, module: nn.Module) -> None:
         self._hooks.append(module.register_forward_pre_hook(Hook(self._begin), with_kwargs=True))
@@ -88,7 +89,11 @@ class Watch(Patch):
         """See that `module.forward(...)` is told of, where other code has put back a forward from before."""
         if self._model is not None and not self._direct.acts_on(module, "forward"):
             self._direct.restore()
-            self._direct.swap(module, "forward", self._forward)
+            self._swap_forward(module)
+
+    def _swap_forward(self, module: nn.Module) -> None:
+        self._own = type(module).forward if "forward" not in module.__dict__ else None
+        self._direct.swap(module, "forward", self._forward)
 
     def restore(self) -> None:
         """As `Patch.restore`, and no call is told of any longer."""
@@ -146,6 +151,9 @@ class Watch(Patch):
             if not self._telling:
                 refuse()
             return original(*args, **kwargs)
+        module = self._model() if self._model is not None else None
+        if self._own is not None and module is not None and type(module).forward is not self._own:
+            original = type(module).forward.__get__(module)  # since then someone has given the class another one
         if threading.get_ident() in self._told:
             self._tell(False)
             return original(*args, **kwargs)
