@@ -38,7 +38,7 @@ def standing(value: Any) -> Standing | None:
     return owner if isinstance(owner, Standing) else None
 
 
-def slots(module: nn.Module, attribute: str = "forward") -> Iterator[Slot]:
+def slots(module: Any, attribute: str = "forward") -> Iterator[Slot]:
     """Where the forwards that call one another are held, outermost first; none if the class's own is called.
 
     The value of the last slot is the class's own forward, or of a kind that is not known here.
@@ -49,7 +49,7 @@ def slots(module: nn.Module, attribute: str = "forward") -> Iterator[Slot]:
         slot = _inner(module, slot.value)
 
 
-def _inner(module: nn.Module, value: Any) -> Slot | None:
+def _inner(module: Any, value: Any) -> Slot | None:
     """The slot of what `value` calls."""
     ours = standing(value)
     if ours is not None:
@@ -70,7 +70,7 @@ def _reference(value: functools.partial[Any]) -> Any:
     return next(held, None)
 
 
-def slot_within_ranks(module: nn.Module, attribute: str) -> Slot:
+def slot_within_ranks(module: Any, attribute: str) -> Slot:
     """The outermost slot in which features are those of this process alone.
 
     Context parallelism divides what a module is given by a hook on it: whatever is outside of that hook sees all tokens

@@ -33,7 +33,7 @@ class Replacement(Standing):
     functions have the same code, so that blocks of one kind share a graph; of any other object it takes each by itself.
     """
 
-    def __init__(self, module: nn.Module, attribute: str, slot: Slot, call: Callable[..., Any] | None):
+    def __init__(self, module: Any, attribute: str, slot: Slot, call: Callable[..., Any] | None):
         self.before = slot.holder.get(slot.key, _ABSENT)
         self.original = getattr(module, attribute) if self.before is _ABSENT else self.before
         self.call = call
@@ -93,17 +93,17 @@ def is_replaced(value: Any) -> bool:
 
 
 class Patch:
-    """Attributes swapped on module instances, and the way back.
+    """Attributes swapped on module instances, and on other objects, and the way back.
 
     Keeps no module alive: a replacement lives on its module, and the patch knows both weakly.
     """
 
     def __init__(self) -> None:
-        self._swapped: list[tuple[weakref.ref[nn.Module], weakref.ref[Replacement]]] = []
+        self._swapped: list[tuple[weakref.ref[Any], weakref.ref[Replacement]]] = []
         # by module and attribute the replacement that was put there last, and the class's own that is behind it
         self._outermost: dict[tuple[int, str], tuple[weakref.ref[Replacement], Any]] = {}
 
-    def swap(self, module: nn.Module, attribute: str, call: Callable[..., Any]) -> None:
+    def swap(self, module: Any, attribute: str, call: Callable[..., Any]) -> None:
         """Let `module.attribute(...)` become `call(original, ...)`."""
         slot = slot_within_ranks(module, attribute)
         replacement = Replacement(module, attribute, slot, call)
@@ -176,7 +176,7 @@ class Patch:
 
         return resume
 
-    def _present(self) -> Iterator[tuple[nn.Module, Replacement]]:
+    def _present(self) -> Iterator[tuple[Any, Replacement]]:
         """What is swapped, the last first; others may have put something else in its place, and dropped it."""
         for module_reference, reference in reversed(self._swapped):
             module, replacement = module_reference(), reference()
@@ -189,7 +189,7 @@ def _called(module: nn.Module) -> str:
     return "forward" if module._compiled_call_impl is None else "_compiled_call_impl"
 
 
-def _find(module: nn.Module, replacement: Replacement) -> tuple[Slot | None, Any]:
+def _find(module: Any, replacement: Replacement) -> tuple[Slot | None, Any]:
     """The slot that holds `replacement`, None if none that is known does; the innermost forward that was looked at."""
     value = None
     for slot in slots(module, replacement.attribute):
@@ -199,7 +199,7 @@ def _find(module: nn.Module, replacement: Replacement) -> tuple[Slot | None, Any
     return None, value
 
 
-def _take_out(module: nn.Module, replacement: Replacement, slot: Slot) -> None:
+def _take_out(module: Any, replacement: Replacement, slot: Slot) -> None:
     """Let `slot` hold what it held before `replacement`."""
     if slot.holder is not module.__dict__ or slot.key != replacement.attribute:
         slot.holder[slot.key] = replacement.original
