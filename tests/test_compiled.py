@@ -242,6 +242,22 @@ def test_packed_features_are_unpacked_in_the_graph() -> None:
     assert not counters["graph_break"]
 
 
+def test_units_on_two_devices_have_coefficients_of_their_own() -> None:
+    """As if the last block were on another device: what a cached step needs is on the device of the unit's features."""
+    model = tiny_dit()
+    model.compile(backend=CompileCounter())
+    cache = relcache.enable(model, relcache.TaylorSeer(1, 4))._session.cache
+    run_loop(model, steps=3)
+    (name, branch), *_ = cache.request.branches.items()
+    stream = branch.cells[-1].streams[0]
+    stream.state = stream.state.to("meta")
+    cache.open_step(full=False)
+    cache.open_call(0, name, 2, branch.work)
+    cache.settle(range(len(cache.slots)), lambda gauge: None)
+    assert [slot.coefficients.device.type for slot in cache.slots] == ["cpu", "cpu", "cpu", "meta"]
+    assert cache.slots[0].coefficients is cache.slots[2].coefficients
+
+
 # What is refused uncompiled is refused compiled
 
 

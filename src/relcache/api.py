@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from relcache.report import Report
 from relcache.schedules import Schedule
 from relcache.session import Session
 from relcache.storage import CacheDtype
+from relcache.wrappers import unwrapped
 
 # Sessions by model, both weakly: what keeps a session alive is the model that it is attached to.
 _sessions: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.WeakKeyDictionary()
@@ -35,7 +37,7 @@ class Handle:
     @property
     def enabled(self) -> bool:
         """Whether this handle still acts on its model."""
-        return self._session.attached
+        return self._session.attached and any(host.model() is not None for host in self._session.hosts)
 
     @property
     def method(self) -> str:
@@ -178,6 +180,11 @@ class Handle:
         self._session.detach()
 
     def __enter__(self) -> Handle:
+        if not self.enabled:
+            raise RuntimeError(
+                "this handle was disabled, or its model is gone: call relcache.enable(...) again, as in "
+                "'with relcache.enable(pipe, method) as handle'"
+            )
         return self
 
     def __exit__(
@@ -207,7 +214,9 @@ def enable(
 ) -> Handle:
     """Let a diffusers pipeline, or a bare transformer, skip work by `method`.
 
-    Where relcache is enabled on the transformer already, the old handle is disabled first and the new one takes over.
+    Where relcache is enabled on the transformer already, the old handle is disabled and the new one takes over; where
+    enabling fails, all stays as it was, the old handle too. A wrapper that holds nothing but the transformer is looked
+    through (PEFT's PeftModel, DistributedDataParallel).
 
     Guidance branches that are called one by one are told apart by the pipeline's `cache_context`, else by the tensors
     of their conditioning. One caveat: under `torch.inference_mode` a tensor does not show that it was overwritten, so
@@ -238,10 +247,14 @@ def enable(
             far it is. A pipeline's own is found by itself.
 
     Raises:
-        TypeError: not a pipeline or transformer, or not a method.
+        TypeError: not a pipeline or transformer, or not a method; a wrapper in which calls cannot be told, as
+            torch.compile(model) makes.
         ValueError: no spec for the transformer, a spec that matches no module, a cache of diffusers is active, blocks
-            that cannot be taken whole, a memory limit that is no amount of memory. A call of the transformer raises it
-            where nothing keeps within the limit.
+            that cannot be taken whole or are wrapped one by one, a memory limit that is no amount of memory; a schedule
+            that follows the error, on a transformer that processes share under context parallelism or with FSDP inside
+            its units. A call of the transformer raises it where nothing keeps within the limit, or where that has
+            become so.
+        RuntimeError: another library's cache is active.
     """
     chosen = _method(method, forecaster, schedule)
     options = {"granularity": granularity, "cache_dtype": cache_dtype, "offload": offload, "memory_limit": memory_limit}
@@ -252,7 +265,9 @@ def enable(
     limit = bytes_from(chosen.memory_limit) if chosen.memory_limit is not None else None
     if num_inference_steps is not None and (not isinstance(num_inference_steps, int) or num_inference_steps < 1):
         raise ValueError(f"num_inference_steps is a whole number of at least 1, got {num_inference_steps!r}")
-    models, pipeline = find_transformers(model_or_pipe)
+    if spec is not None and not isinstance(spec, ModelSpec):
+        raise TypeError(f"spec is a relcache.ModelSpec, got {spec!r}")
+    models, pipeline = find_transformers(model_or_pipe, spec)
     for model in models.values():
         if getattr(model, "is_cache_enabled", False):
             active = type(getattr(model, "_cache_config", None)).__name__
@@ -260,8 +275,6 @@ def enable(
                 f"{type(model).__name__} already has a cache of diffusers active ({active}): call "
                 "transformer.disable_cache() first, two caches would skip each other's work"
             )
-    if spec is not None and not isinstance(spec, ModelSpec):
-        raise TypeError(f"spec is a relcache.ModelSpec, got {spec!r}")
     specs = {name: spec or spec_for(model, SPECS, UNSUPPORTED) for name, model in models.items()}
     hosts = [(name, model, specs[name]) for name, model in models.items()]
     session = Session(
@@ -277,14 +290,26 @@ def enable(
         free_at_end,
         scheduler,
     )
-    for model in models.values():
-        previous = _sessions[model]() if model in _sessions else None
-        if previous is not None:
-            previous.detach()
-    session.attach()
+    earlier = [known() for model in models.values() if (known := _sessions.get(model)) is not None]
+    take_over(session, [past for past in dict.fromkeys(earlier) if past is not None and past.attached])
     for model in models.values():
         _sessions[model] = weakref.ref(session)
     return Handle(session, Pixels.of(pipeline) if pipeline is not None else None)
+
+
+def take_over(session: Session, earlier: Sequence[Session]) -> None:
+    """Attach `session` in the place of `earlier` ones, which go on as they were if that fails."""
+    resumes: list[Callable[[], None]] = []
+    try:
+        for past in earlier:
+            resumes.append(past.let_go())
+        session.attach()
+    except BaseException:
+        for resume in reversed(resumes):
+            resume()
+        raise
+    for past in earlier:
+        past.detach()
 
 
 class Pixels(NamedTuple):
@@ -322,18 +347,20 @@ def _method(method: Method | None, forecaster: Forecaster | None, schedule: Sche
     return method
 
 
-def find_transformers(model_or_pipe: Any) -> tuple[dict[str, nn.Module], Any]:
-    """The transformers by their names in the pipeline, and the pipeline, None for a bare transformer."""
+def find_transformers(model_or_pipe: Any, spec: ModelSpec | None = None) -> tuple[dict[str, nn.Module], Any]:
+    """The transformers by their names in the pipeline, and the pipeline, None for a bare transformer.
+
+    Wrappers that hold nothing but a transformer that has a spec, or is of the class of `spec`, are looked through.
+    """
+    known = {spec.class_name} if spec is not None else {each.class_name for each in SPECS}
     if isinstance(model_or_pipe, nn.Module):
-        if hasattr(model_or_pipe, "_orig_mod"):
-            raise TypeError("torch.compile(model) gives a wrapper: call model.compile() instead, and enable model")
-        return {"transformer": model_or_pipe}, None
+        return {"transformer": unwrapped(model_or_pipe, known)}, None
     components = getattr(model_or_pipe, "components", None)
     components = components if isinstance(components, dict) else {}
     named = {"transformer": getattr(model_or_pipe, "transformer", None), **components}
     models = {name: value for name, value in named.items() if "transformer" in name and isinstance(value, nn.Module)}
     if models:
-        return models, model_or_pipe
+        return {name: unwrapped(model, known, name) for name, model in models.items()}, model_or_pipe
     if isinstance(model_or_pipe, type):
         raise TypeError(f"enable takes an instance, got the class {model_or_pipe.__name__}")
     if hasattr(model_or_pipe, "transformer"):

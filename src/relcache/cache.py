@@ -193,16 +193,15 @@ class Cache:
         branch.work = self._work
         if not self.pace.skip:
             return
-        known: dict[tuple[int, ...], Tensor | None] = {}
+        known: dict[tuple[tuple[int, ...], torch.device], Tensor | None] = {}
         for index, cell in cells.items():
             slot, streams = self.slots[index], cell.streams
             slot.states, slot.form = tuple(stream.state for stream in streams), cell.form
             slot.sources, slot.empties = tuple(stream.source for stream in streams), cell.empties
-            if cell.steps not in known:
-                values = self._coefficients_of(cell)
-                device = next(iter(tensors(slot.states))).device
-                known[cell.steps] = coefficients_on(values, self.forecaster.expansion.order, device)
-            slot.coefficients = known[cell.steps]
+            key = cell.steps, next(iter(tensors(slot.states))).device
+            if key not in known:
+                known[key] = coefficients_on(self._coefficients_of(cell), self.forecaster.expansion.order, key[1])
+            slot.coefficients = known[key]
 
     def _collect(self) -> None:
         """Take from the units' slots what compiled code has left there."""

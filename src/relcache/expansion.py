@@ -31,6 +31,7 @@ Form = Literal["taylor", "newton"]
 Norm = Literal["sample", "tensor"]
 
 SMALL = 2**18  # bytes of a sample; larger ones are extended one by one on a CPU, whose cache keeps them meanwhile
+WITHOUT_FLOAT64 = frozenset({"mps"})
 GRAM_ROUNDING = 1e-7  # relative error that the products of a Gram matrix in float32 may have; (Σ a_i)² ≤ m Σ a_i²
 
 
@@ -223,8 +224,12 @@ def _sum(value: Tensor, norm: Norm) -> Tensor:
 
 
 def _total(parts: Tensor, norm: Norm) -> Tensor:
-    wide = torch.float32 if parts.device.type == "mps" else torch.float64
-    return _rows(parts, norm).sum(1, dtype=wide)
+    return _rows(parts, norm).sum(1, dtype=widest(parts))
+
+
+def widest(value: Tensor) -> torch.dtype:
+    """The widest dtype that the device of `value` has."""
+    return torch.float32 if value.device.type in WITHOUT_FLOAT64 else torch.float64
 
 
 def _wide(value: Tensor) -> Tensor:

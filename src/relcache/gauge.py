@@ -6,7 +6,8 @@ Knows specs and the patch; of schedules and errors nothing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,12 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from relcache.features import Place, given_streams, stream_places, to_rows
+from relcache.halt import StandIn, run_until
 from relcache.models.base import Part
 from relcache.patch import Patch
-
-
-class _Reached(Exception):
-    """The module was called; what comes after it is not wanted."""
 
 
 class Gauge:
@@ -33,19 +31,22 @@ class Gauge:
         self._part = part
         self._stream: list[Place] = []
         self._seen: Tensor | None = None  # a copy, unless nothing but reading it comes after
-        self._stops = False
+        self._around: list[weakref.ref[nn.Module]] = []  # the model, what the module lies in, and the module
         self.awake = False  # whether a call is in progress of which the features are wanted
 
-    def attach(self, patch: Patch, module: nn.Module) -> None:
-        """Stand before the forward of `module`, of the part that the gauge was made for."""
+    def attach(self, patch: Patch, around: Sequence[nn.Module]) -> None:
+        """Stand before the forward of the last of `around`, of the part that the gauge was made for.
+
+        `around` are the model, what the module lies in, outermost first, and the module itself.
+        """
+        module = around[-1]
+        self._around = [weakref.ref(outer) for outer in around]
         self._stream = stream_places(module, self._part)[:1]
         patch.swap_call(module, self._call)
 
     def _call(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.awake:
             self._seen = given_streams(self._stream, args, kwargs)[0]
-            if self._stops:
-                raise _Reached
             if self._seen is not None:
                 self._seen = self._seen.detach().clone()
         return original(*args, **kwargs)
@@ -63,14 +64,25 @@ class Gauge:
         return None if self._seen is None else to_rows(self._seen.detach(), self._part.layout, rows)
 
     @torch.no_grad()
-    def look(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Run `forward` until it calls the module, without what is compiled in it."""
-        self._stops = True
+    def look(
+        self,
+        module: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        stand_in: StandIn | None = None,
+    ) -> None:
+        """Run `forward`, which is of `module`, until it calls the gauge's own, without what is compiled in it.
+
+        Args:
+            module: the model, or a block that the gauge's module lies in.
+            stand_in: as in `run_until`.
+        """
+        around = [outer for reference in self._around if (outer := reference()) is not None]
+        place = next((place for place, outer in enumerate(around) if outer is module), len(around) - 1)
         eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-        try:
-            with eager:
-                forward(*args, **kwargs)
-        except _Reached:
-            pass
-        finally:
-            self._stops = False
+        with eager:
+            run_until(around[place:], lambda: forward(*args, **kwargs), self._see, stand_in)
+
+    def _see(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._seen = given_streams(self._stream, args, kwargs)[0]

@@ -6,6 +6,7 @@ Knows specs, runners and the patch; of caching nothing.
 from __future__ import annotations
 
 import inspect
+import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -15,18 +16,22 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from relcache.cache import Cache
+from relcache.forwards import has_compiled_forward
 from relcache.gauge import Gauge
 from relcache.models.base import ModelSpec
-from relcache.patch import Patch, is_compiled_anew
+from relcache.patch import Patch
+from relcache.ranks import MAY_SHARE, check_ranks, processes
 from relcache.runner import Runner
+from relcache.watch import Watch
+from relcache.wrappers import refuse_wrapped_units
 
 
 class Condition(NamedTuple):
     """How a model is found at a call.
 
     Attributes:
-        replaced: whether a patched module is no longer the one that the model calls, as after loading a LoRA, or was
-            compiled since.
+        replaced: whether a patched module is no longer the one that the model calls, as after loading a LoRA, or a call
+            of it no longer comes to its unit, as after other code's hooks were removed, or compiled since.
         hooks: diffusers' hooks on blocks and modules: by them its guiders perturb a branch for one call.
         compiled: whether units lie inside compiled code, the model's own or that of a block.
     """
@@ -43,22 +48,30 @@ class Host:
     report does not keep the weights.
     """
 
-    def __init__(self, name: str, model: nn.Module, spec: ModelSpec, place: int, first_unit: int):
+    def __init__(
+        self, name: str, model: nn.Module, spec: ModelSpec, place: int, first_unit: int, needs_signal: bool = False
+    ):
         self.model = weakref.ref(model)
         self.name, self.place = name, place
         self.model_name = type(model).__name__
         self.signature = inspect.signature(type(model).forward)
-        self.watch, self.contexts, self.swaps = Patch(), Patch(), Patch()
+        self.watch, self.contexts, self.swaps = Watch(), Patch(), Patch()
+        self._needs_signal = needs_signal  # whether steps are decided by what this process sees
+        self._unfinished = False  # whether standing in for the units has failed
+        self._told_of_ranks = False
         self.describe(spec, first_unit)
-        self.look_at(model)
 
     def describe(self, spec: ModelSpec, first_unit: int) -> None:
         """Take the units that `spec` names, the first of which is the session's `first_unit`.
 
         What stands in for the units before is left in place: restore `swaps` first.
+
+        Raises:
+            RuntimeError, ValueError: as `look_at`.
         """
         model = self.present_model()
         self.spec, self.first_unit = spec, first_unit
+        refuse_wrapped_units(spec, model)
         units = spec.units(model)
         spec.check_arguments(model, units)
         first = (spec.fine or spec).units(model)[0]
@@ -70,7 +83,8 @@ class Host:
         names = {self._gauged, *(name for modules in self.unit_modules for name in modules)}
         self._paths = [(path, path.split(".")) for path in with_ancestors(names)]
         self._above = {path for path, _ in self._paths} - names  # what the modules lie in
-        self._patched: dict[str, int] = {}  # identities of the patched modules
+        self._patched: set[str] = set()  # names of the modules that are stood in for
+        self.look_at(model)
 
     def present_model(self) -> nn.Module:
         """The model.
@@ -97,34 +111,67 @@ class Host:
         """Places of the host's units among the session's."""
         return range(self.first_unit, self.first_unit + len(self.unit_names))
 
+    def let_go(self) -> None:
+        """Put back all that was there before anything was swapped or watched."""
+        for patch in (self.swaps, self.contexts, self.watch):
+            patch.restore()
+
+    def suspend(self) -> Callable[[], None]:
+        """The same for a while: the function returned puts the very replacements in again."""
+        resumes = [patch.suspend() for patch in (self.swaps, self.contexts, self.watch)]
+
+        def resume() -> None:
+            for each in reversed(resumes):
+                each()
+
+        return resume
+
     def swap_units(self, cache: Cache, model: nn.Module) -> None:
-        """Stand in for the forwards of the modules of all units."""
-        self._patched = {}
+        """Stand in for the forwards of the modules of all units, or of none where that fails.
+
+        Raises:
+            ValueError: the model has changed, and has modules no longer that the spec names.
+        """
+        self._unfinished = True
+        try:
+            refuse_wrapped_units(self.spec, model)
+            self._patched = self._swap_units(cache, model)
+        except BaseException:
+            self.swaps.restore()
+            raise
+        self._unfinished = False
+
+    def _swap_units(self, cache: Cache, model: nn.Module) -> set[str]:
+        patched: set[str] = set()
         for index, unit in zip(self.units, self.spec.units(model), strict=True):
             if unit.turn == 0:  # the first call's runner serves the others
                 Runner(cache, index, unit).attach(self.swaps, unit)
-                self._patched |= {name: id(module) for name, module in unit.modules.items()}
+                patched |= set(unit.modules)
         if self.first_unit in cache.gauges:
-            module = model.get_submodule(self._gauged)
-            self.gauge.attach(self.swaps, module)
-            self._patched[self._gauged] = id(module)
+            pieces = self._gauged.split(".")
+            above = [model.get_submodule(".".join(pieces[:depth])) for depth in range(len(pieces) + 1)]
+            self.gauge.attach(self.swaps, above)
+            patched.add(self._gauged)
+        return patched
 
     def look_at(self, model: nn.Module) -> Condition:
         """How `model` is found.
 
         Raises:
-            RuntimeError: another cache has hooks in it.
+            RuntimeError: another cache has laid hands on it.
+            ValueError: processes share it that may not decide apart.
         """
-        replaced, hooks, compiled = False, [], model._compiled_call_impl is not None
+        _refuse_marks(model)
+        self.watch.renew(model)
+        replaced, hooks, compiled = self._unfinished, [], _is_compiled(model)
         for name, path in self._paths:
             module: Any = model
             for child in path:
                 module = module._modules.get(child) if module is not None else None
-            identity = self._patched.get(name)
-            if identity is not None:
-                replaced = replaced or identity != id(module) or is_compiled_anew(module)
-            elif module is not None and module._compiled_call_impl is not None:
-                compiled = compiled or name in self._above
+            if name in self._patched:
+                replaced = replaced or module is None or not self.swaps.acts_on(module)
+            elif module is not None and name in self._above:
+                compiled = compiled or _is_compiled(module)
             registry = module.__dict__.get("_diffusers_hook") if module is not None else None
             if registry is not None:
                 hooks += [f"{name}:{hook}" for hook in registry.hooks]
@@ -135,7 +182,20 @@ class Host:
                 f"{self.model_name} has another cache active (hook {hook!r} of diffusers on {block}): remove it, with "
                 "transformer.disable_cache() if that set it; two caches would skip each other's work"
             )
+        if self._needs_signal and processes() > 1:
+            self._check_ranks(model, compiled)
         return Condition(replaced, tuple(hooks), compiled)
+
+    def _check_ranks(self, model: nn.Module, compiled: bool) -> None:
+        units = {name for modules in self.unit_modules for name in modules}
+        check_ranks(model, [module for name, module in model.named_modules() if name in units], compiled)
+        if not self._told_of_ranks:
+            self._told_of_ranks = True
+            warnings.warn(MAY_SHARE.format(processes()), stacklevel=2)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return module._compiled_call_impl is not None or has_compiled_forward(module)
 
 
 def count_rows(sample: Any) -> int:
@@ -173,6 +233,24 @@ def refuse_cache(original: Callable[..., Any], config: Any = None, *args: Any, *
         f"Caching has already been enabled, with relcache: {type(config).__name__} would be a second cache in this "
         "model, and the two would skip each other's work. Call disable() on relcache's handle first"
     )
+
+
+def _refuse_marks(model: nn.Module) -> None:
+    """See that no other library has left the mark of its cache on `model`.
+
+    Raises:
+        RuntimeError: one has.
+    """
+    if model.__dict__.get("_is_cached"):  # cache-dit, para-attn and nunchaku
+        raise RuntimeError(
+            f"{type(model).__name__} has another cache active, of cache-dit or a library like it: call "
+            "cache_dit.disable_cache(pipe) first; two caches would skip each other's work"
+        )
+    if model.__dict__.get("enable_teacache") or getattr(type(model), "enable_teacache", False):
+        raise RuntimeError(
+            f"{type(model).__name__} has another cache active, TeaCache: set enable_teacache to False and put the "
+            "class's own forward back first; two caches would skip each other's work"
+        )
 
 
 def _is_cache(hook: str) -> bool:

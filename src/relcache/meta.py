@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 Result = TypeVar("Result")
 SMALL = 4096  # entries of a tensor whose values may steer a forward: times, positions
+OTHERS = ("forward", "_old_forward", "_hf_hook", "_diffusers_hook")  # what others put on modules, and may not copy
 LARGE = 2**20  # the same for integers: masks, lengths, token numbers
 
 
@@ -89,11 +90,14 @@ def _copied(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, nn.Module):
         for parameter in value.parameters():
             memo[id(parameter)] = nn.Parameter(replace(parameter.detach()), requires_grad=False)
+        for module in value.modules():
+            memo.update({id(module.__dict__[name]): name for name in OTHERS if name in module.__dict__})
     with _Replacing(replace):
         result = copy.deepcopy(value, memo)
     if isinstance(result, nn.Module):
         for module in result.modules():
-            module.__dict__.pop("forward", None)
+            for name in OTHERS:
+                module.__dict__.pop(name, None)
             for hooks in (module._forward_hooks, module._forward_pre_hooks):
                 hooks.clear()
     return result

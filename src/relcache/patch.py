@@ -10,12 +10,14 @@ import copy
 import inspect
 import types
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from torch import nn
-from torch.utils.hooks import RemovableHandle
+
+from relcache.forwards import Slot, Standing, reaches, slot_within_ranks, slots, standing
 
 _ABSENT = object()
 UNPICKLABLE = (
@@ -24,15 +26,16 @@ UNPICKLABLE = (
 )
 
 
-class Replacement:
+class Replacement(Standing):
     """Stands in for a bound method of one module: `call(original, *args, **kwargs)`, or `original` once retired.
 
     What is put on the module is `bound`, a method of this object. torch.compile takes two methods for the same whose
     functions have the same code, so that blocks of one kind share a graph; of any other object it takes each by itself.
     """
 
-    def __init__(self, module: Any, attribute: str, call: Callable[..., Any] | None):
-        self.original = getattr(module, attribute)
+    def __init__(self, module: Any, attribute: str, slot: Slot, call: Callable[..., Any] | None):
+        self.before = slot.holder.get(slot.key, _ABSENT)
+        self.original = getattr(module, attribute) if self.before is _ABSENT else self.before
         self.call = call
         self.attribute = attribute
         self.bound = self._bind()
@@ -44,19 +47,14 @@ class Replacement:
 
     def _bind(self) -> types.MethodType:
         function = types.FunctionType(Replacement._pass.__code__, globals(), self.attribute)
-        function.__wrapped__ = self.original  # type: ignore[attr-defined]
-        with suppress(TypeError, ValueError):  # what has no signature
-            signature = inspect.signature(self.original)
-            own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-            function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-                parameters=[own, *signature.parameters.values()]
-            )
+        function.__wrapped__ = _with_self(self.original)  # type: ignore[attr-defined]
         return types.MethodType(function, self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Replacement:
         """One that is retired, with what was there before, bound to the copy of the module that is being made."""
         copied = copy.copy(self)
-        copied.call, copied.original = None, copy.deepcopy(self.original, memo)
+        copied.call, copied.before = None, None
+        copied.original = copy.deepcopy(self.original, memo)
         copied.bound = copied._bind()
         return copied
 
@@ -69,94 +67,143 @@ class Replacement:
         raise TypeError(UNPICKLABLE)
 
 
+def _with_self(original: Callable[..., Any]) -> Callable[..., Any]:
+    """What has the signature of `original` and takes an object before it, as the function of a method does.
+
+    The signature is found by following `__wrapped__`. On the function itself it would be copied by whoever wraps the
+    method in a function or a partial, and be one argument too long there.
+    """
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    with suppress(TypeError, ValueError):  # what has no signature
+        signature = inspect.signature(original)
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        method.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[own, *signature.parameters.values()]
+        )
+        method.__wrapped__ = original  # type: ignore[attr-defined]
+    return method
+
+
 def is_replaced(value: Any) -> bool:
     """Whether `value`, found on a module, stands in for something."""
-    return isinstance(getattr(value, "__self__", None), Replacement)
-
-
-def is_compiled_anew(module: nn.Module) -> bool:
-    """Whether `module.compile()` was called since its call was swapped: what it compiled holds the replacement."""
-    compiled = module._compiled_call_impl
-    swapped = is_replaced(module.__dict__.get("forward")) or is_replaced(compiled)
-    return swapped and compiled is not None and not is_replaced(compiled)
-
-
-class Hook:
-    """A forward hook that a copy of its module does not inherit."""
-
-    def __init__(self, call: Callable[..., None] | None):
-        self.call = call
-
-    def __call__(self, *args: Any) -> None:
-        if self.call is not None:
-            self.call(*args)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
-        return Hook(None)
-
-    def __reduce__(self) -> Any:
-        raise TypeError(UNPICKLABLE)
+    return standing(value) is not None
 
 
 class Patch:
-    """Attributes swapped and hooks registered on module instances, and the way back."""
+    """Attributes swapped on module instances, and on other objects, and the way back.
+
+    Keeps no module alive: a replacement lives on its module, and the patch knows both weakly.
+    """
 
     def __init__(self) -> None:
-        self._swapped: list[tuple[Any, Replacement, Any]] = []
-        self._hooks: list[RemovableHandle] = []
-
-    def watch(self, module: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
-        """Call `before(module, args, kwargs)` and `after(module, args, kwargs, output)` around `module`'s forward.
-
-        Where forward raises an Exception, `after` is called with the output None. These are torch's own hooks: they
-        hold whatever others put in the place of `module.forward`, as offloading does after each request. Of a module
-        that is compiled the compiled call is swapped instead, as hooks would be compiled with it.
-        """
-        if module._compiled_call_impl is not None:
-
-            def call(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-                before(module, args, kwargs)
-                try:
-                    output = original(*args, **kwargs)
-                except Exception:
-                    after(module, args, kwargs, None)
-                    raise
-                after(module, args, kwargs, output)
-                return output
-
-            self.swap(module, "_compiled_call_impl", call)
-            return
-        self._hooks.append(module.register_forward_pre_hook(Hook(before), with_kwargs=True))
-        self._hooks.append(module.register_forward_hook(Hook(after), with_kwargs=True, always_call=True))
+        self._swapped: list[tuple[weakref.ref[Any], weakref.ref[Replacement]]] = []
+        # by module and attribute the replacement that was put there last, and the class's own that is behind it
+        self._outermost: dict[tuple[int, str], tuple[weakref.ref[Replacement], Any]] = {}
 
     def swap(self, module: Any, attribute: str, call: Callable[..., Any]) -> None:
         """Let `module.attribute(...)` become `call(original, ...)`."""
-        before = module.__dict__.get(attribute, _ABSENT)
-        replacement = Replacement(module, attribute, call)
-        module.__dict__[attribute] = replacement.bound
-        self._swapped.append((module, replacement, before))
+        slot = slot_within_ranks(module, attribute)
+        replacement = Replacement(module, attribute, slot, call)
+        slot.holder[slot.key] = replacement.bound
+        self._swapped.append((weakref.ref(module), weakref.ref(replacement)))
+        _, own = self._outermost.get((id(module), attribute), (None, None))
+        own = getattr(type(module), attribute, None) if replacement.before is _ABSENT else own
+        self._outermost[id(module), attribute] = (weakref.ref(replacement), own)
 
     def swap_call(self, module: nn.Module, call: Callable[..., Any]) -> None:
         """Let a call of `module` become `call(original, ...)`, outside of what `module.compile()` has compiled."""
-        self.swap(module, "forward" if module._compiled_call_impl is None else "_compiled_call_impl", call)
+        self.swap(module, _called(module), call)
+
+    def acts_on(self, module: nn.Module, attribute: str = "") -> bool:
+        """Whether `attribute` of `module`, by default what `swap_call` swaps, still comes to what was put there last.
+
+        It does behind other code's hooks. It does not once they have put back a forward from before, where
+        `module.compile()`, or `torch.compile(module.forward)`, has taken the replacement into compiled code, or where
+        the class has another method than the one that is behind it.
+        """
+        attribute = attribute or _called(module)
+        reference, own = self._outermost.get((id(module), attribute), (None, None))
+        replacement = reference() if reference is not None else None
+        if replacement is None or (own is not None and getattr(type(module), attribute, None) is not own):
+            return False
+        if module.__dict__.get(replacement.attribute) is replacement.bound:
+            return True
+        values = [slot.value for slot in slots(module, replacement.attribute)]
+        if any(value is replacement.bound for value in values):
+            return True
+        return bool(values) and reaches(values[-1], replacement.bound)
 
     def restore(self) -> None:
         """Put back the very objects that were there. A second call does nothing.
 
-        Where someone else has since wrapped a replacement, theirs stays, and ours passes every call through.
+        A replacement that accelerate or diffusers has wrapped is taken out from behind their hooks. Where a wrapper of
+        another kind holds it, that stays, and ours passes every call through.
         """
-        while self._hooks:
-            self._hooks.pop().remove()
-        while self._swapped:
-            module, replacement, before = self._swapped.pop()
+        for module, replacement in self._present():
             replacement.call = None
-            if module.__dict__.get(replacement.attribute) is not replacement.bound:
+            slot, value = _find(module, replacement)
+            if slot is not None:
+                _take_out(module, replacement, slot)
+                if replacement.before is _ABSENT and slot.holder is module.__dict__:  # for calls under way
+                    replacement.original = getattr(module, replacement.attribute)
+            elif reaches(value, replacement.bound):
                 warnings.warn(
                     f"{type(module).__name__}.{replacement.attribute} was replaced by other code while relcache was "
                     "enabled; that replacement is left in place, and relcache no longer acts behind it",
                     stacklevel=3,
                 )
-            elif before is _ABSENT:
-                del module.__dict__[replacement.attribute]
-            else:
-                module.__dict__[replacement.attribute] = before
+        self._swapped.clear()
+        self._outermost.clear()
+
+    def suspend(self) -> Callable[[], None]:
+        """Take everything away as `restore` does, but for a while: the function returned puts the very objects back."""
+        taken: list[tuple[Replacement, Callable[..., Any] | None, Slot | None]] = []
+        for module, replacement in self._present():
+            slot, _ = _find(module, replacement)
+            taken.append((replacement, replacement.call, slot))
+            replacement.call = None
+            if slot is not None:
+                _take_out(module, replacement, slot)
+
+        def resume() -> None:
+            for replacement, call, slot in reversed(taken):
+                replacement.call = call
+                if slot is not None:
+                    slot.holder[slot.key] = replacement.bound
+
+        return resume
+
+    def _present(self) -> Iterator[tuple[Any, Replacement]]:
+        """What is swapped, the last first; others may have put something else in its place, and dropped it."""
+        for module_reference, reference in reversed(self._swapped):
+            module, replacement = module_reference(), reference()
+            if module is not None and replacement is not None:
+                yield module, replacement
+
+
+def _called(module: nn.Module) -> str:
+    """The attribute that torch calls when `module` is called."""
+    return "forward" if module._compiled_call_impl is None else "_compiled_call_impl"
+
+
+def _find(module: Any, replacement: Replacement) -> tuple[Slot | None, Any]:
+    """The slot that holds `replacement`, None if none that is known does; the innermost forward that was looked at."""
+    value = None
+    for slot in slots(module, replacement.attribute):
+        value = slot.value
+        if value is replacement.bound:
+            return slot, value
+    return None, value
+
+
+def _take_out(module: Any, replacement: Replacement, slot: Slot) -> None:
+    """Let `slot` hold what it held before `replacement`."""
+    if slot.holder is not module.__dict__ or slot.key != replacement.attribute:
+        slot.holder[slot.key] = replacement.original
+    elif replacement.before is _ABSENT:
+        del slot.holder[slot.key]
+    else:
+        slot.holder[slot.key] = replacement.before

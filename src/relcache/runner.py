@@ -5,7 +5,8 @@ Knows specs and the patch; what is kept or forecast is the cache's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from relcache.cache import Cache, Visit
 from relcache.compiled import CompiledRunner
 from relcache.features import form_of, given_streams, handed_on, stream_places, token_dimension
+from relcache.gauge import Gauge
 from relcache.models.base import Unit
 from relcache.patch import Patch
 
@@ -35,6 +37,9 @@ class Runner:
         self._part = unit.part
         self._streams = stream_places(next(iter(unit.modules.values())), unit.part)
         self._tokens = token_dimension(unit.part)
+        self._first = weakref.ref(next(iter(unit.modules.values())))
+        self._is_block = unit.part.residual and len(unit.modules) == 1
+        self._form: Any = None  # in which the first block has returned its streams last
         self._open: Opened | None = None  # of a unit of several modules until its last
         self._most, self._calls, self._serial = unit.part.calls, 0, -1
         self._compiled = CompiledRunner(cache.pace, cache.slots[index], unit, cache.forecaster)
@@ -63,8 +68,18 @@ class Runner:
     def _begin(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
         """The unit's first module is called: from its inputs the cache says whether the unit is skipped."""
         index = self._next()
-        visit = self._cache.visit(index, self._inputs(args, kwargs), lambda gauge: gauge.look(original, args, kwargs))
+
+        def look(gauge: Gauge) -> None:
+            module = self._first()
+            assert module is not None
+            gauge.look(module, original, args, kwargs, self._unchanged)
+
+        visit = self._cache.visit(index, self._inputs(args, kwargs), look)
         return Opened(index, visit, _wants_gradient(args, kwargs))
+
+    def _unchanged(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What a block returns that does nothing: what those that wrap its forward get when it is left half-way."""
+        return handed_on(self._form, self._part, given_streams(self._streams, args, kwargs))
 
     def _end(self, opened: Opened, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The unit's last module is called: its output, forecast or computed and kept."""
@@ -72,6 +87,8 @@ class Runner:
             return _untrainable(self._cache.forecast(opened.place, opened.visit), opened.anchor)
         output = original(*args, **kwargs)
         self._cache.keep(opened.place, opened.visit, output)
+        if self._is_block:
+            self._form = form_of(output)
         return output
 
     def _next(self) -> int:
@@ -128,6 +145,8 @@ class Runner:
                 return handed_on(visit.cell.empties[place], self._part, given_streams(streams, args, kwargs))
             output = original(*args, **kwargs)
             visit.cell.empties[place] = form_of(output)
+            if place == 0:
+                self._form = form_of(output)
             return output
 
         return run

@@ -78,7 +78,9 @@ class Session:
     ):
         self.forecaster, self.schedule, self.method = forecaster, schedule, method
         self.specs = [spec for *_, spec in models]
-        self.hosts = [Host(name, model, spec, place, 0) for place, (name, model, spec) in enumerate(models)]
+        self.hosts = [
+            Host(name, model, spec, place, 0, schedule.needs_signal) for place, (name, model, spec) in enumerate(models)
+        ]
         self.model_name = " and ".join(dict.fromkeys(host.model_name for host in self.hosts))
         self.way, self.chooser, self.memory_limit = way, Chooser(way, fixed, forecaster, schedule), memory_limit
         time_runs = self.hosts[0].spec.time_runs
@@ -124,40 +126,56 @@ class Session:
     # Attaching and detaching
 
     def attach(self) -> None:
-        """Swap the units' forwards and watch the models'."""
+        """Swap the units' forwards and watch the models', or leave all as it was where that fails."""
+        try:
+            for host in self.hosts:
+                model = host.present_model()
+                self._watch(host, model)
+                if hasattr(model, "cache_context"):
+                    host.contexts.swap(model, "cache_context", self._enter_context)
+                if hasattr(model, "_reset_stateful_cache"):
+                    host.contexts.swap(model, "_reset_stateful_cache", partial(self._end_request, model))
+                if hasattr(model, "enable_cache"):
+                    host.contexts.swap(model, "enable_cache", refuse_cache)
+                host.swap_units(self.cache, model)
+            pipeline = self.requests.pipeline
+            if callable(getattr(pipeline, "progress_bar", None)):  # what diffusers' pipelines call before their loop
+                self._beginnings.swap(pipeline, "progress_bar", self._see_beginning)
+        except BaseException:
+            self.detach()
+            raise
         self.attached = True
-        for host in self.hosts:
-            model = host.present_model()
-            self._watch(host, model)
-            if hasattr(model, "cache_context"):
-                host.contexts.swap(model, "cache_context", self._enter_context)
-            if hasattr(model, "_reset_stateful_cache"):
-                host.contexts.swap(model, "_reset_stateful_cache", partial(self._end_request, model))
-            if hasattr(model, "enable_cache"):
-                host.contexts.swap(model, "enable_cache", refuse_cache)
-            host.swap_units(self.cache, model)
-        pipeline = self.requests.pipeline
-        if callable(getattr(pipeline, "progress_bar", None)):  # what each pipeline of diffusers calls before its loop
-            self._beginnings.swap(pipeline, "progress_bar", self._see_beginning)
 
     def _watch(self, host: Host, model: nn.Module) -> None:
         """Be told of the model's calls, also when it is compiled later."""
 
         def compile(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
             host.watch.restore()
-            original(*args, **kwargs)
-            self._watch(host, model)
+            try:
+                original(*args, **kwargs)
+            finally:
+                self._watch(host, model)
 
         host.watch.watch(model, partial(self._before, host), self._after)
         host.watch.swap(model, "compile", compile)
+
+    def let_go(self) -> Callable[[], None]:
+        """Put every forward back, and keep the cache; the function returned puts the very replacements in again."""
+        self.attached = False
+        resumes = [*(host.suspend() for host in self.hosts), self._beginnings.suspend()]
+
+        def resume() -> None:
+            for each in reversed(resumes):
+                each()
+            self.attached = True
+
+        return resume
 
     def detach(self) -> None:
         """Put every forward back and drop the cache; the record of the last request stays. Twice is once."""
         self.attached = False
         for host in self.hosts:
-            host.swaps.restore()
-            host.contexts.restore()
-            host.watch.restore()
+            host.let_go()
         self._beginnings.restore()
         self.free()
         self.requests.runs.forget()
@@ -241,7 +259,7 @@ class Session:
             if condition.compiled and self.cache.is_active:
                 if any(self.cache.store.moves(tensor.device) for tensor in tensors):
                     raise ValueError(NOT_WHERE_COMPILED)
-                self.cache.settle(host.units, lambda gauge: gauge.look(model.forward, args, kwargs))
+                self.cache.settle(host.units, lambda gauge: gauge.look(model, model.forward, args, kwargs))
         except BaseException:
             self._abandon_call()
             self._turn.give()

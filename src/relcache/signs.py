@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from relcache.expansion import widest
+
 NEAR = 0.5  # how far, of its length, a sample may move from one step of a loop to the next
 
 
@@ -113,14 +115,9 @@ def difference(timestep: Any, past: Any) -> float:
     for the device once.
     """
     if isinstance(timestep, Tensor) and isinstance(past, Tensor) and timestep.shape == past.shape:
-        return float((wide(timestep) - wide(past)).sum())
+        return float((timestep.to(widest(timestep)) - past.to(widest(past))).sum())
     now, then = (value.max() if isinstance(value, Tensor) else value for value in (timestep, past))
     return float(now - then)
-
-
-def wide(value: Tensor) -> Tensor:
-    """`value` in float64, or on a device that has none in float32."""
-    return value.to(torch.float32 if value.device.type == "mps" else torch.float64)
 
 
 def version_of(value: Any) -> int | None:

@@ -236,7 +236,7 @@ def index_in(timesteps: Tensor, timestep: Any, time_runs: int) -> int:
     if isinstance(timestep, Tensor):  # entries that stand still are 0 where time falls, about 1 where it rises
         first = timestep.max() if time_runs < 0 else timestep.min()
     first = float(first)
-    table = timesteps.detach().to("cpu", torch.float64)
+    table = timesteps.detach().cpu().to(torch.float64)  # in this order, as MPS has no float64
     near = []
     for scaled in (first, first * 1000) if time_runs < 0 else (1 - first, 1000 - first, 1000 - first * 1000):
         distance = (table - scaled).abs()

@@ -150,7 +150,7 @@ def _calls(spec: ModelSpec, model: nn.Module, patterns: Sequence[str]) -> dict[s
             reason = f"{type(error).__name__}: {error}"
     raise ValueError(
         f"to find the blocks of {type(model).__name__} a forward is made without values, and that failed ({reason}); "
-        "use granularity='module'"
+        "use granularity='module', or enable relcache before the model is sharded"
     )
 
 

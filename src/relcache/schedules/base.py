@@ -37,7 +37,8 @@ class Schedule(ABC):
     def error(self, numerator: Tensor, denominator: Tensor) -> Tensor:
         """The one error, a scalar tensor, of the whole batch from the signal's sums, each of shape (batch,).
 
-        `numerator` is ‖I - I_T‖₁ and `denominator` ‖I‖₁ of each sample, summed over all ranks that share it.
+        `numerator` is ‖I - I_T‖₁ and `denominator` ‖I‖₁ of each sample, summed over the tokens that this process sees:
+        nothing is reduced over ranks, and a transformer that ranks share by its sequence is refused.
         """
         raise TypeError(f"{type(self).__name__} asks for no signal")
 
