@@ -166,7 +166,7 @@ def test_calibrate_prints_the_threshold(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["demo", "--methods", "rcf"], "unknown method 'rcf': did you mean 'r"),
-        (["demo", "--task", "music"], "there is no task 'music'; there are class, text, video, all"),
+        (["demo", "--task", "music"], "unknown task 'music': there are class, text, video, all"),
         (["demo", "--steps", "2"], "no more than the warm-up"),
         (["demo", "--samples", "1"], "at least 2 samples"),
         (["demo", "--nfc", "many"], "whole numbers with commas"),
@@ -183,7 +183,10 @@ def test_calibrate_prints_the_threshold(tmp_path: Path) -> None:
         (["sample", "--classes", "sneeker"], "unknown class 'sneeker'"),
         (["sample", "--classes", "11"], "classes are 0 to 9"),
         (["sample", "--steps", "1"], "fewer than the warm-up"),
-        (["sample", "--dtype", "float3"], "float32, bfloat16 or float16"),
+        (
+            ["sample", "--dtype", "float3"],
+            "unknown dtype 'float3': did you mean 'float32'? there are float32, bfloat16",
+        ),
         (["sample", "--nfc", "60"], "between the warm-up, 2, and 50"),
         (["calibrate", "--nfc", "5", "--method", "fora:interval=4"], "no threshold"),
         (["calibrate", "--nfc", "1"], "between the warm-up"),

@@ -154,8 +154,8 @@ def test_clips(hunyuan: Path, tmp_path: Path) -> None:
         (["--size", "0"], "got '0'"),
         (["--frames", "9"], "DiTPipeline takes no num_frames"),
         (["--option", "speed"], "--option takes name=value, got 'speed'"),
-        (["--option", "speed=fast"], "DiTPipeline takes no speed; it takes class_labels"),
-        (["--offload", "disk"], "offload is one of none, model, group, sequential, got 'disk'"),
+        (["--option", "speed=fast"], "DiTPipeline takes no speed: it takes class_labels"),
+        (["--offload", "disk"], "unknown offload 'disk': there are none, model, group, sequential"),
         (["--offload", "model", "--device", "cpu"], "on the CPU they are there"),
     ],
 )

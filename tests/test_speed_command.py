@@ -90,7 +90,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--blocks", "many"], "--blocks takes numbers, or all"),
         (["--granularity", "modul", "--blocks", "1", "--size", "32"], "the granularity is one of"),
         (["--methods", "rfc:ordr=1", "--blocks", "1", "--size", "32"], "did you mean 'order'?"),
-        (["--dtype", "int8"], "dtype is float32, bfloat16 or float16"),
+        (["--dtype", "int8"], "unknown dtype 'int8': there are float32, bfloat16, float16"),
         (["--nfc", "2"], "--nfc lies above the warm-up, 2"),
         (["--samples", "2"], "--samples has no meaning with dit, which has random weights"),
         (["--model", "small-flux", "--blocks", "2"], "--blocks has no meaning with small-flux, which is a pipeline"),

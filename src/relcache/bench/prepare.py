@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import relcache_models
+from relcache.bench import files
 from relcache.bench.benchmarks import SMALL, Benchmark
 from relcache.bench.calibration import WARMUP, calibration_seeds
 from relcache.bench.comparison import Comparison, Settings
@@ -18,7 +18,10 @@ from relcache.bench.entries import Entry, choose
 from relcache.bench.measures import unavailable, unjudged
 from relcache.bench.pipelines import classes_in
 from relcache.bench.work import Setup
+from relcache.methods import method_from_config
+from relcache.nearest import unknown
 
+MOST_SEEDS = 10_000_000
 EDGE = 1 << 20  # bytes at each end of a weights file that tell it from others
 
 
@@ -60,7 +63,7 @@ def tasks(name: str) -> list[str]:
     if name == "all":
         return list(SMALL)
     if name not in SMALL:
-        raise ValueError(f"there is no task {name!r}; there are {', '.join(SMALL)}, all")
+        raise ValueError(unknown("task", name, [*SMALL, "all"]))
     return [name]
 
 
@@ -83,7 +86,10 @@ def prepare(
     if steps <= WARMUP:
         raise ValueError(f"{steps} steps are no more than the warm-up of {WARMUP} full steps: nothing would be cached")
     entries = [_warmed(entry, benchmark) for entry in choose(asked.methods)]
-    targets = numbers(asked.nfc, steps) if asked.nfc else targets_for(benchmark, steps)
+    for entry in entries:
+        if entry.fixed:
+            method_from_config(entry.config).schedule.check(steps)
+    targets = targets_for(benchmark, steps) if asked.nfc is None else numbers(asked.nfc, steps)
     guidance = benchmark.guidance if asked.guidance is None else asked.guidance
     chosen, seeds = conditions(benchmark, asked)
     reasons = {name: unavailable(name, chosen, **options) for name, options in benchmark.measures.items()}
@@ -137,6 +143,8 @@ def conditions(benchmark: Benchmark, asked: Asked) -> tuple[tuple[int | str, ...
     samples = benchmark.samples if asked.samples is None else asked.samples
     if asked.samples is None and (several or asked.prompts is not None):
         samples = min(len(many) for many in (given if several else None, asked.prompts) if many is not None)
+    if asked.prompts is not None and benchmark.task == "class":
+        raise ValueError("--prompts is of text-to-image and text-to-video: class-conditional asks for classes")
     if samples < 2:
         raise ValueError(f"a comparison needs at least 2 samples, got {samples}")
     if asked.prompts is not None and samples > len(asked.prompts):
@@ -162,10 +170,13 @@ def numbers_of(text: str) -> list[int]:
     """
     found: list[int] = []
     for part in text.split(","):
-        matched = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        matched = re.fullmatch(r"\s*(\d{1,18})(?:\s*-\s*(\d{1,18}))?\s*", part, re.ASCII)
         if not matched or int(matched[2] or matched[1]) < int(matched[1]):
             raise ValueError(f"--seeds takes numbers and ranges such as 0-9,20, or the first seed alone; got {text!r}")
-        found += range(int(matched[1]), int(matched[2] or matched[1]) + 1)
+        first, last = int(matched[1]), int(matched[2] or matched[1])
+        if last - first >= MOST_SEEDS:
+            raise ValueError(f"--seeds {text!r} has more than {MOST_SEEDS} seeds")
+        found += range(first, last + 1)
     if len(set(found)) < len(found):
         raise ValueError(f"--seeds {text!r} has a seed twice")
     return found
@@ -232,21 +243,21 @@ def read_prompts(path: Path) -> list[str]:
     Raises:
         ValueError: no such file, an empty line between prompts, no prompt at all, or no such column.
     """
-    try:
+    with files.reading(path, "give a text file in UTF-8 with a prompt on each line, or a CSV file", "cannot be read"):
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the prompts in {path} cannot be read: {error}") from error
-    if path.suffix.lower() == ".csv":
-        table = list(csv.DictReader(text.splitlines()))
-        column = next((name for name in (table[0] if table else ()) if name.lower() in ("prompts", "prompt")), None)
-        if column is None:
-            raise ValueError(f"{path} has no column 'Prompts'")
-        lines = [row[column] or "" for row in table]
-    else:
+        table = files.csv_rows(text) if path.suffix.lower() == ".csv" else None
+    if table is None:
         lines = text.rstrip("\n").split("\n")
+    else:
+        heading = list(table[0]) if table else []
+        column = next((name for name in heading if (name or "").strip().lower() in ("prompts", "prompt")), None)
+        if column is None:
+            raise ValueError(f"{path} has no column 'Prompts'; it has {', '.join(filter(None, heading)) or 'no rows'}")
+        lines = [row[column] for row in table]
     for number, line in enumerate(lines, 1):
         if not line.strip():
-            raise ValueError(f"line {number} of {path} is empty: give one prompt on each line")
+            kind = "line" if table is None else "row"
+            raise ValueError(f"{kind} {number} of {path} is empty: give one prompt on each line")
     return [line.strip() for line in lines]
 
 

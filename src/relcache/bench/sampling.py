@@ -7,14 +7,17 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from relcache.api import enable
 from relcache.methods import Method
+from relcache.nearest import did_you_mean
 from relcache.report import Report
+
+PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 
 
 @dataclass
@@ -49,6 +52,22 @@ def smaller(pipeline: Any) -> list[str]:
     return [said for name, said in options.items() if name in taken]
 
 
+def _check_option(name: str, value: Any, annotation: Any) -> None:
+    """Raise ValueError where the pipeline says that an argument is a number, a text or the like, and `value` is not.
+
+    Arguments of other kinds, such as lists and tensors, are left to the pipeline.
+    """
+    kinds = get_args(annotation) or (annotation,)
+    if not all(kind in PLAIN for kind in kinds):
+        return
+    fits = isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
+    if not fits or (isinstance(value, bool) and bool not in kinds):
+        names = " or ".join(PLAIN[kind] for kind in kinds)
+        raise ValueError(f"{name} is {names}, got {value!r}: see --option")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is a finite number, got {value!r}: see --option")
+
+
 @dataclass(frozen=True)
 class Sampler:
     """How a pipeline is sampled.
@@ -69,9 +88,12 @@ class Sampler:
             if name in own:
                 raise ValueError(f"{name} is not an option: relcache sets it itself")
             if name not in taken and not any(value.kind is value.VAR_KEYWORD for value in taken.values()):
+                kind = type(self.pipeline).__name__
                 raise ValueError(
-                    f"{type(self.pipeline).__name__} takes no {name}; it takes {', '.join(sorted(taken.keys()))}"
+                    f"{kind} takes no {name}: {did_you_mean(name, taken)}it takes {', '.join(sorted(taken.keys()))}"
                 )
+            if name in taken:
+                _check_option(name, self.options[name], taken[name].annotation)
 
     @property
     def condition(self) -> str:
@@ -111,12 +133,16 @@ class Sampler:
         if by_class == isinstance(conditions[0], str):
             name = type(self.pipeline).__name__
             raise ValueError(f"{name} is asked by {'classes' if by_class else 'prompts'}, got {conditions[0]!r}")
-        output = self.pipeline(
-            **{self.condition: list(conditions)},
-            num_inference_steps=self.steps,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="np",
-            **self.options,
-        )
+        try:
+            output = self.pipeline(
+                **{self.condition: list(conditions)},
+                num_inference_steps=self.steps,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                output_type="np",
+                **self.options,
+            )
+        except OverflowError as error:  # of a number that was given: nothing else here can be too large
+            given = ", ".join(f"{name} {value!r}" for name, value in self.options.items())
+            raise ValueError(f"a number is too large, or below 0 ({error}): seeds {list(seeds)}, {given}") from error
         made = output.frames if hasattr(output, "frames") else output.images
         return torch.as_tensor(made).movedim(-1, -3).float()
