@@ -149,6 +149,8 @@ def figures(
 ) -> None:
     """Draw figures and sheets again from saved results."""
     with plain_errors([]):
+        if folder.is_dir():
+            files.check_folder(folder)
         for path in illustrate(folder, module or ()):
             say(str(path))
 

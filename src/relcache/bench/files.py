@@ -36,18 +36,29 @@ def check_folder(folder: Path, names: Sequence[str] = ()) -> None:
         ValueError: the path is a file, lies below one, cannot be written to, or has no room.
     """
     try:
-        there = folder.absolute()
-        while not os.path.lexists(there) and there != there.parent:
-            there = there.parent
+        there = _existing(folder.absolute())
         if not there.is_dir():
-            raise ValueError(f"{folder} cannot be a folder: {there} is a file; give another --out")
+            raise ValueError(f"{folder} cannot be a folder: {there} is none; give another --out")
         with tempfile.NamedTemporaryFile(dir=there, prefix=".relcache-") as probe:
             probe.write(bytes(PROBE))
+        taken = next((folder / name for name in names if (folder / name).is_dir()), None)
     except OSError as error:
         raise ValueError(f"nothing can be written to {folder} ({_reason(error)}): give another --out") from error
-    taken = next((folder / name for name in names if (folder / name).is_dir()), None)
     if taken is not None:
         raise ValueError(f"{taken} is a folder, and a file of that name is to be written: give another --out")
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the nearest above it that is there; an OSError where there can be none of that name."""
+    while True:
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            path = path.parent
+        except ValueError as error:  # a NUL in the name
+            raise OSError(str(error)) from error
+        else:
+            return path
 
 
 def write_whole(path: Path, content: bytes) -> None:

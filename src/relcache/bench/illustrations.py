@@ -48,7 +48,6 @@ def illustrate(folder: Path, modules: Sequence[str] = ()) -> list[Path]:
         )
     if modules and not any((place / analysis.INDEX).exists() for place in found):
         raise ValueError(f"--module is of an analysis, and {folder} holds none: relcache analyze makes one")
-    files.check_folder(folder)
     written = [path for place in found for path in _of(place, modules)]
     if not written:
         raise ValueError(f"{folder} holds times alone, as of random weights: there is nothing to draw")

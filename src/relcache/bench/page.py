@@ -19,6 +19,7 @@ from relcache.bench.equal_cost import marked
 from relcache.bench.illustrations import images_of, of_benchmark
 from relcache.bench.saved import SETTINGS, read_results, read_samples_table
 
+PAGE = "report.html"
 SHOWN = 8  # samples on the page
 LARGEST = 256  # pixels of a picture's longer side on the page
 COST = {"nfc": "full steps", "threshold": "τ", "tflops": "TFLOPs", "seconds": "s", "cache_gb": "cache, GB"}
@@ -62,8 +63,8 @@ def write_page(folder: Path) -> Path:
         ],
         gallery=_script(_gallery(folder, settings)),
     )
-    files.write_whole(folder / "report.html", page.encode())
-    return folder / "report.html"
+    files.write_whole(folder / PAGE, page.encode())
+    return folder / PAGE
 
 
 def _script(value: Any) -> str:

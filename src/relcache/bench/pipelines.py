@@ -105,17 +105,18 @@ def _loaded(model: str, source: str | Path, precision: torch.dtype) -> Any:
             if is_out_of_memory(error):
                 raise
             failed = error
-    broken = "; ".join(filter(None, (_broken(Path(source)) if Path(source).is_dir() else "", missing_weights(said))))
+    lacking = missing_weights(said)
     if failed is not None:
-        reason = f"{broken} " if broken else ""
+        broken = _broken(Path(source)) if Path(source).is_dir() else ""
+        reason = "; ".join(filter(None, (broken, lacking))) + " " * bool(broken or lacking)
         reason += f"({type(failed).__name__}: {' '.join(str(failed).split())})"
         shipped = pipelines_shipped()
         raise ValueError(
             f"could not load {model!r}: {did_you_mean(model, shipped)}{reason}. Shipped models: {', '.join(shipped)}; "
             "else give a folder in diffusers' format or a hub id"
         ) from failed
-    if broken:
-        raise ValueError(f"could not load {model!r}: {broken}")
+    if lacking:
+        raise ValueError(f"could not load {model!r}: {lacking}")
     return pipeline
 
 
@@ -133,12 +134,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _broken(folder: Path) -> str:
-    """Which weights files of `folder` cannot be read, as words for a message; nothing if all can."""
+    """Which files of `folder` cannot be read, as words for a message; nothing if all can."""
     found = []
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted(folder.rglob("*.*")):
         try:
-            with safe_open(path, "pt") as weights:
-                weights.keys()
+            if path.suffix == ".safetensors":
+                with safe_open(path, "pt") as weights:
+                    weights.keys()
+            elif path.suffix == ".json" and not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+                raise ValueError("it holds no table")
         except Exception as error:
             found.append(f"{path} is broken: {error}")
     return "; ".join(found)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from relcache.bench.benchmarks import Benchmark, Column
 from relcache.bench.files import check_folder
+from relcache.bench.page import PAGE
 from relcache.bench.pool import make_pool
 from relcache.bench.prepare import Asked, prepare
 from relcache.bench.results import TABLES, write
@@ -32,7 +33,7 @@ def compare(
             advance=lambda count: bar.advance(work, count),
             warn=lambda text: errors.print(text, highlight=False, markup=False),
         )  # fmt: skip
-        check_folder(out, [*TABLES, SETTINGS])
+        check_folder(out, [*TABLES, SETTINGS, PAGE])
         bar.update(work, total=comparison.size)
         with make_pool(comparison.settings.setup, workers) as pool:
             comparison.run(pool)
