@@ -276,6 +276,12 @@ def test_text_to_image(text_model: Path, tmp_path: Path, monkeypatch: pytest.Mon
         (("text-to-image",), "the 200 prompts of DrawBench are not shipped"),
         (("text-to-image", "--prompts", "none.txt"), "none.txt cannot be read (No such file or directory)"),
         (("text-to-video",), "relcache environment vbench; or give --prompts"),
+        (("class-conditional", "--inception", "none.pth"), "there is no file none.pth"),
+        (("class-conditional", *SMALL, "--preset", "smal"), "did you mean 'small'?"),
+        (("class-conditional", *SMALL, "--seeds", "1-99999999999999"), "has more than 10000000 seeds"),
+        (("class-conditional", *SMALL, "--seeds", "²"), "--seeds takes numbers"),
+        (("class-conditional", *SMALL, "--workers", "²"), "--workers takes a number"),
+        (("class-conditional", *SMALL, "--prompts", __file__), "class-conditional asks for classes"),
         (("text-to-image", *SMALL, "--reference", "r.npz"), "--reference and --inception are of class-conditional"),
     ],
 )

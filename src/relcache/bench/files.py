@@ -158,12 +158,16 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
 
 def csv_bytes(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], heading: bool = True) -> bytes:
     """Rows as CSV. A text that a spreadsheet program would run as a formula gets an apostrophe before it."""
+    lines = [_csv_line(columns)] if heading else []
+    lines += [_csv_line([_no_formula(row.get(column)) for column in columns]) for row in rows]
+    return "".join(lines).encode()
+
+
+def _csv_line(cells: Sequence[Any]) -> str:
+    """One row, ended by a line feed; the writer quotes carriage returns only where they end lines."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
-    if heading:
-        writer.writeheader()
-    writer.writerows({key: _no_formula(value) for key, value in row.items()} for row in rows)
-    return buffer.getvalue().encode()
+    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _no_formula(value: Any) -> Any:

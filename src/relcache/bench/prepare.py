@@ -143,8 +143,6 @@ def conditions(benchmark: Benchmark, asked: Asked) -> tuple[tuple[int | str, ...
     samples = benchmark.samples if asked.samples is None else asked.samples
     if asked.samples is None and (several or asked.prompts is not None):
         samples = min(len(many) for many in (given if several else None, asked.prompts) if many is not None)
-    if asked.prompts is not None and benchmark.task == "class":
-        raise ValueError("--prompts is of text-to-image and text-to-video: class-conditional asks for classes")
     if samples < 2:
         raise ValueError(f"a comparison needs at least 2 samples, got {samples}")
     if asked.prompts is not None and samples > len(asked.prompts):

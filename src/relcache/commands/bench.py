@@ -72,6 +72,8 @@ def _quality_command(benchmark: str) -> Callable[..., None]:
         relief: list[str] = []
         with plain_errors(relief, resumes=True):
             chosen = benchmark_of(benchmark, preset)
+            if prompts is not None and chosen.task == "class":
+                raise ValueError("--prompts is of text-to-image and text-to-video: class-conditional asks for classes")
             relief += relief_of(batch or chosen.batch, device, dtype, offload)
             asked = Asked(
                 model=model, methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=seeds, guidance=guidance,
