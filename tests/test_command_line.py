@@ -228,7 +228,14 @@ def test_bad_options_are_one_clear_line(arguments: list[str], message: str, tmp_
     [
         ("height=abc", "height is a whole number or null, got 'abc'"),
         ("height=64.5", "height is a whole number or null, got 64.5"),
-        ("max_sequence_length=-4", "a number is too large, or below 0"),
+        ("max_sequence_length=-4", "max_sequence_length is at least 1, got -4"),
+        ("height=0", "height is at least 1, got 0"),
+        ("width=1", "FluxPipeline cannot be called with height 64, width 1"),
+        ("joint_attention_kwargs=3", "FluxPipeline cannot be called with"),
+        ("callback_on_step_end=x", "(TypeError: 'str' object is not callable)"),
+        ("sigmas=[]", "FluxPipeline made no step"),
+        ("return_dict=false", "return_dict is not an option: relcache sets it itself"),
+        ("num_images_per_prompt=2", "num_images_per_prompt is not an option: relcache sets it itself"),
         ("heigth=64", "did you mean 'height'?"),
     ],
 )

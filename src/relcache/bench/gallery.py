@@ -46,6 +46,8 @@ def read_samples(folder: Path, first: int, count: int, largest: int | None = Non
     Raises:
         ValueError: a file is missing or damaged; the message says what to delete.
     """
+    if not folder.is_dir():
+        raise ValueError(f"the samples in {folder} are gone: the command that made them makes them again")
     made: list[np.ndarray] = []
     for number in range(first, first + count):
         clip = folder / f"{number:06d}"

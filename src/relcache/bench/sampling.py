@@ -5,18 +5,26 @@ from __future__ import annotations
 import inspect
 import math
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+import relcache
 from relcache.api import enable
+from relcache.bench.pipelines import is_out_of_memory
 from relcache.methods import Method
 from relcache.nearest import did_you_mean
 from relcache.report import Report
 
+PACKAGE = Path(relcache.__file__).parent
+OWN = ("num_inference_steps", "generator", "output_type", "return_dict", "num_images_per_prompt",
+       "num_videos_per_prompt")  # fmt: skip
+POSITIVE = ("height", "width", "num_frames", "max_sequence_length")
 PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 
 
@@ -66,6 +74,8 @@ def _check_option(name: str, value: Any, annotation: Any) -> None:
         raise ValueError(f"{name} is {names}, got {value!r}: see --option")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} is a finite number, got {value!r}: see --option")
+    if name in POSITIVE and value is not None and value < 1:
+        raise ValueError(f"{name} is at least 1, got {value!r}: see --option")
 
 
 @dataclass(frozen=True)
@@ -83,9 +93,8 @@ class Sampler:
 
     def __post_init__(self) -> None:
         taken = inspect.signature(self.pipeline.__call__).parameters
-        own = {"num_inference_steps", "generator", "output_type", self.condition}
         for name in self.options:
-            if name in own:
+            if name in (*OWN, self.condition):
                 raise ValueError(f"{name} is not an option: relcache sets it itself")
             if name not in taken and not any(value.kind is value.VAR_KEYWORD for value in taken.values()):
                 kind = type(self.pipeline).__name__
@@ -120,6 +129,8 @@ class Sampler:
                 images.append(self.call(seeds[rows], conditions[rows]))
                 seconds += time.perf_counter() - began
                 reports.append(handle.report())
+            if not reports[-1].batch:
+                raise ValueError(f"{type(self.pipeline).__name__} made no step with {dict(self.options)}")
             advance(len(images[-1]))
         return Samples(torch.cat(images), seconds, reports)
 
@@ -141,8 +152,19 @@ class Sampler:
                 output_type="np",
                 **self.options,
             )
-        except OverflowError as error:  # of a number that was given: nothing else here can be too large
-            given = ", ".join(f"{name} {value!r}" for name, value in self.options.items())
-            raise ValueError(f"a number is too large, or below 0 ({error}): seeds {list(seeds)}, {given}") from error
+        except (ValueError, OSError):
+            raise
+        except Exception as error:
+            if is_out_of_memory(error) or _is_ours(error):
+                raise
+            given = ", ".join(f"{name} {value!r}" for name, value in self.options.items()) or "no options"
+            said = f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
+            raise ValueError(f"{type(self.pipeline).__name__} cannot be called with {given} ({said})") from error
         made = output.frames if hasattr(output, "frames") else output.images
         return torch.as_tensor(made).movedim(-1, -3).float()
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether relcache was at work where `error` was raised: then it may be a fault of its own, to be seen whole."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # without the call itself
+    return any(Path(frame.filename).is_relative_to(PACKAGE) for frame in frames)
