@@ -169,6 +169,7 @@ def test_calibrate_prints_the_threshold(tmp_path: Path) -> None:
         (["demo", "--task", "music"], "unknown task 'music': there are class, text, video, all"),
         (["demo", "--steps", "2"], "no more than the warm-up"),
         (["demo", "--samples", "1"], "at least 2 samples"),
+        (["demo", "--samples", "99999999"], "at most 1000000 samples"),
         (["demo", "--nfc", "many"], "whole numbers with commas"),
         (["demo", "--nfc", "14,60"], "at most at 50, the steps; got 60"),
         (["demo", "--nfc", "[/x]"], "got '[/x]'"),
@@ -234,6 +235,7 @@ def test_bad_options_are_one_clear_line(arguments: list[str], message: str, tmp_
         ("joint_attention_kwargs=3", "FluxPipeline cannot be called with"),
         ("callback_on_step_end=x", "(TypeError: 'str' object is not callable)"),
         ("sigmas=[]", "FluxPipeline made no step"),
+        ('callback_on_step_end_tensor_inputs=["x"]', "` has to be in"),
         ("return_dict=false", "return_dict is not an option: relcache sets it itself"),
         ("num_images_per_prompt=2", "num_images_per_prompt is not an option: relcache sets it itself"),
         ("heigth=64", "did you mean 'height'?"),
@@ -245,6 +247,18 @@ def test_options_that_the_pipeline_cannot_take(option: str, message: str, tmp_pa
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
     assert message in result.output.replace("\n", " ")
+
+
+def test_a_threshold_that_does_not_give_the_number() -> None:
+    output = run("calibrate", "--nfc", "5", "--samples", "1", "--steps", "8", "--method", "rfc:longest_gap=1")
+    assert "no threshold gave 5 full steps; the nearest gives 8" in output
+
+
+def test_samples_of_a_size_that_the_judge_does_not_know(tmp_path: Path) -> None:
+    few = ["--preset", "small", "--samples", "2", "--steps", "4", "--nfc", "3", "--methods", "fora", "--size", "32"]
+    output = run("bench", "text-to-image", *few, "--out", str(tmp_path))
+    assert "dashes for recogniser: it knows samples of height 64 alone" in " ".join(output.split())
+    assert json.loads((tmp_path / "text-to-image/table.json").read_text())[1]["right"] is None
 
 
 def test_the_text_of_a_number_is_no_order(tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ def calibrate(
             errors.print(f"threshold {threshold:<8g} {count:g} full steps")
 
         threshold = find_threshold(sampler, chosen, nfc, seeds, asked, tell=tell)
-        reached = dict(found).get(threshold)
+        reached = dict(found).get(threshold, float(steps) if threshold == 0 else None)
         if reached is not None and reached != nfc:
             errors.print(f"no threshold gave {nfc:g} full steps; the nearest gives {reached:g}")
         console.print(f"{threshold:g}", highlight=False)

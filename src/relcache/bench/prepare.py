@@ -12,7 +12,7 @@ from typing import Any
 import relcache_models
 from relcache.bench import files
 from relcache.bench.benchmarks import SMALL, Benchmark
-from relcache.bench.calibration import WARMUP, calibration_seeds
+from relcache.bench.calibration import FIRST_SEED, WARMUP, calibration_seeds
 from relcache.bench.comparison import Comparison, Settings
 from relcache.bench.entries import Entry, choose
 from relcache.bench.measures import unavailable, unjudged
@@ -21,6 +21,7 @@ from relcache.bench.work import Setup
 from relcache.methods import method_from_config
 from relcache.nearest import unknown
 
+SIZES = ("height", "width", "num_frames")
 MOST_SEEDS = 10_000_000
 EDGE = 1 << 20  # bytes at each end of a weights file that tell it from others
 
@@ -93,6 +94,10 @@ def prepare(
     guidance = benchmark.guidance if asked.guidance is None else asked.guidance
     chosen, seeds = conditions(benchmark, asked)
     reasons = {name: unavailable(name, chosen, **options) for name, options in benchmark.measures.items()}
+    resized = [key for key, own in benchmark.options.items() if key in SIZES and asked.options.get(key, own) != own]
+    for name in ("classifier", "recogniser"):
+        if name in reasons and resized:
+            reasons[name] = f"it knows samples of {resized[0]} {benchmark.options[resized[0]]} alone"
     for name, reason in reasons.items():
         if reason:
             warn(f"the table has dashes for {name}: {reason}. Then the same command fills them in")
@@ -145,6 +150,10 @@ def conditions(benchmark: Benchmark, asked: Asked) -> tuple[tuple[int | str, ...
         samples = min(len(many) for many in (given if several else None, asked.prompts) if many is not None)
     if samples < 2:
         raise ValueError(f"a comparison needs at least 2 samples, got {samples}")
+    if samples > FIRST_SEED:
+        raise ValueError(
+            f"a comparison has at most {FIRST_SEED} samples, as seeds above those calibrate; got {samples}"
+        )
     if asked.prompts is not None and samples > len(asked.prompts):
         raise ValueError(f"{samples} samples need as many prompts, got {len(asked.prompts)}")
     if several and samples > len(given):

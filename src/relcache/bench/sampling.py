@@ -9,7 +9,8 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def _check_option(name: str, value: Any, annotation: Any) -> None:
 
     Arguments of other kinds, such as lists and tensors, are left to the pipeline.
     """
-    kinds = get_args(annotation) or (annotation,)
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     if not all(kind in PLAIN for kind in kinds):
         return
     fits = isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
