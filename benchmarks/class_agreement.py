@@ -13,7 +13,7 @@ import torch
 
 import relcache_models
 from relcache.bench import files
-from relcache.bench.asked import named_config
+from relcache.bench.entries import named_config
 from relcache.bench.pipelines import DEFAULT_MODEL, load_pipeline
 from relcache.bench.sampling import Sampler
 from relcache.methods import method_from_config

@@ -129,7 +129,7 @@ def test_figures_from_saved_results(model: Path, tmp_path: Path) -> None:
     assert brief["s, relative standard deviation over a run"] == pytest.approx(expected, rel=1e-5)
     expected = np.mean([np.std(s[..., [k, k + 1]], -1) / np.mean(s[..., [k, k + 1]], -1) for k in (2, 5, 8)])
     assert brief["s, relative standard deviation from one full step to the next"] == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(ValueError, match=r"has no module 'blocks\.9'"):
+    with pytest.raises(ValueError, match=r"unknown module of this analysis 'blocks\.9'"):
         illustrate(tmp_path, ["blocks.9"])
 
 
@@ -163,9 +163,9 @@ def test_commands(model: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert analysis.load(tmp_path / "stack").modules == ["transformer_blocks"]
     for wrong, message in (
-        (["figures", str(tmp_path / "none")], "holds no results"),
+        (["figures", str(tmp_path / "none")], "there is no folder"),
         (["analyze", *arguments, "--methods", "rfx"], "unknown method 'rfx'"),
-        (["analyze", *arguments, "--methods", "full"], "needs at least one method that forecasts"),
+        (["analyze", *arguments, "--methods", "full"], "'full' names no method beside full compute"),
         (["analyze", *arguments, "--steps", "2"], "needs at least 3 steps"),
         (["analyze", *arguments, "--granularity", "blocks"], "the granularity is one of 'module', 'block', 'stack'"),
         (["analyze", *arguments[:-1], str(tmp_path / "b"), "--prompt", "an owl"], "is asked by classes"),

@@ -266,7 +266,7 @@ def test_text_to_image(text_model: Path, tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("class-conditional", "--preset", "tiny"), "a preset is paper or small, got 'tiny'"),
+        (("class-conditional", "--preset", "tiny"), "unknown preset 'tiny': there are paper, small"),
         (("class-conditional", *SMALL, "--methods", "taylorsear"), "did you mean 'taylorseer'?"),
         (("class-conditional", *SMALL, "--methods", "rfc:ordr=2"), "ordr"),
         (("class-conditional", *SMALL, "--seeds", "0-2"), "4 samples need as many seeds, or the first one alone"),
@@ -274,8 +274,14 @@ def test_text_to_image(text_model: Path, tmp_path: Path, monkeypatch: pytest.Mon
         (("class-conditional", *SMALL, "--workers", "many"), "--workers takes a number"),
         (("class-conditional", *SMALL, "--nfc", "2"), "--nfc lies above the warm-up"),
         (("text-to-image",), "the 200 prompts of DrawBench are not shipped"),
-        (("text-to-image", "--prompts", "none.txt"), "the prompts in none.txt cannot be read"),
+        (("text-to-image", "--prompts", "none.txt"), "none.txt cannot be read (No such file or directory)"),
         (("text-to-video",), "relcache environment vbench; or give --prompts"),
+        (("class-conditional", "--inception", "none.pth"), "there is no file none.pth"),
+        (("class-conditional", *SMALL, "--preset", "smal"), "did you mean 'small'?"),
+        (("class-conditional", *SMALL, "--seeds", "1-99999999999999"), "has more than 10000000 seeds"),
+        (("class-conditional", *SMALL, "--seeds", "²"), "--seeds takes numbers"),
+        (("class-conditional", *SMALL, "--workers", "²"), "--workers takes a number"),
+        (("class-conditional", *SMALL, "--prompts", __file__), "class-conditional asks for classes"),
         (("text-to-image", *SMALL, "--reference", "r.npz"), "--reference and --inception are of class-conditional"),
     ],
 )

@@ -9,8 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import relcache
 from relcache import RFC
-from relcache.bench.calibration import CLOSE, Calibration, calibrate
+from relcache.bench.calibration import (
+    CLOSE,
+    Calibration,
+    at_budget,
+    calibrate,
+    check_budget,
+    full_steps,
+    interval_for,
+    spacing_for,
+)
+from relcache.bench.equal_cost import NOTE, marked, off_target
 
 
 class Falling:
@@ -56,3 +67,65 @@ def test_what_is_known_is_not_run_again() -> None:
 def test_every_step_in_full_needs_no_search() -> None:
     sampler: Any = Falling(lambda threshold: pytest.fail("sampled"))
     assert calibrate(sampler, RFC(order=2, threshold=0.1), 50, [0], [0]) == 0.0
+
+
+@given(steps=st.integers(3, 60), nfc=st.integers(2, 60), warmup=st.integers(1, 4))
+def test_intervals_give_the_number_where_one_can(steps: int, nfc: int, warmup: int) -> None:
+    """By the published phase where that gives it; by one near it otherwise; or else the nearest number."""
+    if not warmup <= nfc <= steps:
+        return
+    found = spacing_for(nfc, steps, None, warmup)
+    interval, first = found["interval"], found.get("phase")
+    published = interval_for(nfc, steps, None, warmup)
+    count = full_steps(interval, steps, first, warmup)
+    if full_steps(published, steps, None, warmup) == nfc:
+        assert found == {"interval": published}
+    elif first is None:
+        assert found == {"interval": published}
+        assert count != nfc
+    else:
+        assert count == nfc
+        assert warmup <= first <= warmup - 1 + 2 * interval  # the first gap is less than two intervals
+    plan = relcache.Interval(interval, warmup, first)
+    assert sum(plan.wants_full(None, step, None) for step in range(steps)) == count
+
+
+def test_published_intervals_stay() -> None:
+    assert [spacing_for(nfc, 50) for nfc in (14, 11, 10, 8, 7)] == [{"interval": n} for n in (4, 5, 6, 7, 9)]
+    assert spacing_for(6, 12) == {"interval": 2, "phase": 4}  # 7 by the published phase
+    assert spacing_for(40, 50) == {"interval": 1}  # no phase near the published one gives it
+    assert spacing_for(8, 50, phase=3) == {"interval": 8}  # a phase that is given stays
+
+
+@pytest.mark.parametrize(
+    ("config", "nfc", "message"),
+    [
+        ({"method": "fora", "interval": 4}, 5, "fora has interval=4, which decides its full steps"),
+        ({"method": "rfc", "threshold": 0.1}, 5, "rfc has threshold=0.1, which decides its full steps"),
+        ({"method": "plan", "full_steps": [0, 1]}, 5, r"plan has full_steps=\[0, 1\], which decides"),
+        ({"method": "fora"}, 1, "lies between the warm-up, 2, and 10; got 1"),
+        ({"method": "fora"}, 11, "lies between the warm-up, 2, and 10; got 11"),
+        ({"method": "rfc", "warmup": 4}, 3, "lies between the warm-up, 4, and 10; got 3"),
+    ],
+)
+def test_budgets_that_cannot_be(config: dict[str, Any], nfc: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_budget(config, nfc, 10)
+    sampler = type("Sampler", (), {"steps": 10})()
+    with pytest.raises(ValueError, match=message):
+        at_budget(config, nfc, sampler, [], [])
+
+
+def test_rows_that_are_not_at_equal_cost() -> None:
+    def row(nfc: float, target: int | None) -> dict[str, Any]:
+        return {"nfc": nfc, "nfc_target": target}
+
+    full = row(12, None)
+    assert off_target([full, row(6, 6), row(7, 6), row(6.001, 6), row(5.75, 6)]) == [False, False, True, False, True]
+    assert off_target([full, row(6, 6), row(5, None), row(6, None)]) == [False, False, True, False]  # as they are given
+    assert off_target([full, row(5, None)]) == [False, False]  # nothing was asked for
+    assert off_target([]) == []
+    shown, note = marked([full, row(6, 6), row(7, 6)], ".2f")
+    assert [one["nfc"] for one in shown] == ["12.00", "6.00", "7.00*"]
+    assert note == NOTE
+    assert marked([full, row(6, 6)], "")[1] == ""

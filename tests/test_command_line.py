@@ -166,9 +166,10 @@ def test_calibrate_prints_the_threshold(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["demo", "--methods", "rcf"], "unknown method 'rcf': did you mean 'r"),
-        (["demo", "--task", "music"], "there is no task 'music'; there are class, text, video, all"),
+        (["demo", "--task", "music"], "unknown task 'music': there are class, text, video, all"),
         (["demo", "--steps", "2"], "no more than the warm-up"),
         (["demo", "--samples", "1"], "at least 2 samples"),
+        (["demo", "--samples", "99999999"], "at most 1000000 samples"),
         (["demo", "--nfc", "many"], "whole numbers with commas"),
         (["demo", "--nfc", "14,60"], "at most at 50, the steps; got 60"),
         (["demo", "--nfc", "[/x]"], "got '[/x]'"),
@@ -183,10 +184,36 @@ def test_calibrate_prints_the_threshold(tmp_path: Path) -> None:
         (["sample", "--classes", "sneeker"], "unknown class 'sneeker'"),
         (["sample", "--classes", "11"], "classes are 0 to 9"),
         (["sample", "--steps", "1"], "fewer than the warm-up"),
-        (["sample", "--dtype", "float3"], "float32, bfloat16 or float16"),
+        (
+            ["sample", "--dtype", "float3"],
+            "unknown dtype 'float3': did you mean 'float32'? there are float32, bfloat16",
+        ),
         (["sample", "--nfc", "60"], "between the warm-up, 2, and 50"),
         (["calibrate", "--nfc", "5", "--method", "fora:interval=4"], "no threshold"),
         (["calibrate", "--nfc", "1"], "between the warm-up"),
+        (["calibrate", "--nfc", "5", "--method", "rfcc"], "did you mean 'rfc'?"),
+        (["calibrate", "--nfc", "nan"], "between the warm-up, 2, and 50; got nan"),
+        (["demo", "--task", "vidio"], "did you mean 'video'?"),
+        (["demo", "--nfc", ""], "whole numbers with commas"),
+        (["demo", "--methods", ""], "names no method beside full compute"),
+        (["demo", "--methods", "plan:full_steps=[0,1,99]"], "names step 99, but the request's last step is 49"),
+        (["sample", "--classes", "snaeker"], "did you mean 'sneaker'?"),
+        (["sample", "--classes", "1,,2"], "unknown class ''"),
+        (["sample", "--classes", "²"], "unknown class '²'"),
+        (["sample", "--model", "small-flx"], "did you mean 'small-flux'?"),
+        (["sample", "--model", __file__], "is a file: give a folder"),
+        (["sample", "--device", "meta"], "the device 'meta' cannot be used here"),
+        (["sample", "--guidance", "nan"], "--guidance is a finite number, got nan"),
+        (["sample", "--nfc", "99", "--method", "fora"], "between the warm-up, 2, and 50; got 99"),
+        (["sample", "--nfc", "1", "--method", "fora"], "between the warm-up, 2, and 50; got 1"),
+        (["sample", "--nfc", "4", "--method", "plan:full_steps=[0,1]"], "plan has full_steps=[0, 1], which decides"),
+        (["sample", "--nfc", "4", "--method", "rfc:threshold=1e-2"], "rfc has threshold=0.01, which decides"),
+        (["sample", "--compare", "full,plan:full_steps=[0,99]"], "names step 99"),
+        (["sample", "--method", "rfc:threshold=-1"], "at least 0, got -1"),
+        (["sample", "--option", "guidance_scale=abc"], "guidance_scale is a number, got 'abc'"),
+        (["sample", "--option", "guidance_scale=NaN"], "guidance_scale is a finite number, got nan"),
+        (["sample", "--option", "=3"], "--option takes name=value"),
+        (["sample", "--option", "guidance_scal=3"], "did you mean 'guidance_scale'?"),
     ],
 )
 def test_bad_options_are_one_clear_line(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -195,6 +222,78 @@ def test_bad_options_are_one_clear_line(arguments: list[str], message: str, tmp_
     assert result.exit_code == 1
     assert message in result.output.replace("\n", " ")
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("height=abc", "height is a whole number or null, got 'abc'"),
+        ("height=64.5", "height is a whole number or null, got 64.5"),
+        ("max_sequence_length=-4", "max_sequence_length is at least 1, got -4"),
+        ("height=0", "height is at least 1, got 0"),
+        ("width=1", "FluxPipeline cannot be called with height 64, width 1"),
+        ("joint_attention_kwargs=3", "FluxPipeline cannot be called with"),
+        ("callback_on_step_end=x", "(TypeError: 'str' object is not callable)"),
+        ("sigmas=[]", "FluxPipeline made no step"),
+        ('callback_on_step_end_tensor_inputs=["x"]', "` has to be in"),
+        ("return_dict=false", "return_dict is not an option: relcache sets it itself"),
+        ("num_images_per_prompt=2", "num_images_per_prompt is not an option: relcache sets it itself"),
+        ("heigth=64", "did you mean 'height'?"),
+    ],
+)
+def test_options_that_the_pipeline_cannot_take(option: str, message: str, tmp_path: Path) -> None:
+    asked = ["sample", "--prompt", "a red circle", "--steps", "3", "--method", "full", "--option", option]
+    result = RUNNER.invoke(app, [*asked, "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert message in result.output.replace("\n", " ")
+
+
+def test_a_threshold_that_does_not_give_the_number() -> None:
+    output = run("calibrate", "--nfc", "5", "--samples", "1", "--steps", "8", "--method", "rfc:longest_gap=1")
+    assert "no threshold gave 5 full steps; the nearest gives 8" in output
+
+
+def test_samples_of_a_size_that_the_judge_does_not_know(tmp_path: Path) -> None:
+    few = ["--preset", "small", "--samples", "2", "--steps", "4", "--nfc", "3", "--methods", "fora", "--size", "32"]
+    output = run("bench", "text-to-image", *few, "--out", str(tmp_path))
+    assert "dashes for recogniser: it knows samples of height 64 alone" in " ".join(output.split())
+    assert json.loads((tmp_path / "text-to-image/table.json").read_text())[1]["right"] is None
+
+
+def test_the_text_of_a_number_is_no_order(tmp_path: Path) -> None:
+    """-2 at the end of 1e-2 is not the order of rfc-2."""
+    output = run("sample", "--classes", "1", "--steps", "6", "--method", "rfc:threshold=1e-2", "--out", str(tmp_path))
+    assert "rfc:threshold=1e-2: 1 in" in output
+    (report,) = json.loads((tmp_path / "report.json").read_text())
+    assert report["nfc"] == 6
+
+
+def test_rows_that_are_not_at_equal_cost_are_marked(tmp_path: Path) -> None:
+    """Six of twelve steps: intervals have them by another phase; what has another number is marked everywhere."""
+    asked = ["--preset", "small", "--samples", "2", "--steps", "12", "--nfc", "6", "--calibration-samples", "1"]
+    methods = "fora,taylorseer-1,taylorseer:order=1,interval=2"
+    output = run("bench", "class-conditional", *asked, "--methods", methods, "--html", "--out", str(tmp_path))
+    rows = json.loads((tmp_path / "class-conditional/table.json").read_text())
+    assert [(row["method"], row["nfc"], row["interval"], row["phase"]) for row in rows[1:]] == [
+        ("taylorseer-order-1-interval-2", 7, 2, None), ("fora", 6, 2, 4), ("taylorseer-1", 6, 2, 4),
+    ]  # fmt: skip
+    text = (tmp_path / "class-conditional/table.md").read_text()
+    assert "| taylorseer-order-1-interval-2 | – | 7.00* |" in text
+    assert "| fora | 6 | 6.00 |" in text
+    page = (tmp_path / "class-conditional/report.html").read_text()
+    for said in (text, " ".join(output.split()), page):
+        assert "* not the number of full steps that was asked for" in said
+    assert ">7*</td>" in page
+    run("bench", "class-conditional", *asked, "--methods", "fora", "--out", str(tmp_path / "equal"))
+    assert "asked for" not in (tmp_path / "equal/class-conditional/table.md").read_text()
+
+
+def test_a_class_that_is_not_known() -> None:
+    for name, hint in (("Flx", "the nearest are FluxTransformer2DModel"), ("zzzz", "relcache models lists all")):
+        result = RUNNER.invoke(app, ["models", name])
+        assert result.exit_code == 1
+        assert f"no class's name holds '{name}'; {hint}" in result.output.replace("\n", " ")
 
 
 def test_folder_without_a_pipeline(tmp_path: Path) -> None:

@@ -172,4 +172,10 @@ def test_batches_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds other; expected pictures as arr_0, or mu and sigma"):
         Batch(write(tmp_path / "other.npz", other=pictures))
     with pytest.raises(ValueError, match=r"float64 \(2, 8, 8, 3\); expected uint8"):
-        list(Batch(write(tmp_path / "floats.npz", arr_0=np.zeros((2, 8, 8, 3)))).pictures())
+        Batch(write(tmp_path / "floats.npz", arr_0=np.zeros((2, 8, 8, 3))))
+    with pytest.raises(ValueError, match=r"uint8 \(2, 3, 8, 8\); expected uint8 \(n, height, width, 3\)"):
+        Batch(write(tmp_path / "first.npz", arr_0=np.zeros((2, 3, 8, 8), np.uint8)))
+    with pytest.raises(ValueError, match=r"are \(3,\) and \(2, 2\); expected \(n,\) and \(n, n\)"):
+        Batch(write(tmp_path / "shapes.npz", mu=np.zeros(3), sigma=np.eye(2)))
+    with pytest.raises(ValueError, match="are not all finite"):
+        Batch(write(tmp_path / "nan.npz", mu=np.full(3, np.nan), sigma=np.eye(3)))

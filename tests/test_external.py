@@ -168,8 +168,14 @@ def test_an_environment_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.
     assert result.exit_code == 1
     assert "No matching distribution" in result.output
     assert unavailable("image-reward") is not None
+    (tmp_path / "image-reward/mine").write_text("kept")
+    result = CliRunner().invoke(app, ["environment", "image-reward", "--python", str(tmp_path / "python")])
+    assert "python cannot be run (No such file or directory)" in result.output.replace("\n", "")
+    assert (tmp_path / "image-reward/mine").is_file(), "what is there is given up only for another"
     result = CliRunner().invoke(app, ["environment", "imagereward"])
-    assert "there is no environment 'imagereward'; there are image-reward, vbench" in result.output.replace("\n", " ")
+    assert "unknown environment 'imagereward': did you mean 'image-reward'? there are" in result.output.replace(
+        "\n", " "
+    )
 
 
 def test_vbench_s_total() -> None:

@@ -13,6 +13,7 @@ PACKAGE = Path(relcache.__file__).parent
 
 RANKS = {
     "expansion": 0,
+    "nearest": 0,
     "forecasters": 1,
     "schedules": 1,
     "models": 2,

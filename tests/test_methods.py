@@ -25,6 +25,7 @@ from relcache import (
     method_from_config,
     method_from_text,
 )
+from relcache.methods import value_from_text
 
 
 def test_pairs_of_the_literature() -> None:
@@ -86,3 +87,49 @@ def test_from_config(config: dict[str, Any], expected: Method) -> None:
 )
 def test_from_text(text: str, expected: Method) -> None:
     assert method_from_text(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e-2", 0.01), ("1E5", 1e5), (".5", 0.5), ("5.", 5.0), ("+0.1", 0.1), ("1", 1), ("007", 7), (" 2 ", 2)],
+)
+def test_numbers_as_people_write_them(text: str, number: float) -> None:
+    assert method_from_text(f"rfc:threshold={text}") == RFC(threshold=number)
+    assert method_from_text(f"rcs:order=1,threshold={text}") == RCS(1, number)
+    assert method_from_text(f"linear:interval=2,weight={text}").forecaster == Linear(number)
+
+
+@pytest.mark.parametrize("name", ["fora", "linear", "taylorseer:order=1", "newton:order=1", "rfe:order=1"])
+def test_methods_with_an_interval_say_why_they_refuse_a_number(name: str) -> None:
+    join = "," if ":" in name else ":"
+    assert method_from_text(f"{name}{join}interval=+4").schedule == Interval(4)
+    for text, said in (("-1", "-1"), ("1e1", "10.0"), (".5", "0.5"), ("4.0", "4.0"), ("x", "'x'"), ("", "''")):
+        with pytest.raises(ValueError, match=f"interval of Interval is a whole number of at least 1, got {said}"):
+            method_from_text(f"{name}{join}interval={text}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rfc:threshold=-1", "the threshold of ErrorBudget is a finite number of at least 0, got -1"),
+        ("rfc:threshold=1e400", "got inf"),
+        ("rfc:threshold=nan", "got 'nan'"),
+        ("rfc:threshold=NaN", "got nan"),
+        ("rfc:threshold=1_0", "got '1_0'"),
+        ("rfc:threshold=²", "got '²'"),
+        ("rfc:order=" + "[" * 100_000, "bracket"),
+        ("rfc:order=1,order=2", "gives order twice"),
+        ("rfc:=1", "is not of the form option=value"),
+        ("plan:full_steps=[0,1", "a bracket that is not closed"),
+        ("rfc:Threshold=1", "did you mean 'threshold'?"),
+        ("RCF", "did you mean 'r"),
+    ],
+)
+def test_texts_that_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        method_from_text(text)
+
+
+def test_numbers_longer_than_python_reads() -> None:
+    assert value_from_text("9" * 5000) == float("inf")
+    assert value_from_text("[" * 100_000) == "[" * 100_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import small_pipelines
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from relcache.bench import gallery
@@ -154,8 +156,8 @@ def test_clips(hunyuan: Path, tmp_path: Path) -> None:
         (["--size", "0"], "got '0'"),
         (["--frames", "9"], "DiTPipeline takes no num_frames"),
         (["--option", "speed"], "--option takes name=value, got 'speed'"),
-        (["--option", "speed=fast"], "DiTPipeline takes no speed; it takes class_labels"),
-        (["--offload", "disk"], "offload is one of none, model, group, sequential, got 'disk'"),
+        (["--option", "speed=fast"], "DiTPipeline takes no speed: it takes class_labels"),
+        (["--offload", "disk"], "unknown offload 'disk': there are none, model, group, sequential"),
         (["--offload", "model", "--device", "cpu"], "on the CPU they are there"),
     ],
 )
@@ -169,16 +171,43 @@ def test_a_text_model_wants_a_prompt(flux: Path, tmp_path: Path) -> None:
     assert "FluxPipeline takes no num_frames" in refused(*of_flux(flux, *PROMPTS, "--frames", 5))
 
 
-def test_a_broken_weights_file_is_named(tmp_path: Path) -> None:
-    small_pipelines.flux()[0].save_pretrained(tmp_path / "model")
+def test_a_broken_weights_file_is_named(flux: Path, tmp_path: Path) -> None:
+    shutil.copytree(flux, tmp_path / "model")
     for part in ("transformer/diffusion_pytorch_model", "text_encoder_2/model"):
         weights = tmp_path / "model" / f"{part}.safetensors"
         whole = weights.read_bytes()
         weights.write_bytes(whole[: len(whole) // 2])
         assert f"{weights} is broken" in refused(*of_flux(tmp_path / "model", *PROMPTS))
         weights.write_bytes(whole)
+    (tmp_path / "model/transformer/config.json").write_text("null")
+    said = refused(*of_flux(tmp_path / "model", *PROMPTS))
+    assert f"{tmp_path / 'model/transformer/config.json'} is broken: it holds no table" in said
+    shutil.copy(flux / "transformer/config.json", tmp_path / "model/transformer/config.json")
     weights.unlink()
     assert "text_encoder_2" in refused(*of_flux(tmp_path / "model", *PROMPTS))
+
+
+def test_weights_that_a_file_lacks_are_never_drawn_at_random(flux: Path, tmp_path: Path) -> None:
+    """diffusers and transformers fill them in and say so in a log alone."""
+    shutil.copytree(flux, tmp_path / "model")
+    asked = of_flux(tmp_path / "model", *PROMPTS, "--method", "fora:interval=3", "--out", tmp_path / "out")
+    found = sorted(path for path in (tmp_path / "model").rglob("*.safetensors"))
+    assert {path.parent.name for path in found} == {"text_encoder", "text_encoder_2", "transformer", "vae"}
+    for path in found:
+        whole = load_file(path)
+        name = sorted(whole)[len(whole) // 2]
+        for value in (None, torch.zeros(7, 7)):
+            changed = {key: tensor for key, tensor in whole.items() if key != name}
+            save_file(changed if value is None else {**changed, name: value}, path, metadata={"format": "pt"})
+            said = refused(*asked)
+            assert name.removeprefix("text_model.") in said
+            assert f"could not load '{tmp_path / 'model'}'" in said
+            if value is None:
+                assert f"the weights in {path.parent} lack" in said
+        save_file({**whole, "more": torch.zeros(1)}, path, metadata={"format": "pt"})
+        sample(*asked)  # what is not used does no harm
+        save_file(whole, path, metadata={"format": "pt"})
+    sample(*asked)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from diffusers import DiffusionPipeline, DiTPipeline, DiTTransformer2DModel, FluxPipeline, HunyuanVideoPipeline
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -59,9 +60,33 @@ def test_broken_judges_are_named(kind: type, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(ValueError, match=f"{re.escape(str(weights))} is broken"):
         kind.from_pretrained(tmp_path / "judge")
+    whole = load_weights(relcache_models.folder(name) / "model.safetensors")
+    first, *_ = sorted(whole)
+    for changed, message in (
+        ({key: value for key, value in whole.items() if key != first}, f"lacks the weight {first}"),
+        ({**whole, "more": torch.zeros(1)}, "holds more, which is no weight of it"),
+        ({**whole, first: torch.zeros(7, 7)}, re.escape(f"{first} is (7, 7), expected")),
+    ):
+        save_file(changed, weights)
+        with pytest.raises(ValueError, match=f"{re.escape(str(weights))}.* {message}"):
+            kind.from_pretrained(tmp_path / "judge")
     weights.unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no model\.safetensors"):
         kind.from_pretrained(tmp_path / "judge")
+
+
+@pytest.mark.parametrize("content", ["null", "{", '{"sides": 3}', '{"side": "x"}', '{"side": -16}'])
+def test_the_config_of_a_recogniser_that_was_edited(content: str, tmp_path: Path) -> None:
+    shutil.copytree(relcache_models.folder("recogniser-pictures"), tmp_path / "judge")
+    (tmp_path / "judge/config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json is not the config of a recogniser|of this config|expected"):
+        Recogniser.from_pretrained(tmp_path / "judge")
+
+
+def test_pictures_of_another_size_are_refused_by_the_classifier() -> None:
+    judge = Classifier.from_pretrained(relcache_models.folder("classifier-fashion-mnist"))
+    with pytest.raises(ValueError, match=r"takes \(n, 1, 28, 28\), got \(2, 3, 32, 32\)"):
+        judge(torch.zeros(2, 3, 32, 32))
 
 
 def test_text_encoders_are_as_older_versions_name_them() -> None:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import platform
-import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from relcache import __version__
 from relcache.bench import files
 from relcache.bench.analysis import analyze as record
 from relcache.bench.asked import asked_of, call_options, conditions, for_calibration
 from relcache.bench.benchmarks import SMALL
-from relcache.bench.calibration import at_budget, calibration_seeds, to_begin_with, with_any_budget
+from relcache.bench.calibration import at_budget, calibration_seeds, check_budget, to_begin_with, with_any_budget
 from relcache.bench.calibration import calibrate as find_threshold
 from relcache.bench.entries import choose, named_config, split_methods
+from relcache.bench.equal_cost import CLOSE
 from relcache.bench.external import make as make_environment
 from relcache.bench.gallery import slug, write_each, write_sheets
 from relcache.bench.illustrations import illustrate, summary
@@ -30,6 +27,7 @@ from relcache.bench.prepare import Asked, tasks
 from relcache.bench.sampling import Sampler, Samples, smaller
 from relcache.commands.bench import bench_app
 from relcache.commands.compare import compare as run_comparison
+from relcache.commands.models import list_models
 from relcache.commands.options import (
     Batch,
     CalibrationSamples,
@@ -46,11 +44,11 @@ from relcache.commands.options import (
     Steps,
     Targets,
 )
-from relcache.commands.terminal import console, errors, plain_errors, progress_bar, relief_of
+from relcache.commands.terminal import console, errors, plain_errors, progress_bar, relief_of, say
 from relcache.figures.sheet import Row
-from relcache.methods import config_from_text, method_from_config, named_granularity
+from relcache.figures.text import drawable
+from relcache.methods import method_from_config, named_granularity
 from relcache.metrics.pair import psnr
-from relcache.models import SPECS, UNSUPPORTED, describe, streams
 
 app = typer.Typer(
     help="Diffusion transformers sample faster by Relational Feature Caching.",
@@ -130,7 +128,7 @@ def analyze(
                 model, entries, asked_of(model, prompt, seeds), seeds, out, interval=interval, steps=steps, batch=batch,
                 options=call_options(model, guidance, size, frames, option or []), device=usable_device(device),
                 dtype=dtype, offload=offload, granularity=named_granularity(granularity),
-                advance=lambda count: bar.advance(task, count),
+                modules=module or (), advance=lambda count: bar.advance(task, count),
             )  # fmt: skip
             written = illustrate(out, module or ())
         found = summary(known)
@@ -139,7 +137,7 @@ def analyze(
                 console.print(f"{key}: {value:.3g}", highlight=False)
         for name, value in found["relative L1 error of the output"].items():
             console.print(f"relative L1 error of the output, {name}: {value:.3g}", highlight=False)
-        console.print(f"Written to {out}: {', '.join(path.name for path in written)}", highlight=False)
+        say(f"Written to {out}: {', '.join(path.name for path in written)}")
 
 
 @app.command()
@@ -151,8 +149,10 @@ def figures(
 ) -> None:
     """Draw figures and sheets again from saved results."""
     with plain_errors([]):
+        if folder.is_dir():
+            files.check_folder(folder)
         for path in illustrate(folder, module or ()):
-            console.print(str(path), highlight=False, soft_wrap=True)
+            say(str(path))
 
 
 @app.command()
@@ -205,7 +205,12 @@ def sample(
             raise ValueError(f"--method takes one method, --compare one or more; got {asked_for}")
         configs = {text: named_config(text) for text in given}
         for config in configs.values():  # a mistake shows before anything is loaded
-            method_from_config(config if nfc is None else with_any_budget(config))
+            chosen = method_from_config(config if nfc is None else with_any_budget(config))
+            if nfc is None:
+                chosen.schedule.check(steps)
+            else:
+                check_budget(config, nfc, steps)
+        files.check_folder(out, ["sheet.png", "report.json"])
         options = call_options(model, guidance, size, frames, option or [])
         pipeline = load_pipeline(model, device, dtype, offload)
         relief += smaller(pipeline)
@@ -225,23 +230,27 @@ def sample(
                     chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)
                 made[text] = sampler.run(chosen, seeds, asked, lambda count: bar.advance(task, count))
                 label = f"-{slug(text)}" if compare else ""
-                while label in labels:  # two texts may have one slug
+                while label in labels:  # texts that differ in signs alone have one slug
                     label += "-again"
                 labels.append(label)
                 stems = [f"{i:03d}-{name}-seed{s}{label}" for i, (name, s) in enumerate(zip(names, seeds, strict=True))]
-                write_each(out, made[text].images.numpy(), stems)
+                images = made[text].images.numpy()
+                files.write_or_elsewhere(out, partial(write_each, images=images, names=stems))
         rows = [
             Row(_caption(text, samples, made.get("full")), samples.images.numpy()) for text, samples in made.items()
         ]
         captions = [str(prompt) for prompt in asked] if sampler.condition == "prompt" else []
-        write_sheets(out, rows, f"{model}, {steps} steps", captions)
         reports = [report.to_dict() for samples in made.values() for report in samples.reports]
-        files.write_json(out / "report.json", reports)
         for text, samples in made.items():
             for report in samples.reports:
-                console.print(str(report), highlight=False, soft_wrap=True, markup=False)
-            console.print(f"{text}: {len(seeds)} in {samples.seconds:.1f} s", highlight=False, markup=False)
-        console.print(f"Written to {out}")
+                say(str(report))
+            say(f"{text}: {len(seeds)} in {samples.seconds:.1f} s")
+            if nfc is not None and text != "full" and abs(samples.nfc - nfc) > CLOSE:
+                say(f"{text} has {samples.nfc:g} full steps, not the {nfc} that were asked for")
+        title = f"{drawable(model, 'the model')}, {steps} steps"
+        files.write_or_elsewhere(out, lambda place: write_sheets(place, rows, title, captions))
+        files.write_or_elsewhere(out, lambda place: files.write_json(place / "report.json", reports))
+        say(f"Written to {out}")
 
 
 @app.command()
@@ -267,7 +276,7 @@ def calibrate(
     relief = relief_of(batch, device, dtype, offload)
     with plain_errors(relief):
         model = model or ("small-flux" if prompt else DEFAULT_MODEL)
-        chosen = method_from_config(to_begin_with(config_from_text(method)))
+        chosen = method_from_config(to_begin_with(named_config(method)))
         options = call_options(model, guidance, size, frames, option or [])
         pipeline = load_pipeline(model, device, dtype, offload)
         relief += smaller(pipeline)
@@ -281,46 +290,13 @@ def calibrate(
             errors.print(f"threshold {threshold:<8g} {count:g} full steps")
 
         threshold = find_threshold(sampler, chosen, nfc, seeds, asked, tell=tell)
-        reached = dict(found).get(threshold)
+        reached = dict(found).get(threshold, float(steps) if threshold == 0 else None)
         if reached is not None and reached != nfc:
             errors.print(f"no threshold gave {nfc:g} full steps; the nearest gives {reached:g}")
         console.print(f"{threshold:g}", highlight=False)
 
 
-@app.command()
-def models(
-    name: Annotated[str, typer.Argument(help="Show only classes whose name holds this.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """List the transformers that relcache knows: what is cached in each block, and how it is tested."""
-    specs = [spec for spec in SPECS if name.lower() in spec.class_name.lower()]
-    unsupported = {known: reason for known, reason in UNSUPPORTED.items() if name.lower() in known.lower()}
-    if not specs and not unsupported:
-        known = {re.sub(r"(Video)?(Transformer|DiT).*", "", spec.class_name).lower(): spec.class_name for spec in SPECS}
-        near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
-        hint = f"; the nearest are {', '.join(known[match] for match in near)}" if near else ""
-        errors.print(f"[bold red]error:[/] no class's name holds {escape(repr(name))}{hint}", soft_wrap=True)
-        raise typer.Exit(1)
-    if as_json:
-        rows = [
-            {"class": spec.class_name, "units": describe(spec), "streams": streams(spec), "pipelines": spec.pipelines}
-            for spec in specs
-        ]
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    table = Table(header_style="bold", box=None, padding=(0, 1), pad_edge=False)
-    table.add_column("class", overflow="fold", ratio=3)
-    table.add_column("units per block", overflow="fold", ratio=5)
-    table.add_column("streams", justify="right", no_wrap=True)
-    table.add_column("tested", overflow="fold", ratio=2)
-    for spec in specs:
-        tested = ["small model", *spec.pipelines]
-        units = "\n".join(f"{stack}: {', '.join(parts)}" for stack, parts in describe(spec).items())
-        table.add_row(spec.class_name, escape(units), str(streams(spec)), ", ".join(tested))
-    console.print(table)
-    console.print(f"{len(specs)} class{'es' * (len(specs) != 1)}", highlight=False)
-    for class_name, reason in unsupported.items():
-        console.print(f"not cached: {class_name}: {reason}", highlight=False)
+app.command("models")(list_models)
 
 
 @app.command()

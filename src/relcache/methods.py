@@ -5,9 +5,9 @@ Knows forecasters and schedules, nothing of sessions or models.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -16,6 +16,7 @@ from relcache.expansion import Form, Norm, check_choice
 from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
 from relcache.memory_size import bytes_from
 from relcache.models.coarse import Granularity
+from relcache.nearest import unknown
 from relcache.offload import Offload
 from relcache.schedules import Always, ErrorBudget, Interval, Plan, Schedule
 from relcache.storage import CacheDtype
@@ -151,6 +152,7 @@ def _plan(full_steps: list[int], order: int = 2, direction: Form = "taylor", nor
     return Method(Relational(order, direction, norm), Plan(full_steps), "RFE on a plan")
 
 
+NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 HELD = ("granularity", "cache_dtype", "offload", "memory_limit")  # options that every method has
 BY_NAME: dict[str, Callable[..., Method]] = {
     "full": _full,
@@ -177,13 +179,13 @@ def method_from_config(config: Mapping[str, Any]) -> Method:
         raise ValueError(f"a method's config has the key 'method', one of {', '.join(BY_NAME)}; got {sorted(options)}")
     name = str(options.pop("method")).lower()
     if name not in BY_NAME:
-        raise ValueError(_unknown("method", name, BY_NAME))
+        raise ValueError(unknown("method", name, BY_NAME))
     build = BY_NAME[name]
     held = {name: options.pop(name) for name in HELD if name in options}
     parameters = inspect.signature(build).parameters
     for option in options:
         if option not in parameters:
-            raise ValueError(_unknown(f"option of {name}", option, [*parameters, *HELD]))
+            raise ValueError(unknown(f"option of {name}", option, [*parameters, *HELD]))
     missing = [key for key, value in parameters.items() if value.default is value.empty and key not in options]
     if missing:
         raise ValueError(
@@ -195,7 +197,7 @@ def method_from_config(config: Mapping[str, Any]) -> Method:
 def method_from_text(text: str) -> Method:
     """The method that a command line names: `rfc:order=2,threshold=0.12`, `fora:interval=4`, `full`.
 
-    Values are read as JSON where that succeeds and as strings elsewhere.
+    Values are read by `value_from_text`.
 
     Raises:
         ValueError: as `method_from_config`, or text that is not of this form.
@@ -207,35 +209,43 @@ def config_from_text(text: str) -> dict[str, Any]:
     """`name:key=value,…` as a config for `method_from_config`; a list is written `full_steps=[0,1,5]`.
 
     Raises:
-        ValueError: a part without "=".
+        ValueError: a part without "=", an option given twice, or a bracket that is not closed.
     """
     name, _, rest = text.partition(":")
     config: dict[str, Any] = {"method": name.strip()}
-    for part in _split(rest):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise ValueError(f"{part!r} in {text!r} is not of the form option=value")
-        if key.strip() == "method":
+    for part in _split(rest, text):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not key:
+            raise ValueError(f"{part.strip()!r} in {text!r} is not of the form option=value")
+        if key == "method":
             raise ValueError(f"{text!r} names two methods")
-        try:
-            config[key.strip()] = json.loads(value)
-        except json.JSONDecodeError:
-            config[key.strip()] = value.strip()
+        if key in config:
+            raise ValueError(f"{text!r} gives {key} twice: leave one out")
+        config[key] = value_from_text(value)
     return config
 
 
-def _split(text: str) -> list[str]:
+def value_from_text(text: str) -> Any:
+    """The number that `text` writes (1e-2, 1E5, .5, 5., -1, +1), else what it is as JSON, else the text itself."""
+    if NUMBER.fullmatch(text):
+        try:
+            return int(text)
+        except ValueError:  # not whole, or longer than Python reads
+            return float(text)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _split(options: str, text: str) -> list[str]:
     parts, depth = [""], 0
-    for character in text:
+    for character in options:
         depth += (character == "[") - (character == "]")
         if character == "," and depth == 0:
             parts.append("")
         else:
             parts[-1] += character
+    if depth:
+        raise ValueError(f"{text!r} has a bracket that is not closed, or not opened")
     return [part for part in parts if part.strip()]
-
-
-def _unknown(what: str, given: str, known: Any) -> str:
-    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {given!r}: {hint}there are {', '.join(known)}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from relcache_models.weights import load_weights
+from relcache_models.weights import load_into
 
 
 class Classifier(nn.Module):
@@ -39,7 +39,13 @@ class Classifier(nn.Module):
         self.head = nn.Linear(self.num_features, 10)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (n, 128) of grey images (n, 1, 28, 28) in [0, 1]."""
+        """Features (n, 128) of grey images (n, 1, 28, 28) in [0, 1].
+
+        Raises:
+            ValueError: images of another size.
+        """
+        if images.ndim != 4 or images.shape[1:] != (1, 28, 28):
+            raise ValueError(f"the classifier of Fashion-MNIST takes (n, 1, 28, 28), got {tuple(images.shape)}")
         return self.stages(images * 2 - 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -55,5 +61,5 @@ class Classifier(nn.Module):
             ValueError: it is broken.
         """
         classifier = cls()
-        classifier.load_state_dict(load_weights(Path(folder) / "model.safetensors"))
+        load_into(classifier, Path(folder) / "model.safetensors")
         return classifier.eval()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from relcache_models import shapes
-from relcache_models.weights import load_weights
+from relcache_models.weights import load_into
 
 FRAMES_RIGHT = 0.75  # the share of a clip's frames that must show the right shape
 
@@ -120,14 +120,15 @@ class Recogniser(nn.Module):
 
         Raises:
             FileNotFoundError: `folder` holds no recogniser.
-            ValueError: its weights are broken.
+            ValueError: its weights or its config are broken.
         """
-        weights = load_weights(Path(folder) / "model.safetensors")
-        config = Path(folder) / "config.json"
-        if not config.is_file():
-            raise FileNotFoundError(f"{folder} holds no {config.name}")
-        recogniser = cls(**json.loads(config.read_text()))
-        recogniser.load_state_dict(
-            {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
-        )
+        weights, config = Path(folder) / "model.safetensors", Path(folder) / "config.json"
+        for path in (weights, config):
+            if not path.is_file():
+                raise FileNotFoundError(f"{folder} holds no {path.name}")
+        try:
+            recogniser = cls(**json.loads(config.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{config} is not the config of a recogniser ({error})") from error
+        load_into(recogniser, weights)
         return recogniser.eval()

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -22,3 +23,23 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is broken: {error}") from error
+
+
+def load_into(module: nn.Module, path: Path) -> None:
+    """Give `module` the weights of a safetensors file, as float32.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is broken, lacks a weight, or has one more or of another shape.
+    """
+    weights, wanted = load_weights(path), module.state_dict()
+    for kind, names in (("lacks", wanted.keys() - weights.keys()), ("holds", weights.keys() - wanted.keys())):
+        if names:
+            right = f"the weight {min(names)}" if kind == "lacks" else f"{min(names)}, which is no weight of it"
+            raise ValueError(f"{path} {kind} {right}: it is not of a {type(module).__name__} of this config")
+    for name, value in weights.items():
+        if value.shape != wanted[name].shape:
+            raise ValueError(f"{path}: {name} is {tuple(value.shape)}, expected {tuple(wanted[name].shape)}")
+    module.load_state_dict(
+        {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+    )

@@ -22,12 +22,15 @@ from relcache.bench.entries import Entry
 from relcache.bench.pipelines import load_pipeline
 from relcache.bench.prepare import identity
 from relcache.bench.sampling import Sampler
+from relcache.bench.saved import INDEX_FORM
 from relcache.expansion import Expansion, norm_l2, sum_absolute, weighted_sum
 from relcache.forecasters.base import Forecast, Forecaster
 from relcache.methods import Method, method_from_config
 from relcache.models.coarse import Granularity
+from relcache.nearest import unknown
 from relcache.schedules import Always, Interval
 
+RECORDED = ("input_change", "output_change", "s", "input_error")  # of each module, beside each method's errors
 INDEX, PARTS = "analysis.json", "parts"  # what was recorded, and the folder of what each batch gave
 
 
@@ -133,6 +136,7 @@ def analyze(
     dtype: str = "float32",
     offload: str = "none",
     granularity: Granularity = "module",
+    modules: Sequence[str] = (),
     advance: Callable[[int], None] = lambda count: None,
 ) -> Analysis:
     """Record a run with full compute of `model` into `out`; batches that are there already are left alone.
@@ -140,7 +144,8 @@ def analyze(
     The forecasts are those of the forecasters of `entries`, each at the same full steps: 0, 1, 1 + interval, ….
 
     Raises:
-        ValueError: methods of which a forecaster is not to be had, or a model that cannot be loaded.
+        ValueError: methods of which a forecaster is not to be had, a model that cannot be loaded, or, after the first
+            batch, one of `modules` that the model does not have.
     """
     if not entries:
         raise ValueError("an analysis needs at least one method that forecasts, such as taylorseer-1")
@@ -156,7 +161,8 @@ def analyze(
         "options": dict(options or {}), "conditions": list(conditions),
     }  # fmt: skip
     index = out / INDEX
-    if index.exists() and files.read_json(index)["about"] != about:
+    files.check_folder(out, [INDEX])
+    if index.exists() and files.read_json(index, INDEX_FORM)["about"] != about:
         raise ValueError(f"{out} holds the analysis of something else: give another --out, or delete it")
     pipeline = None
     for start in range(0, len(seeds), batch):
@@ -171,8 +177,17 @@ def analyze(
                 names, arrays = _table(handle.states(), steps)
             files.write_json(index, {"about": about, **names})
             files.write_arrays(part, arrays)
+        if start == 0:
+            check_modules(modules, files.read_json(index, INDEX_FORM)["modules"])
         advance(min(batch, len(seeds) - start))
     return load(out)
+
+
+def check_modules(asked: Sequence[str], names: Sequence[str]) -> None:
+    """Raise ValueError unless all modules that are asked for are among those recorded."""
+    missing = next((name for name in asked if name not in names), None)
+    if missing is not None:
+        raise ValueError(unknown("module of this analysis", missing, names))
 
 
 def load(folder: Path) -> Analysis:
@@ -184,12 +199,21 @@ def load(folder: Path) -> Analysis:
     index = folder / INDEX
     if not index.exists():
         raise ValueError(f"{folder} holds no analysis: relcache analyze makes one")
-    found = files.read_json(index)
-    parts = [files.read_arrays(path) for path in sorted((folder / PARTS).glob("*.npz"))]
+    found = files.read_json(index, INDEX_FORM)
+    with files.reading(index):
+        if min(found["about"]["batch"], found["about"]["samples"]) < 1 or not found["about"]["methods"]:
+            raise ValueError("it names no samples, no batch or no methods")
+    needed = [*RECORDED, *(f"error {name}" for name in found["about"]["methods"])]
+    parts = [files.read_arrays(path, needed) for path in sorted((folder / PARTS).glob("*.npz"))]
     samples, batch = found["about"]["samples"], found["about"]["batch"]
     if len(parts) < -(-samples // batch):
         raise ValueError(f"the analysis in {folder} is not finished: the same relcache analyze goes on")
-    values = {name: np.concatenate([part[name] for part in parts], 2) for name in parts[0]}
+    with files.reading(folder / PARTS, "delete it, and the same relcache analyze makes it again"):
+        values = {name: np.concatenate([part[name] for part in parts], 2) for name in parts[0]}
+        shape = len(found["branches"]), len(found["modules"]), found["about"]["steps"]
+        wrong = next((name for name, array in values.items() if (*array.shape[:2], array.shape[3]) != shape), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong} is of shape {values[wrong].shape}, and {INDEX} names {shape}")
     return Analysis(found["about"], found["about"]["methods"], found["modules"], found["branches"], values)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from relcache.bench.benchmarks import SMALL
 from relcache.bench.gallery import slug
 from relcache.bench.pipelines import class_numbers, is_class_conditional, number_of_classes
+from relcache.methods import value_from_text
 
 
 def call_options(
@@ -18,22 +20,21 @@ def call_options(
     shipped = next((task for task in SMALL.values() if task.model == model), None)
     options = {**shipped.options, "guidance_scale": shipped.guidance} if shipped else {}
     if guidance is not None:
+        if not math.isfinite(guidance):
+            raise ValueError(f"--guidance is a finite number, got {guidance}")
         options["guidance_scale"] = guidance
     if size is not None:
         parts = size.lower().split("x")
-        if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
+        if len(parts) > 2 or not all(re.fullmatch("[1-9][0-9]{0,6}", part) for part in parts):
             raise ValueError(f"--size takes HEIGHTxWIDTH such as 480x832, or one number, got {size!r}")
         options |= {"height": int(parts[0]), "width": int(parts[-1])}
     if frames is not None:
         options["num_frames"] = frames
     for text in more:
         name, equals, value = text.partition("=")
-        if not equals:
+        if not equals or not name.strip():
             raise ValueError(f"--option takes name=value, got {text!r}")
-        try:
-            options[name.strip()] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name.strip()] = value
+        options[name.strip()] = value_from_text(value)
     return options
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 from relcache.bench.external import vbench_prompts
 from relcache.bench.measures import DIMENSIONS, vbench_total
 from relcache.bench.summaries import Column, distance_to_full, mean, mean_of_judged, score, total
+from relcache.nearest import unknown
 from relcache_models import shapes
 
 Conditions = Sequence[int | str]
@@ -189,6 +189,7 @@ PAPER = {
 }
 """The paper's protocols, by task."""
 
+PRESETS = ("paper", "small")
 NAMES = {"class-conditional": "class", "text-to-image": "text", "text-to-video": "video"}
 
 
@@ -199,9 +200,7 @@ def benchmark_of(name: str, preset: str) -> Benchmark:
         ValueError: an unknown name or preset.
     """
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown benchmark {name!r}: {hint}there are {', '.join(NAMES)}")
-    if preset not in ("paper", "small"):
-        raise ValueError(f"a preset is paper or small, got {preset!r}")
+        raise ValueError(unknown("benchmark", name, NAMES))
+    if preset not in PRESETS:
+        raise ValueError(unknown("preset", preset, PRESETS))
     return (PAPER if preset == "paper" else SMALL)[NAMES[name]]

@@ -32,6 +32,34 @@ def interval_for(nfc: int, steps: int, phase: int | None = None, warmup: int = W
     return min(range(1, steps + 1), key=lambda interval: abs(full_steps(interval, steps, phase, warmup) - nfc))
 
 
+def spacing_for(nfc: int, steps: int, phase: int | None = None, warmup: int = WARMUP) -> dict[str, int]:
+    """The interval that gives `nfc` full steps, with a phase where the published one gives another number.
+
+    Of phases that give `nfc`, that nearest to the published one is taken, whose first gap is less than two intervals.
+    A phase that is given stays; then, and where no such phase is to be had, the number is the nearest that there is.
+    """
+    interval = interval_for(nfc, steps, phase, warmup)
+    if phase is not None or full_steps(interval, steps, None, warmup) == nfc:
+        return {"interval": interval}
+    exact = [
+        (abs(first - published), interval, first)
+        for interval in range(2, steps + 1)
+        for published in (warmup - 1 + interval,)
+        for first in range(warmup, min(published + interval, steps + 1))
+        if full_steps(interval, steps, first, warmup) == nfc
+    ]
+    if not exact:
+        return {"interval": interval}
+    _, interval, first = min(exact)
+    return {"interval": interval, "phase": first}
+
+
+def budgets_of(method: Method) -> dict[str, Any]:
+    """The options of a method that decide its full steps, by name, as a config has them."""
+    found = {name: getattr(method.schedule, name, None) for name in ("interval", "threshold", "phase")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def to_begin_with(config: Mapping[str, Any]) -> dict[str, Any]:
     """`config` with an order and a threshold where its method takes them and it gives none."""
     build = BY_NAME.get(str(config.get("method")).lower())
@@ -47,12 +75,37 @@ def with_any_budget(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"interval": 2, **config} if takes_interval else config
 
 
-def has_budget(config: Mapping[str, Any]) -> bool:
-    """Whether the options of `config` alone decide its full steps: an interval, a threshold, a plan, or all of them."""
+def _budget_options(config: Mapping[str, Any]) -> list[str]:
+    """The options by which the method of `config` may have any number of full steps."""
     build = BY_NAME.get(str(config.get("method")).lower())
     parameters = inspect.signature(build).parameters if build else {}
-    budgets = [name for name in ("interval", "threshold") if name in parameters]
+    return [name for name in ("interval", "threshold") if name in parameters]
+
+
+def has_budget(config: Mapping[str, Any]) -> bool:
+    """Whether the options of `config` alone decide its full steps: an interval, a threshold, a plan, or all of them."""
+    budgets = _budget_options(config)
     return not budgets or any(name in config for name in budgets)
+
+
+def check_budget(config: Mapping[str, Any], nfc: float, steps: int) -> None:
+    """See that the method of `config` can be given `nfc` full steps of `steps`; full compute stays as it is.
+
+    Raises:
+        ValueError: its own options decide them, or it cannot have so many or so few.
+    """
+    name = str(config.get("method")).lower()
+    if name == "full":
+        return
+    if has_budget(config):
+        own = next((key for key in ("interval", "threshold", "full_steps") if key in config), "options")
+        raise ValueError(
+            f"{name} has {own}={config.get(own)}, which decides its full steps: leave that out, or do not ask for "
+            f"{nfc:g} full steps"
+        )
+    warmup = config.get("warmup", WARMUP)
+    if not warmup <= nfc <= steps:
+        raise ValueError(f"the number of full steps lies between the warm-up, {warmup}, and {steps}; got {nfc:g}")
 
 
 def at_budget(
@@ -71,19 +124,15 @@ def at_budget(
     Raises:
         ValueError: a config that is wrong, or a number of full steps that the method cannot have.
     """
+    method_from_config(with_any_budget(config))
+    check_budget(config, nfc, sampler.steps)
     config = to_begin_with(config)
-    build = BY_NAME.get(str(config.get("method")).lower())
-    parameters = inspect.signature(build).parameters if build else {}
-    if "interval" in config:
-        raise ValueError(
-            f"{config['method']} has interval={config['interval']}, which decides its full steps: leave that out, or "
-            f"do not ask for {nfc} full steps"
-        )
-    if "interval" in parameters:
-        interval = interval_for(nfc, sampler.steps, config.get("phase"), config.get("warmup", WARMUP))
-        return method_from_config({**config, "interval": interval})
+    budgets = _budget_options(config)
+    if "interval" in budgets:
+        spacing = spacing_for(nfc, sampler.steps, config.get("phase"), config.get("warmup", WARMUP))
+        return method_from_config({**config, **spacing})
     method = method_from_config(config)
-    if "threshold" not in parameters:
+    if "threshold" not in budgets:
         return method
     return method.with_threshold(calibrate(sampler, method, nfc, seeds, conditions, known, tell=tell))
 

@@ -22,7 +22,9 @@ from relcache.bench import files
 from relcache.bench.calibration import FIRST_SEED, calibration_seeds
 from relcache.bench.entries import Entry
 from relcache.bench.pool import Pool
+from relcache.bench.saved import BUDGETS_FORM, read_part
 from relcache.bench.work import Budget, Measuring, Sampling, Setup, Work, done
+from relcache.methods import method_from_config
 
 FULL = "full"
 
@@ -178,7 +180,12 @@ class Comparison:
         """The config of a cell's method, its interval or threshold found."""
         if cell.nfc is None:
             return cell.entry.config
-        return files.read_json(self._budget_file(cell.entry))[str(cell.nfc)]
+        path = self._budget_file(cell.entry)
+        budgets = files.read_json(path, BUDGETS_FORM)
+        with files.reading(path):
+            config = budgets[str(cell.nfc)]
+            method_from_config(config)
+        return config
 
     def _batches(self) -> Iterator[tuple[int, tuple[int, ...], tuple[int | str, ...]]]:
         for start in range(0, self.settings.samples, self.settings.batch):
@@ -213,10 +220,10 @@ class Comparison:
 
     # What was made
 
-    def parts(self, cell: Cell) -> Iterator[dict[str, np.ndarray]]:
-        """What it took to make each batch of a cell, in order: seeds, seconds, report, …"""
+    def parts(self, cell: Cell) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any]]]:
+        """What it took to make each batch of a cell, in order: seeds, seconds, …, and its report."""
         for start, _, _ in self._batches():
-            yield files.read_arrays(self._samples_file(cell, start))
+            yield read_part(self._samples_file(cell, start))
 
     def takes(self, measure: str) -> bool:
         """Whether a measure is taken: not where what it needs is missing."""
@@ -224,8 +231,14 @@ class Comparison:
 
     def values(self, cell: Cell, measure: str, name: str) -> Iterator[torch.Tensor]:
         """What a measure found under `name`, batch by batch."""
-        for start, _, _ in self._batches():
-            yield torch.from_numpy(files.read_arrays(self._measure_file(cell, start, measure))[name])
+        for start, seeds, _ in self._batches():
+            path = self._measure_file(cell, start, measure)
+            found = torch.from_numpy(files.read_arrays(path, (name,))[name])
+            with files.reading(path):
+                rows = len(found) if found.ndim else 0
+                if not rows or rows % len(seeds):  # a sample may have several
+                    raise ValueError(f"its {name} are of {rows} samples, not of {len(seeds)}")
+            yield found
 
     def scalars(self, cell: Cell, measure: str) -> list[str]:
         """The names under which a measure found one number for each sample."""
@@ -235,8 +248,8 @@ class Comparison:
     def cost(self, cell: Cell) -> dict[str, float | None]:
         """What a cell's samples cost: full steps and FLOPs per sample, seconds and bytes."""
         reports, seconds, memory = [], [], []
-        for part in self.parts(cell):
-            reports.append(json.loads(str(part["report"])))
+        for part, report in self.parts(cell):
+            reports.append(report)
             seconds.append(float(part["seconds"]) / len(part["seeds"]))
             memory.append(float(part["memory"]))
         rows = [report["batch"] for report in reports]
@@ -262,5 +275,6 @@ class Comparison:
             "nfc_target": self.settings.setup.steps if cell is self.full else cell.nfc,
             "threshold": config.get("threshold"),
             "interval": config.get("interval"),
+            "phase": config.get("phase"),
             **self.cost(cell),
         }

@@ -56,6 +56,8 @@ def methods_at(entries: Sequence[Entry], granularities: Sequence[str]) -> list[N
     for granularity in granularities:
         for entry in entries:
             own = "granularity" in entry.config
+            if entry.fixed and str(entry.config.get("method")).lower() != "full":
+                raise ValueError(f"{entry.name} has a budget of its own, which --nfc is to give: leave that out")
             if own and granularity != granularities[0]:
                 continue
             config = dict(entry.config) if own else {**entry.config, "granularity": granularity}

@@ -21,6 +21,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from relcache.bench.files import check_folder, read_json
+from relcache.nearest import unknown
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -96,7 +99,7 @@ def vbench_prompts() -> dict[str, set[str]]:
     if found is None:
         raise ValueError(f"{folder_of('vbench')} has no vbench/VBench_full_info.json: make it again")
     known: dict[str, set[str]] = {}
-    for entry in json.loads(found.read_text(encoding="utf-8")):
+    for entry in read_json(found, [{"prompt_en": str, "dimension": [str]}]):
         known.setdefault(entry["prompt_en"], set()).update(entry["dimension"])
     return known
 
@@ -113,8 +116,11 @@ def make(name: str, python: str | None = None, tell: Callable[[str], None] = lam
         ValueError: an unknown name, or a command that failed; the message has its last lines.
     """
     if name not in ENVIRONMENTS:
-        raise ValueError(f"there is no environment {name!r}; there are {', '.join(ENVIRONMENTS)}")
+        raise ValueError(unknown("environment", name, ENVIRONMENTS))
     folder = folder_of(name)
+    check_folder(folder.parent)
+    if python is not None:
+        _run([python, "--version"], lambda text: None)  # before the environment that is there is given up
     shutil.rmtree(folder, ignore_errors=True)
     if python is None:
         venv.create(folder, with_pip=True, symlinks=os.name != "nt")
@@ -128,7 +134,10 @@ def make(name: str, python: str | None = None, tell: Callable[[str], None] = lam
 
 def _run(command: Sequence[str], tell: Callable[[str], None]) -> None:
     tell(" ".join(command))
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ValueError(f"{command[0]} cannot be run ({error.strerror})") from error
     if ended.returncode:
         last = "\n".join((ended.stdout + ended.stderr).strip().splitlines()[-5:])
         raise ValueError(f"{' '.join(command)} failed:\n{last}")

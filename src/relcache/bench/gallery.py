@@ -6,6 +6,7 @@ is a PNG file, each clip a folder of PNG files, one per frame, and `read_samples
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from PIL import Image
 from relcache.bench import files
 from relcache.figures.clip import clip_gif, draw_clips
 from relcache.figures.sheet import Row, draw_sheet
+from relcache.figures.text import labels
 
+LAST_PUNCTUATION = 0x206F  # symbols beyond it, such as emoji, may be all that tells two texts apart
 STRIP = 12  # frames of a strip at most, spread over the clip
 
 
@@ -43,7 +46,9 @@ def read_samples(folder: Path, first: int, count: int, largest: int | None = Non
     Raises:
         ValueError: a file is missing or damaged; the message says what to delete.
     """
-    made = []
+    if not folder.is_dir():
+        raise ValueError(f"the samples in {folder} are gone: the command that made them makes them again")
+    made: list[np.ndarray] = []
     for number in range(first, first + count):
         clip = folder / f"{number:06d}"
         if clip.is_dir():
@@ -51,6 +56,11 @@ def read_samples(folder: Path, first: int, count: int, largest: int | None = Non
             made.append(np.stack([_read_png(_path(folder, number, place), number, largest) for place in frames]))
         else:
             made.append(_read_png(_path(folder, number, None), number, largest))
+        if made[-1].shape != made[0].shape:
+            raise ValueError(
+                f"sample {number} in {folder} is of another size than sample {first}: {made[-1].shape} and "
+                f"{made[0].shape}; delete {folder}, and the same command makes it again"
+            )
     return np.stack(made)
 
 
@@ -67,18 +77,16 @@ def _write_png(path: Path, picture: np.ndarray) -> None:
 
 
 def _read_png(path: Path, number: int, largest: int | None) -> np.ndarray:
-    try:
-        with Image.open(path) as picture:
-            if largest is not None:
-                picture.thumbnail((largest, largest))
-            pixels = np.asarray(picture)
-    except Exception as error:
-        folder = path.parent if path.stem == f"{number:06d}" else path.parent.parent
-        batches = (batch for batch in folder.glob("*.npz") if batch.stem.isdigit() and int(batch.stem) <= number)
-        batch = max(batches, default=folder)
-        raise ValueError(
-            f"{path} cannot be read ({error}): delete {batch}, and the same command makes it again"
-        ) from error
+    folder = path.parent if path.stem == f"{number:06d}" else path.parent.parent
+    batches = (batch for batch in folder.glob("*.npz") if batch.stem.isdigit() and int(batch.stem) <= number)
+    batch = max(batches, default=folder)
+    with files.reading(path, f"delete {batch}, and the same command makes it again", "cannot be read"):
+        picture = Image.open(io.BytesIO(path.read_bytes()))
+        if picture.mode not in ("L", "RGB"):
+            raise ValueError(f"its pixels are {picture.mode}, not grey or RGB")
+        if largest is not None:
+            picture.thumbnail((largest, largest))
+        pixels = np.asarray(picture)
     return (pixels[..., None] if pixels.ndim == 2 else pixels).transpose(2, 0, 1)
 
 
@@ -90,6 +98,7 @@ def write_sheets(
     Returns:
         The files, with `suffix` before their extensions: sheet.png, and of clips clips.gif and frames-0.png, ….
     """
+    columns = labels(columns, "prompt")
     sheet = folder / f"sheet{suffix}.png"
     if rows[0].images.ndim == 4:
         files.write_whole(sheet, draw_sheet(rows, title, columns))
@@ -110,5 +119,14 @@ def write_sheets(
 
 
 def slug(text: str, longest: int = 60) -> str:
-    """`text` as a part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:longest].rstrip("-") or "empty"
+    """`text` as a part of a file's name, in lower case.
+
+    Where letters are lost, as of Chinese or of a text longer than `longest`, six letters of a digest tell it from
+    others; a text without Latin letters and digits is these alone.
+    """
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    lost = any((letter.isalnum() and not letter.isascii()) or ord(letter) > LAST_PUNCTUATION for letter in text)
+    if not lost and 0 < len(words) <= longest:
+        return words
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:6]
+    return f"{words[: longest - 7].rstrip('-')}-{digest}".strip("-") if text.strip() else "empty"

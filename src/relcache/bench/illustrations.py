@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,40 +13,56 @@ from matplotlib.figure import Figure
 
 from relcache.bench import analysis, files, gallery
 from relcache.bench.analysis import Analysis
+from relcache.bench.form import check_form
+from relcache.bench.saved import POINT_FORM, RACE_FORM, SETTINGS, TABLE, read_part, read_results
 from relcache.figures import plots
 from relcache.figures.plots import Line
 from relcache.figures.sheet import Row
 from relcache.figures.tradeoff import Measured, tradeoff
 
-SETTINGS = "settings.json"
 SHOWN = 16  # samples on a sheet
 LARGEST = 256  # pixels of a picture's longer side on it
+INDEXES = (SETTINGS, TABLE, analysis.INDEX)  # one of them is in each folder of results
 
 
 def illustrate(folder: Path, modules: Sequence[str] = ()) -> list[Path]:
-    """Draw what `folder`, of a benchmark or an analysis, has results for.
+    """Draw what `folder`, of a benchmark or an analysis, or each folder in it has results for.
 
     Args:
-        folder: what `relcache bench`, `relcache demo` or `relcache analyze` wrote.
+        folder: what `relcache bench`, `relcache demo` or `relcache analyze` wrote, or was given as --out.
         modules: of an analysis, the modules to show, by name; by default three, spread over the model.
 
     Returns:
         The files: each figure as PNG and as SVG, sheets as PNG, clips as GIF.
 
     Raises:
-        ValueError: the folder holds no results, or they are damaged; or it has no module of such a name.
+        ValueError: there are no results, or they are damaged; or there is no module of such a name.
     """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give the folder" if folder.exists() else f"there is no folder {folder}")
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = [place for place in (folder, *below) if any((place / name).exists() for name in INDEXES)]
+    if not found:
+        raise ValueError(
+            f"{folder} holds no results: relcache bench, demo and analyze make them, in a folder for each benchmark"
+        )
+    if modules and not any((place / analysis.INDEX).exists() for place in found):
+        raise ValueError(f"--module is of an analysis, and {folder} holds none: relcache analyze makes one")
+    written = [path for place in found for path in _of(place, modules)]
+    if not written:
+        raise ValueError(f"{folder} holds times alone, as of random weights: there is nothing to draw")
+    return written
+
+
+def _of(folder: Path, modules: Sequence[str]) -> list[Path]:
+    """Draw what one folder has results for; a race without qualities, as of random weights, has no figure."""
     written: list[Path] = []
     if (folder / SETTINGS).exists():
         written += of_benchmark(folder)
+    elif (folder / TABLE).exists():
+        written += of_tradeoff(folder)
     if (folder / analysis.INDEX).exists():
         written += _of_analysis(folder, modules)
-    if not written and (folder / "table.json").exists():
-        written += of_tradeoff(folder)
-    if not written:
-        raise ValueError(
-            f"{folder} holds no results: relcache bench, demo and analyze make them (a folder for each benchmark)"
-        )
     return written
 
 
@@ -64,10 +79,7 @@ def _write(folder: Path, name: str, figure: Figure) -> list[Path]:
 
 def of_benchmark(folder: Path) -> list[Path]:
     """Draw sheets, quality over FLOPs, and traces of the folder of a benchmark."""
-    settings = files.read_json(folder / SETTINGS)
-    rows = files.read_json(folder / "table.json")
-    if len(rows) != len(settings["cells"]):
-        raise ValueError(f"table.json and {SETTINGS} of {folder} are of different runs: make them again")
+    settings, rows = read_results(folder)
     cells = [{**cell, **row, "folder": folder / settings["runs"] / cell["name"]} for cell, row in
              zip(settings["cells"], rows, strict=True)]  # fmt: skip
     written = _sheets(folder, settings, cells)
@@ -84,20 +96,18 @@ def of_benchmark(folder: Path) -> list[Path]:
     return written
 
 
-def _batches(folder: Path) -> Iterator[dict[str, np.ndarray]]:
-    """What was made for a cell, batch by batch."""
+def _first_report(folder: Path) -> dict[str, Any]:
+    """The report of a cell's first batch."""
     found = sorted(path for path in folder.glob("*.npz") if path.stem.isdigit())
     if not found:
         raise ValueError(f"the samples of {folder} are gone: the command that made them makes them again")
-    return map(files.read_arrays, found)
+    return read_part(found[0])[1]
 
 
 def images_of(folder: Path, settings: Mapping[str, Any], most: int) -> np.ndarray:
     """The first `most` samples of a cell, no side above `LARGEST` pixels, float32 in [0, 1]."""
     count = min(most, len(settings["conditions"]))
-    return np.concatenate([gallery.read_samples(folder, number, 1, LARGEST) for number in range(count)]) / np.float32(
-        255
-    )
+    return gallery.read_samples(folder, 0, count, LARGEST) / np.float32(255)
 
 
 def _sheets(folder: Path, settings: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[Path]:
@@ -145,7 +155,7 @@ def _traces(cells: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float | 
     traced = {}
     for cell in cells:
         if cell.get("threshold") is not None:
-            report = json.loads(str(next(_batches(cell["folder"]))["report"]))
+            report = _first_report(cell["folder"])
             title = f"{cell['method']}, {cell['nfc']:.4g} full"
             traced[title] = report["signal"], report["full_steps"], cell["threshold"]
     return traced
@@ -159,13 +169,15 @@ def of_tradeoff(folder: Path) -> list[Path]:
 
     Nothing where it has no qualities, as of random weights.
     """
-    read = files.read_json(folder / "table.json")
-    rows = read.get("rows", []) if isinstance(read, dict) else []
+    path = folder / TABLE
+    read = files.read_json(path, RACE_FORM)
+    rows = [row for row in read["rows"] if row.get("psnr") is not None and "share" in row]
     curves: tuple[dict[str, list[Measured]], dict[str, list[Measured]]] = ({}, {})
+    with files.reading(path):
+        check_form(rows, [POINT_FORM])
     for row in rows:
-        if row.get("psnr") is not None and "share" in row:
-            point = Measured(row["share"], row["share_least"], row["share_most"], row["psnr"])
-            curves[bool(row["peer"])].setdefault(row["method"], []).append(point)
+        point = Measured(row["share"], row["share_least"], row["share_most"], row["psnr"])
+        curves[row["peer"]].setdefault(row["method"], []).append(point)
     return _write(folder, "psnr-time", tradeoff(*curves, read["about"])) if any(curves) else []
 
 
@@ -185,9 +197,7 @@ def _of_analysis(folder: Path, modules: Sequence[str]) -> list[Path]:
 def _choose(known: Analysis, modules: Sequence[str]) -> list[int]:
     """Places of the modules to show."""
     names = list(known.modules)
-    missing = [name for name in modules if name not in names]
-    if missing:
-        raise ValueError(f"the analysis has no module {missing[0]!r}; it has {', '.join(names)}")
+    analysis.check_modules(modules, names)
     if modules:
         return [names.index(name) for name in modules]
     return sorted({round(share * (len(names) - 1)) for share in (1 / 6, 1 / 2, 5 / 6)})

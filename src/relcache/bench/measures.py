@@ -17,6 +17,7 @@ from torch import Tensor
 
 import relcache_models
 from relcache.bench.external import ENVIRONMENTS, External, require, vbench_prompts
+from relcache.bench.loading import missing_weights, quiet_loading
 from relcache.metrics.features import Inception
 from relcache.metrics.pair import lpips, psnr, ssim
 from relcache_models import shapes
@@ -87,12 +88,17 @@ def _clip(device: str, model: str = "openai/clip-vit-large-patch14") -> Measure:
     The paper does not say which of CLIP's models it takes; `model` is a folder or a hub id.
     """
     try:
-        processor = transformers.AutoProcessor.from_pretrained(model)
-        network: torch.nn.Module = transformers.CLIPModel.from_pretrained(model)
-    except (OSError, ValueError) as error:
+        with quiet_loading() as said:
+            processor = transformers.AutoProcessor.from_pretrained(model)
+            network: torch.nn.Module = transformers.CLIPModel.from_pretrained(model)
+        if lacking := missing_weights(said):
+            raise ValueError(lacking)
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
-            f"the CLIP score needs {model}, which could not be loaded ({str(error).splitlines()[0]}): give a folder "
-            "with --clip"
+            f"the CLIP score needs {model}, which could not be loaded ({reason}): give a folder with --clip"
         ) from error
     network.to(device).eval()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 from collections.abc import Mapping
@@ -16,8 +15,11 @@ import numpy as np
 from PIL import Image
 
 from relcache.bench import files
-from relcache.bench.illustrations import SETTINGS, images_of, of_benchmark
+from relcache.bench.equal_cost import marked
+from relcache.bench.illustrations import images_of, of_benchmark
+from relcache.bench.saved import SETTINGS, read_results, read_samples_table
 
+PAGE = "report.html"
 SHOWN = 8  # samples on the page
 LARGEST = 256  # pixels of a picture's longer side on the page
 COST = {"nfc": "full steps", "threshold": "τ", "tflops": "TFLOPs", "seconds": "s", "cache_gb": "cache, GB"}
@@ -31,7 +33,8 @@ def write_page(folder: Path) -> Path:
     """
     if not (folder / SETTINGS).exists():
         raise ValueError(f"{folder} holds no results of a benchmark")
-    settings, rows = files.read_json(folder / SETTINGS), files.read_json(folder / "table.json")
+    settings, rows = read_results(folder)
+    counted, note = marked(rows, ".4g")
     drawn = of_benchmark(folder)
     figures = [path for path in drawn if path.suffix == ".svg"]
     sheets = [path for path in drawn if path.parent == folder]
@@ -45,6 +48,8 @@ def write_page(folder: Path) -> Path:
         title=f"{setup['model']}: {len(settings['conditions'])} samples, {setup['steps']} steps",
         columns=columns,
         rows=rows,
+        counts=[row["nfc"] for row in counted],
+        note=note,
         figures=[
             {
                 "name": path.stem,
@@ -56,10 +61,15 @@ def write_page(folder: Path) -> Path:
         sheets=[
             {"name": path.stem, "address": _address(path.read_bytes(), f"image/{path.suffix[1:]}")} for path in sheets
         ],
-        gallery=json.dumps(_gallery(folder, settings)).replace("</", "<\\/"),
+        gallery=_script(_gallery(folder, settings)),
     )
-    files.write_whole(folder / "report.html", page.encode())
-    return folder / "report.html"
+    files.write_whole(folder / PAGE, page.encode())
+    return folder / PAGE
+
+
+def _script(value: Any) -> str:
+    """JSON that stands in a script element: no prompt can end the element, or begin one in it or a comment."""
+    return json.dumps(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _caption(name: str, columns: Mapping[str, str]) -> str:
@@ -70,18 +80,12 @@ def _caption(name: str, columns: Mapping[str, str]) -> str:
 
 def _gallery(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The first samples of each method as addresses of data, and what was measured of each."""
-    measured: dict[tuple[str, str], list[Mapping[str, str]]] = {}
-    with (folder / "samples.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            kept = measured.setdefault((row["method"], row["nfc_target"]), [])
-            if len(kept) < SHOWN:
-                kept.append(row)
     shown = settings["conditions"][:SHOWN]
     cells = []
-    for cell in settings["cells"]:
-        key = cell["method"], "" if cell["nfc_target"] is None else str(cell["nfc_target"])
+    measured = read_samples_table(folder, settings["cells"])
+    for cell, rows in zip(settings["cells"], measured, strict=True):
         pictures = images_of(folder / settings["runs"] / cell["name"], settings, SHOWN)
-        notes = [_note(row, settings["columns"]) for row in measured[key]]
+        notes = [_note(row, settings["columns"]) for row in rows[:SHOWN]]
         cells.append({"method": cell["method"], "nfc": cell["nfc_target"], "notes": notes,
                       "pictures": [_picture(picture) for picture in pictures]})  # fmt: skip
     return {"conditions": [str(condition) for condition in shown], "cells": cells}

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, DiTPipeline
-from diffusers.utils import logging
 from safetensors import safe_open
-from transformers.utils import logging as transformers_logging
 
 import relcache_models
+from relcache.bench.loading import missing_weights, quiet_loading
+from relcache.nearest import did_you_mean, unknown
 
 DEFAULT_MODEL = "dit-fashion-mnist"
-
-
+INDEX = "model_index.json"  # in each folder of a pipeline
+DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "model", "group", "sequential")
 
 
@@ -40,10 +40,12 @@ def load_pipeline(
     """
     precision = precision_of(dtype)
     if offload not in OFFLOADS:
-        raise ValueError(f"offload is one of {', '.join(OFFLOADS)}, got {offload!r}")
+        raise ValueError(unknown("offload", offload, OFFLOADS))
     source: str | Path = relcache_models.folder(model) if model in relcache_models.names() else model
-    if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
-        raise ValueError(f"{source} holds no model_index.json, so it is not a pipeline folder of diffusers")
+    if Path(source).is_file():
+        raise ValueError(f"{source} is a file: give a folder in diffusers' format")
+    if Path(source).is_dir() and not (Path(source) / INDEX).is_file():
+        raise ValueError(f"{source} holds no {INDEX}, so it is not a pipeline folder of diffusers")
     device = usable_device(device)
     if offload != "none" and torch.device(device).type == "cpu":
         raise ValueError(
@@ -74,10 +76,9 @@ def precision_of(dtype: str) -> torch.dtype:
     Raises:
         ValueError: none that models are sampled in.
     """
-    precision = getattr(torch, dtype, None)
-    if precision not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
-    return precision
+    if dtype not in DTYPES:
+        raise ValueError(unknown("dtype", dtype, DTYPES))
+    return getattr(torch, dtype)
 
 
 def usable_device(device: str) -> str:
@@ -89,33 +90,39 @@ def usable_device(device: str) -> str:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # of the device meta as well, which has no values
         raise ValueError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
 
 
 def _loaded(model: str, source: str | Path, precision: torch.dtype) -> Any:
-    logs = [(library, library.get_verbosity()) for library in (logging, transformers_logging)]
-    bars = logging.is_progress_bar_enabled()
-    for library, _ in logs:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        return DiffusionPipeline.from_pretrained(source, dtype=precision)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        broken = f" {_broken(Path(source))}" if Path(source).is_dir() else ""
+    failed: Exception | None = None
+    with quiet_loading() as said:
+        try:
+            pipeline = DiffusionPipeline.from_pretrained(source, dtype=precision)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            failed = error
+    lacking = missing_weights(said)
+    if failed is not None:
+        broken = _broken(Path(source)) if Path(source).is_dir() else ""
+        reason = "; ".join(filter(None, (broken, lacking))) + " " * bool(broken or lacking)
+        reason += f"({type(failed).__name__}: {' '.join(str(failed).split())})"
+        shipped = pipelines_shipped()
         raise ValueError(
-            f"could not load {model!r}{broken} ({type(error).__name__}: {error}). Shipped models: "
-            f"{', '.join(relcache_models.names())}; else give a folder in diffusers' format or a hub id"
-        ) from error
-    finally:
-        for library, verbosity in logs:
-            library.set_verbosity(verbosity)
-            if bars:
-                library.enable_progress_bar()
+            f"could not load {model!r}: {did_you_mean(model, shipped)}{reason}. Shipped models: {', '.join(shipped)}; "
+            "else give a folder in diffusers' format or a hub id"
+        ) from failed
+    if lacking:
+        raise ValueError(f"could not load {model!r}: {lacking}")
+    return pipeline
+
+
+def pipelines_shipped() -> list[str]:
+    """Names of the shipped models that can be sampled."""
+    return [name for name in relcache_models.names() if (relcache_models.folder(name) / INDEX).is_file()]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -127,12 +134,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _broken(folder: Path) -> str:
-    """Which weights files of `folder` cannot be read, as words for a message; nothing if all can."""
+    """Which files of `folder` cannot be read, as words for a message; nothing if all can."""
     found = []
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted(folder.rglob("*.*")):
         try:
-            with safe_open(path, "pt") as weights:
-                weights.keys()
+            if path.suffix == ".safetensors":
+                with safe_open(path, "pt") as weights:
+                    weights.keys()
+            elif path.suffix == ".json" and not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+                raise ValueError("it holds no table")
         except Exception as error:
             found.append(f"{path} is broken: {error}")
     return "; ".join(found)
@@ -152,11 +162,11 @@ def classes_in(model: str) -> int | None:
     """How many classes the pipeline in a folder, or a shipped one, has pictures of; None of a hub id."""
     folder = relcache_models.folder(model) if model in relcache_models.names() else Path(model)
     try:
-        labels = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("id2label") or {}
+        labels = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("id2label") or {}
         config = json.loads((folder / "transformer/config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return max((int(label) for label in labels), default=config.get("num_embeds_ada_norm", 1000) - 1) + 1
+    except (OSError, ValueError, TypeError, AttributeError):  # loading it will say what is wrong
         return None
-    return max((int(label) for label in labels), default=config.get("num_embeds_ada_norm", 1000) - 1) + 1
 
 
 def class_numbers(pipeline: DiTPipeline, names: list[str]) -> list[int]:
@@ -168,12 +178,14 @@ def class_numbers(pipeline: DiTPipeline, names: list[str]) -> list[int]:
     known = {name.lower(): number for name, number in pipeline.labels.items()}
     numbers = []
     for name in names:
-        if name.strip().isdigit():
+        if re.fullmatch("[0-9]{1,9}", name.strip()):
             numbers.append(int(name))
         elif name.strip().lower() in known:
             numbers.append(known[name.strip().lower()])
         else:
-            raise ValueError(f"unknown class {name!r}; the model knows {', '.join(pipeline.labels) or 'numbers only'}")
+            if not pipeline.labels:
+                raise ValueError(f"unknown class {name!r}: the model has numbers only, as it names no classes")
+            raise ValueError(unknown("class", name.strip(), pipeline.labels))
     for number in numbers:
         if number >= number_of_classes(pipeline):
             raise ValueError(f"unknown class {number}; the model's classes are 0 to {number_of_classes(pipeline) - 1}")

@@ -72,7 +72,7 @@ class Cluster(Pool):
                 where = {"address": "local", "num_cpus": max(int(workers), os.cpu_count() or 1)}
             ray.init(log_to_driver=False, include_dashboard=False if here else None, configure_logging=False, **where)
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        number = int(workers) if workers.isdigit() else gpus or int(ray.cluster_resources()["CPU"])
+        number = int(workers) if is_here(workers) else gpus or int(ray.cluster_resources()["CPU"])
         self._setup = setup
         self._kind = ray.remote(num_cpus=1, num_gpus=1 / -(-number // gpus) if gpus else 0)(Worker)
         self._actors = [self._kind.remote(setup) for _ in range(number)]
@@ -120,7 +120,7 @@ class Cluster(Pool):
 
 def is_here(workers: str) -> bool:
     """Whether `--workers` names processes of this machine alone."""
-    return workers.isdigit()
+    return workers.isascii() and workers.isdigit()
 
 
 def make_pool(setup: Setup, workers: str = "1") -> Pool:
@@ -131,6 +131,6 @@ def make_pool(setup: Setup, workers: str = "1") -> Pool:
     """
     if workers == "1":
         return Here(setup)
-    if workers != "auto" and not workers.startswith("ray://") and not (workers.isdigit() and int(workers)):
+    if workers != "auto" and not workers.startswith("ray://") and not (is_here(workers) and int(workers)):
         raise ValueError(f"--workers takes a number, ray://HOST:PORT or auto, got {workers!r}")
     return Cluster(setup, workers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -11,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import relcache_models
+from relcache.bench import files
 from relcache.bench.benchmarks import SMALL, Benchmark
-from relcache.bench.calibration import WARMUP, calibration_seeds
+from relcache.bench.calibration import FIRST_SEED, WARMUP, calibration_seeds
 from relcache.bench.comparison import Comparison, Settings
 from relcache.bench.entries import Entry, choose
 from relcache.bench.measures import unavailable, unjudged
 from relcache.bench.pipelines import classes_in
 from relcache.bench.work import Setup
+from relcache.methods import method_from_config
+from relcache.nearest import unknown
 
+SIZES = ("height", "width", "num_frames")
+MOST_SEEDS = 10_000_000
 EDGE = 1 << 20  # bytes at each end of a weights file that tell it from others
 
 
@@ -60,7 +64,7 @@ def tasks(name: str) -> list[str]:
     if name == "all":
         return list(SMALL)
     if name not in SMALL:
-        raise ValueError(f"there is no task {name!r}; there are {', '.join(SMALL)}, all")
+        raise ValueError(unknown("task", name, [*SMALL, "all"]))
     return [name]
 
 
@@ -83,10 +87,17 @@ def prepare(
     if steps <= WARMUP:
         raise ValueError(f"{steps} steps are no more than the warm-up of {WARMUP} full steps: nothing would be cached")
     entries = [_warmed(entry, benchmark) for entry in choose(asked.methods)]
-    targets = numbers(asked.nfc, steps) if asked.nfc else targets_for(benchmark, steps)
+    for entry in entries:
+        if entry.fixed:
+            method_from_config(entry.config).schedule.check(steps)
+    targets = targets_for(benchmark, steps) if asked.nfc is None else numbers(asked.nfc, steps)
     guidance = benchmark.guidance if asked.guidance is None else asked.guidance
     chosen, seeds = conditions(benchmark, asked)
     reasons = {name: unavailable(name, chosen, **options) for name, options in benchmark.measures.items()}
+    resized = [key for key, own in benchmark.options.items() if key in SIZES and asked.options.get(key, own) != own]
+    for name in ("classifier", "recogniser"):
+        if name in reasons and resized:
+            reasons[name] = f"it knows samples of {resized[0]} {benchmark.options[resized[0]]} alone"
     for name, reason in reasons.items():
         if reason:
             warn(f"the table has dashes for {name}: {reason}. Then the same command fills them in")
@@ -139,6 +150,10 @@ def conditions(benchmark: Benchmark, asked: Asked) -> tuple[tuple[int | str, ...
         samples = min(len(many) for many in (given if several else None, asked.prompts) if many is not None)
     if samples < 2:
         raise ValueError(f"a comparison needs at least 2 samples, got {samples}")
+    if samples > FIRST_SEED:
+        raise ValueError(
+            f"a comparison has at most {FIRST_SEED} samples, as seeds above those calibrate; got {samples}"
+        )
     if asked.prompts is not None and samples > len(asked.prompts):
         raise ValueError(f"{samples} samples need as many prompts, got {len(asked.prompts)}")
     if several and samples > len(given):
@@ -162,10 +177,13 @@ def numbers_of(text: str) -> list[int]:
     """
     found: list[int] = []
     for part in text.split(","):
-        matched = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        matched = re.fullmatch(r"\s*(\d{1,18})(?:\s*-\s*(\d{1,18}))?\s*", part, re.ASCII)
         if not matched or int(matched[2] or matched[1]) < int(matched[1]):
             raise ValueError(f"--seeds takes numbers and ranges such as 0-9,20, or the first seed alone; got {text!r}")
-        found += range(int(matched[1]), int(matched[2] or matched[1]) + 1)
+        first, last = int(matched[1]), int(matched[2] or matched[1])
+        if last - first >= MOST_SEEDS:
+            raise ValueError(f"--seeds {text!r} has more than {MOST_SEEDS} seeds")
+        found += range(first, last + 1)
     if len(set(found)) < len(found):
         raise ValueError(f"--seeds {text!r} has a seed twice")
     return found
@@ -232,21 +250,21 @@ def read_prompts(path: Path) -> list[str]:
     Raises:
         ValueError: no such file, an empty line between prompts, no prompt at all, or no such column.
     """
-    try:
+    with files.reading(path, "give a text file in UTF-8 with a prompt on each line, or a CSV file", "cannot be read"):
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the prompts in {path} cannot be read: {error}") from error
-    if path.suffix.lower() == ".csv":
-        table = list(csv.DictReader(text.splitlines()))
-        column = next((name for name in (table[0] if table else ()) if name.lower() in ("prompts", "prompt")), None)
-        if column is None:
-            raise ValueError(f"{path} has no column 'Prompts'")
-        lines = [row[column] or "" for row in table]
-    else:
+        table = files.csv_rows(text) if path.suffix.lower() == ".csv" else None
+    if table is None:
         lines = text.rstrip("\n").split("\n")
+    else:
+        heading = list(table[0]) if table else []
+        column = next((name for name in heading if (name or "").strip().lower() in ("prompts", "prompt")), None)
+        if column is None:
+            raise ValueError(f"{path} has no column 'Prompts'; it has {', '.join(filter(None, heading)) or 'no rows'}")
+        lines = [row[column] for row in table]
     for number, line in enumerate(lines, 1):
         if not line.strip():
-            raise ValueError(f"line {number} of {path} is empty: give one prompt on each line")
+            kind = "line" if table is None else "row"
+            raise ValueError(f"{kind} {number} of {path} is empty: give one prompt on each line")
     return [line.strip() for line in lines]
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,15 +13,19 @@ import torch
 from relcache.bench import files
 from relcache.bench.comparison import Comparison
 from relcache.bench.entries import is_usual
-from relcache.bench.illustrations import SETTINGS, illustrate
+from relcache.bench.equal_cost import marked
+from relcache.bench.illustrations import illustrate
 from relcache.bench.prepare import said
 from relcache.bench.published import published
+from relcache.bench.saved import SAMPLES, SETTINGS, TABLE
 from relcache.bench.summaries import Column
 
+TABLES = (TABLE, "table.csv", "table.md", SAMPLES)
 COST = {
     "nfc_target": "",
     "nfc": ".2f",
     "interval": "",
+    "phase": "",
     "threshold": ".4g",
     "tflops": ".4f",
     "tflops_linear": ".4f",
@@ -73,9 +75,11 @@ def write(
         for key, form in forms.items()
         if (key in shown or key not in columns) and any(row.get(key) is not None for row in rows)
     }
-    files.write_json(out / "table.json", rows)
-    files.write_whole(out / "table.csv", _csv(rows, list(forms)))
-    files.write_whole(out / "table.md", (_about(comparison) + files.markdown_table(rows, kept)).encode())
+    files.write_json(out / TABLE, rows)
+    files.write_whole(out / "table.csv", files.csv_bytes(rows, list(forms)))
+    shown_rows, note = marked(rows, COST["nfc"])
+    text = _about(comparison) + files.markdown_table(shown_rows, kept | {"nfc": ""})
+    files.write_whole(out / "table.md", (text + (f"\n{note}.\n" if note else "")).encode())
     cells = [
         {"name": comparison.folder(cell).name, "method": cell.entry.name, "nfc_target": cell.nfc}
         for cell in comparison.cells
@@ -87,9 +91,8 @@ def write(
         | {"columns": {name: column.heading for name, column in shown.items()}}
         | {"torch": torch.__version__, "threads": torch.get_num_threads()},
     )
-    files.write_whole(out / "samples.csv", _samples(comparison))
-    names = ["table.json", "table.csv", "table.md", "samples.csv"]
-    return rows, [*(out / name for name in names), *illustrate(out)]
+    files.write_whole(out / SAMPLES, _samples(comparison))
+    return rows, [*(out / name for name in TABLES), *illustrate(out)]
 
 
 def _about(comparison: Comparison) -> str:
@@ -104,15 +107,6 @@ def _about(comparison: Comparison) -> str:
     )
 
 
-def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], heading: bool = True) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
-    if heading:
-        writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue().encode()
-
-
 def _samples(comparison: Comparison) -> bytes:
     """A row for each sample: its seed, its condition, and every number that was measured of it."""
     settings = comparison.settings
@@ -125,7 +119,7 @@ def _samples(comparison: Comparison) -> bytes:
         "condition",
         *(n for names in measures.values() for n in names),
     ]
-    written = [_csv([], columns)]
+    written = [files.csv_bytes([], columns)]
     for cell in comparison.cells:
         each: list[dict[str, Any]] = [
             {"method": cell.entry.name, "nfc_target": cell.nfc, "number": number, "seed": seed, "condition": condition}
@@ -136,5 +130,5 @@ def _samples(comparison: Comparison) -> bytes:
                 values = torch.cat(list(comparison.values(cell, measure, name))).tolist()
                 for row, value in zip(each, values, strict=True):
                     row[name] = None if math.isnan(value) else value
-        written.append(_csv(each, columns, heading=False))
+        written.append(files.csv_bytes(each, columns, heading=False))
     return b"".join(written)

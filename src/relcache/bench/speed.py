@@ -18,6 +18,7 @@ import torch
 from relcache.bench import files
 from relcache.bench.calibration import Calibration, full_steps, interval_for, with_any_budget
 from relcache.bench.contestants import Contestant, Named, held_to, ours, peer_at
+from relcache.bench.equal_cost import marked
 from relcache.bench.peers import Peer
 from relcache.bench.scale import Scale
 from relcache.bench.stopwatch import Clock, timed
@@ -37,12 +38,14 @@ class Times:
     held: int = 0
     peak: int | None = None
 
-    def row(self, contestant: Contestant | None, steps: int, plain: float) -> dict[str, Any]:
-        """A row of the table, the model's own without a contestant; `plain` is the time of a step of the model."""
+    def row(self, contestant: Contestant | None, steps: int, plain: float, target: int | None = None) -> dict[str, Any]:
+        """A row of the table, the model's own without a contestant; `plain` is the time of a step of the model, and
+        `target` the number of full steps that was asked for."""
         ratios = [seconds / ideal for seconds, ideal in zip(self.rounds, self.ideals, strict=True)]
         return {
             "method": "as it is" if contestant is None else contestant.name,
             "peer": contestant is not None and contestant.is_peer,
+            "nfc_target": None if contestant is None else target,
             "nfc": self.nfc,
             "interval": None if contestant is None else contestant.budget.get("interval"),
             "threshold": None if contestant is None else contestant.budget.get("threshold"),
@@ -60,9 +63,16 @@ class Times:
 
 
 def race(
-    course: Course, contestants: Sequence[Contestant], rounds: int, tell: Callable[[str], None] = lambda text: None
+    course: Course,
+    contestants: Sequence[Contestant],
+    rounds: int,
+    tell: Callable[[str], None] = lambda text: None,
+    target: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of the table: the model as it is, then each contestant; the first round warms up, and tells what is held."""
+    """Rows of the table: the model as it is, then each contestant; the first round warms up, and tells what is held.
+
+    `target` is the number of full steps that was asked for.
+    """
     plain = Times()
     times = {contestant.name: Times() for contestant in contestants}
     steps = len(course.calls)
@@ -90,7 +100,7 @@ def race(
             tell(contestant.name)
     once = statistics.median(plain.full)
     plain.rounds, plain.ideals, plain.nfc = [steps * once], [steps * once], steps
-    return [plain.row(None, steps, once), *(times[one.name].row(one, steps, once) for one in contestants)]
+    return [plain.row(None, steps, once), *(times[one.name].row(one, steps, once, target) for one in contestants)]
 
 
 COLUMNS = (
@@ -109,15 +119,27 @@ COLUMNS = (
 """Of the table: heading, name in a row, format."""
 
 
+def with_marks(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]
+) -> tuple[Sequence[Mapping[str, Any]], Sequence[tuple[str, str, str]], str]:
+    """Rows and columns with marks at numbers of full steps that were not asked for, and the line to stand below."""
+    form = next((form for _, name, form in columns if name == "nfc"), None)
+    if form is None:  # as of counts, which have no full steps
+        return rows, columns, ""
+    shown, note = marked(rows, form)
+    return shown, [(heading, name, "" if name == "nfc" else form) for heading, name, form in columns], note
+
+
 def write(
     out: Path, rows: Sequence[Mapping[str, Any]], about: str, columns: Sequence[tuple[str, str, str]]
 ) -> list[Path]:
     """Write table.json and table.md into the folder `out`."""
-    out.mkdir(parents=True, exist_ok=True)
     files.write_json(out / "table.json", {"about": about, "torch": torch.__version__, "rows": rows})
+    rows, columns, note = with_marks(rows, columns)
     named = [{heading: row[name] for heading, name, _ in columns} for row in rows]
     forms = {heading: form for heading, _, form in columns}
-    files.write_whole(out / "table.md", f"{about}\n\n{files.markdown_table(named, forms)}".encode())
+    text = f"{about}\n\n{files.markdown_table(named, forms)}" + (f"\n{note}.\n" if note else "")
+    files.write_whole(out / "table.md", text.encode())
     return [out / "table.json", out / "table.md"]
 
 

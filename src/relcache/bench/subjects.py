@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -16,6 +15,9 @@ from relcache.bench.asked import call_options
 from relcache.bench.benchmarks import SMALL
 from relcache.bench.pipelines import precision_of
 from relcache.models import SPECS
+from relcache.nearest import did_you_mean
+
+PATCH = 16  # pixels of a token's side: 8 of a latent, 2 latents of a patch
 
 
 class Subject(NamedTuple):
@@ -128,8 +130,7 @@ def subject_of(name: str, size: str | None = None, frames: int | None = None, ba
     """
     if name not in SUBJECTS:
         shipped = [task.model for task in SMALL.values()]
-        near = difflib.get_close_matches(name, [*SUBJECTS, *shipped], n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(name, [*SUBJECTS, *shipped])
         raise ValueError(
             f"unknown model {name!r}: {hint}there are {', '.join(SUBJECTS)}, with random weights; to time a pipeline, "
             f"give {', '.join(shipped)}, a folder or a hub id"
@@ -138,8 +139,16 @@ def subject_of(name: str, size: str | None = None, frames: int | None = None, ba
     latents = replace(subject.size, batch=batch or subject.size.batch)
     given = call_options(None, None, size, frames, [])
     if size is not None:
+        if given["height"] % PATCH or given["width"] % PATCH:
+            raise ValueError(f"--size of random weights takes multiples of {PATCH} pixels, got {size!r}")
+        if name == "dit" and given["height"] != given["width"]:
+            raise ValueError(f"dit makes square pictures: --size takes one number, got {size!r}")
         latents = replace(latents, height=given["height"] // 8, width=given["width"] // 8)
     if frames is not None:
+        if subject.size.frames == 1:
+            raise ValueError(f"--frames has no meaning with {name}, which makes pictures")
+        if frames % 4 != 1:
+            raise ValueError(f"--frames of {name} is a multiple of 4 and one more, such as 33; got {frames}")
         latents = replace(latents, frames=(frames - 1) // 4 + 1)
     config = subject.config | ({"sample_size": latents.height} if "sample_size" in subject.config else {})
     return subject._replace(size=latents, config=config)

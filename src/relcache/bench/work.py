@@ -7,6 +7,7 @@ that it needs. So pieces may run in one process or on many machines, and a kille
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -18,10 +19,11 @@ import numpy as np
 import torch
 
 from relcache.bench import files, gallery
-from relcache.bench.calibration import Calibration, at_budget
+from relcache.bench.calibration import Calibration, at_budget, budgets_of
 from relcache.bench.measures import Measure, make_measure
 from relcache.bench.pipelines import load_pipeline, usable_device
 from relcache.bench.sampling import Sampler
+from relcache.bench.saved import TRIED_FORM
 from relcache.methods import method_from_config
 
 
@@ -151,7 +153,12 @@ class Worker:
     def _find(self, work: Budget, tell: Callable[[str], None]) -> None:
         known = Calibration()
         if work.tried.exists():
-            known.tried.update(dict(files.read_json(work.tried)))
+            tried = files.read_json(work.tried, TRIED_FORM)
+            with files.reading(work.tried):
+                for threshold, count in tried:
+                    if not (math.isfinite(threshold) and math.isfinite(count) and threshold >= 0):
+                        raise ValueError(f"a threshold of {threshold} with {count} full steps")
+                    known.tried[threshold] = count
 
         def keep(threshold: float, found: float) -> None:
             files.write_json(work.tried, sorted(known.tried.items()))
@@ -161,8 +168,7 @@ class Worker:
         configs = {}
         for nfc in work.targets:
             method = at_budget(work.config, nfc, sampler, work.seeds, work.conditions, keep, known)
-            budgets = {name: getattr(method.schedule, name, None) for name in ("interval", "threshold")}
-            configs[nfc] = {**work.config, **{name: value for name, value in budgets.items() if value is not None}}
+            configs[nfc] = {**work.config, **budgets_of(method)}
         files.write_json(work.file, configs)
 
     def _sample(self, work: Sampling) -> None:

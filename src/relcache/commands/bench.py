@@ -29,7 +29,7 @@ from relcache.commands.options import (
     Targets,
 )
 from relcache.commands.speed import time_methods
-from relcache.commands.terminal import console, plain_errors, relief_of
+from relcache.commands.terminal import plain_errors, relief_of, say
 
 bench_app = typer.Typer(
     help="The paper's benchmarks: every method from the same seeds, measured, in the paper's columns; and the speed.",
@@ -72,6 +72,8 @@ def _quality_command(benchmark: str) -> Callable[..., None]:
         relief: list[str] = []
         with plain_errors(relief, resumes=True):
             chosen = benchmark_of(benchmark, preset)
+            if prompts is not None and chosen.task == "class":
+                raise ValueError("--prompts is of text-to-image and text-to-video: class-conditional asks for classes")
             relief += relief_of(batch or chosen.batch, device, dtype, offload)
             asked = Asked(
                 model=model, methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=seeds, guidance=guidance,
@@ -95,10 +97,13 @@ def _quality_command(benchmark: str) -> Callable[..., None]:
                     chosen = with_measure(
                         chosen, name, **{key: str(given.resolve() if isinstance(given, Path) else given)}
                     )
+            for path in (reference, inception, alexnet):
+                if path is not None and not path.is_file():
+                    raise ValueError(f"there is no file {path}")
             protocol = benchmark if preset == "paper" and is_protocol(chosen, asked) else ""
             compare(chosen, asked, out / benchmark, workers, columns, protocol)
             if html:
-                console.print(f"Written to {write_page(out / benchmark)}")
+                say(f"Written to {write_page(out / benchmark)}")
 
     command.__doc__ = f"""Run the paper's {benchmark} benchmark: methods from the same seeds, in the paper's columns.
 

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from relcache.bench.benchmarks import Benchmark, Column
+from relcache.bench.files import check_folder
+from relcache.bench.page import PAGE
 from relcache.bench.pool import make_pool
 from relcache.bench.prepare import Asked, prepare
-from relcache.bench.results import write
-from relcache.commands.terminal import console, errors, progress_bar, rich_table
+from relcache.bench.results import TABLES, write
+from relcache.bench.saved import SETTINGS
+from relcache.commands.terminal import console, errors, progress_bar, rich_table, say
 
 
 def compare(
@@ -30,6 +33,7 @@ def compare(
             advance=lambda count: bar.advance(work, count),
             warn=lambda text: errors.print(text, highlight=False, markup=False),
         )  # fmt: skip
+        check_folder(out, [*TABLES, SETTINGS, PAGE])
         bar.update(work, total=comparison.size)
         with make_pool(comparison.settings.setup, workers) as pool:
             comparison.run(pool)
@@ -46,4 +50,4 @@ def compare(
         f"PSNR and SSIM are against full compute; {benchmark.meaning}. FLOPs and seconds are per sample, seconds on "
         "this machine."
     )
-    console.print(f"Written to {out}: {', '.join(path.name for path in written)}")
+    say(f"Written to {out}: {', '.join(path.name for path in written)}")

@@ -18,7 +18,7 @@ Option = Annotated[
     list[str] | None,
     typer.Option(help="A further argument of the pipeline's call, as name=value; give it again for more."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the first sample; the others count on from it.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the first sample; the others count on from it.")]
 Batch = Annotated[int, typer.Option(min=1, help="Samples per batch.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
 Offload = Annotated[str, typer.Option(help="none, model, group or sequential: less GPU memory, and slower.")]

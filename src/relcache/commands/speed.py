@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from relcache.bench import counting, speed, tradeoff
+from relcache.bench import counting, files, speed, tradeoff
 from relcache.bench.asked import asked_of, call_options
 from relcache.bench.calibration import Calibration, calibration_seeds, with_any_budget
 from relcache.bench.contestants import Named, methods_at
@@ -18,14 +19,14 @@ from relcache.bench.entries import choose
 from relcache.bench.gallery import slug
 from relcache.bench.illustrations import of_tradeoff
 from relcache.bench.peers import PEERS
-from relcache.bench.pipelines import load_pipeline, usable_device
+from relcache.bench.pipelines import load_pipeline, precision_of, usable_device
 from relcache.bench.prepare import numbers, read_prompts
 from relcache.bench.sampling import Sampler
 from relcache.bench.stopwatch import keep_memory
 from relcache.bench.subjects import SUBJECTS, Course, course_of, subject_of, where
 from relcache.bench.trial import Trial
 from relcache.commands.options import CalibrationSamples, Device, DType, Frames, Guidance, Option, Seed, Size, Steps
-from relcache.commands.terminal import console, plain_errors, progress_bar, relief_of
+from relcache.commands.terminal import console, plain_errors, progress_bar, relief_of, say
 from relcache.methods import method_from_config
 from relcache_models import names as shipped_models
 
@@ -96,6 +97,9 @@ def time_methods(
         if compiled and peers:
             raise ValueError("--compile goes without --peers, which hook into the model in ways of their own")
         device = usable_device(device)
+        precision_of(dtype)
+        if out is not None:
+            files.check_folder(out)
         kept = ", freed memory kept" if device == "cpu" and not count and keep_memory() else ""
         if is_pipeline:
             sampler = Sampler(
@@ -114,7 +118,7 @@ def time_methods(
             _tabulate(rows, about, tradeoff.COLUMNS, out, f"speed-{name}")
             if out is not None:
                 for path in of_tradeoff(out / f"speed-{name}"):
-                    console.print(f"Written to {path}")
+                    say(f"Written to {path}")
             return
         if count:
             subject = subject_of(model, size, frames, batch)
@@ -140,7 +144,9 @@ def _race(
             contestants = speed.contestants_for(
                 course, named, chosen, target, known, lambda name: bar.update(work, description=name)
             )
-            found = speed.race(course, contestants, rounds, lambda name: bar.update(work, description=name, advance=1))
+            found = speed.race(
+                course, contestants, rounds, lambda name: bar.update(work, description=name, advance=1), target
+            )
             rows += found[1:] if rows else found
     return rows
 
@@ -175,17 +181,22 @@ def _tabulate(
 
     What would not fit on a terminal is left out there: the spread of the times, and the best peer's name.
     """
-    shown = [column for column in columns if not column[1].endswith(("_least", "_most", "best_peer"))]
-    printed = Table(title=title, header_style="bold", box=None, padding=(0, 1), pad_edge=False)
+    counted, headings, note = speed.with_marks(rows, columns)
+    shown = [column for column in headings if not column[1].endswith(("_least", "_most", "best_peer"))]
+    printed = Table(
+        title=Text(title), caption=note or None, caption_justify="left", header_style="bold", box=None, padding=(0, 1),
+        pad_edge=False,
+    )  # fmt: skip
     for heading, key, _ in shown:
         is_text = key == "method"
         printed.add_column(heading, justify="left" if is_text else "right", no_wrap=len(heading) < 10)
-    for row in rows:
+    for row in counted:
         printed.add_row(*("–" if row[key] is None else format(row[key], form) for _, key, form in shown))
     console.print(printed)
     if out is not None:
-        for path in speed.write(out / name, rows, title, columns):
-            console.print(f"Written to {path}")
+        written = files.write_or_elsewhere(out, lambda place: speed.write(place / name, rows, title, columns))
+        for path in written:
+            say(f"Written to {path}")
 
 
 def _blocks(text: str | None) -> list[int] | None:

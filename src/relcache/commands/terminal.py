@@ -13,12 +13,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from relcache.bench.benchmarks import Column
+from relcache.bench.equal_cost import marked
 from relcache.bench.pipelines import OFFLOADS, is_out_of_memory
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """Print `text` as it is: paths and names hold brackets, and are not to be broken."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -69,12 +76,16 @@ def relief_of(batch: int, device: str = "cpu", dtype: str = "", offload: str = "
 
 
 def rich_table(rows: list[dict[str, Any]], title: str, columns: Mapping[str, Column]) -> Table:
-    """A comparison's rows as a table for the terminal."""
-    table = Table(title=title, header_style="bold", box=None, padding=(0, 1), pad_edge=False)
+    """A comparison's rows as a table for the terminal; a line below says so where rows are not at equal cost."""
+    counted, note = marked(rows, ".4g")
+    table = Table(
+        title=Text(title), caption=note or None, caption_justify="left", header_style="bold", box=None, padding=(0, 1),
+        pad_edge=False,
+    )  # fmt: skip
     most = max((row["tflops"] for row in rows if row["tflops"] is not None), default=0)
     unit, scale = ("TFLOPs", 1) if most >= 1 else ("GFLOPs", 1e3)
     shown = {
-        "full": ("nfc", ".4g"),
+        "full": ("nfc", ""),
         "τ": ("threshold", ".3g"),
         unit: ("flops", ".1f"),
         "s": ("seconds", ".3g"),
@@ -84,11 +95,11 @@ def rich_table(rows: list[dict[str, Any]], title: str, columns: Mapping[str, Col
     for heading in shown:
         table.add_column(heading, justify="right", no_wrap=True)
     past = None
-    for row in rows:
+    for row in counted:
         if past is not None and row["nfc_target"] != past:
             table.add_section()
         past = row["nfc_target"]
         values = {**row, "flops": None if row["tflops"] is None else row["tflops"] * scale}
         cells = ("–" if values[key] is None else format(values[key], form) for key, form in shown.values())
-        table.add_row(row["method"], *cells)
+        table.add_row(escape(row["method"]), *cells)
     return table

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from relcache.figures.plots import COLOURS, MARKS, STYLE
+from relcache.figures.text import drawable
 
 
 class Measured(NamedTuple):
@@ -42,8 +43,8 @@ def tradeoff(ours: Mapping[str, Sequence[Measured]], peers: Mapping[str, Sequenc
                     linestyle="--" if is_peer else "-", markerfacecolor="white" if is_peer else colour,
                 )  # fmt: skip
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.set_title(drawable(title, "quality over time"), parse_math=False)
         axis.set(
-            title=title,
             xlabel="measured time of denoising, full compute is 100 %",
             ylabel="PSNR against full compute, dB",
         )

@@ -26,7 +26,7 @@ class Batch:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds neither pictures nor statistics.
+        ValueError: it is damaged, or holds neither pictures nor statistics, or those of another kind or shape.
     """
 
     path: Path
@@ -34,6 +34,16 @@ class Batch:
     def __post_init__(self) -> None:
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no file {self.path}")
+        self._check_pictures()
+        for kind, known in self.statistics.items():
+            width = (len(known.mean),) if known.mean.ndim else ()
+            if known.mean.shape != width or known.covariance.shape != 2 * width:
+                raise ValueError(
+                    f"the statistics of {kind} in {self.path} are {tuple(known.mean.shape)} and "
+                    f"{tuple(known.covariance.shape)}; expected (n,) and (n, n)"
+                )
+            if not (known.mean.isfinite().all() and known.covariance.isfinite().all()):
+                raise ValueError(f"the statistics of {kind} in {self.path} are not all finite")
         if "arr_0" not in self.names and not self.statistics:
             held = ", ".join(self.names) or "nothing"
             raise ValueError(f"{self.path} holds {held}; expected pictures as arr_0, or mu and sigma")
@@ -65,19 +75,25 @@ class Batch:
         """The pictures, uint8 (at most `rows`, height, width, 3) at a time.
 
         Raises:
-            ValueError: damaged or cut short, or not uint8 pictures of this shape.
+            ValueError: damaged or cut short.
         """
         if "arr_0" not in self.names:
             return
         with self._archive() as archive, archive.open("arr_0.npy") as file:
-            shape, dtype = self._header(file)
-            if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3:
-                raise ValueError(f"arr_0 in {self.path} is {dtype} {shape}; expected uint8 (n, height, width, 3)")
+            shape, _ = self._header(file)
             size = int(np.prod(shape[1:]))
             for start in range(0, shape[0], rows):
                 count = min(rows, shape[0] - start)
                 content = self._read(file, count * size)
                 yield np.frombuffer(content, np.uint8).reshape(count, *shape[1:])
+
+    def _check_pictures(self) -> None:
+        if "arr_0" not in self.names:
+            return
+        with self._archive() as archive, archive.open("arr_0.npy") as file:
+            shape, dtype = self._header(file)
+        if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3:
+            raise ValueError(f"arr_0 in {self.path} is {dtype} {shape}; expected uint8 (n, height, width, 3)")
 
     def _archive(self) -> zipfile.ZipFile:
         try:

@@ -1,0 +1,88 @@
+"""What a folder of results holds, read back and held against the form that it was written in.
+
+Users open, edit and move these files: what cannot be right is said in a line that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relcache.bench import files
+from relcache.bench.form import MAYBE_NUMBER, NUMBER, check_form
+
+SETTINGS, TABLE, SAMPLES = "settings.json", "table.json", "samples.csv"
+
+NOTHING = type(None)
+SETTINGS_FORM = {
+    "setup": {"model": str, "steps": int},
+    "conditions": [(int, str)],
+    "runs": str,
+    "cells": [{"name": str, "method": str, "nfc_target": (int, NOTHING)}],
+    "columns": {...: str},
+}
+ROWS_FORM = [
+    {"method": str, "nfc": NUMBER, "nfc_target": MAYBE_NUMBER, "tflops": MAYBE_NUMBER, "threshold": MAYBE_NUMBER,
+     ...: MAYBE_NUMBER}
+]  # fmt: skip
+RACE_FORM = {"about": str, "rows": [{"method": str}]}
+POINT_FORM = {"share": NUMBER, "share_least": NUMBER, "share_most": NUMBER, "psnr": NUMBER, "peer": bool}
+REPORT_FORM = {
+    "batch": int, "nfc": NUMBER, "flops": MAYBE_NUMBER, "linear_flops": MAYBE_NUMBER, "cache_bytes": NUMBER,
+    "signal": [MAYBE_NUMBER], "full_steps": [int],
+}  # fmt: skip
+PART = ("seeds", "seconds", "memory", "report")
+INDEX_FORM = {
+    "about": {"samples": int, "batch": int, "steps": int, "methods": [str]}, "modules": [str], "branches": [str],
+}  # fmt: skip
+TRIED_FORM = [[NUMBER]]
+BUDGETS_FORM = {...: {"method": str}}
+
+
+def read_results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The settings of a benchmark's folder, and the rows of its table, one for each cell of the settings.
+
+    Raises:
+        ValueError: a file that is missing, damaged or of another form, or the two are of different runs.
+    """
+    settings = files.read_json(folder / SETTINGS, SETTINGS_FORM)
+    rows = files.read_json(folder / TABLE, ROWS_FORM)
+    if [row["method"] for row in rows] != [cell["method"] for cell in settings["cells"]] or not rows:
+        raise ValueError(f"{TABLE} and {SETTINGS} of {folder} are of different runs: make them again")
+    return settings, rows
+
+
+def read_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What it took to make a batch, and the report of it.
+
+    Raises:
+        ValueError: the file is damaged, or of another form.
+    """
+    arrays = files.read_arrays(path, PART)
+    with files.reading(path):
+        report = json.loads(str(arrays["report"]))
+        check_form(report, REPORT_FORM, "the report")
+    return arrays, report
+
+
+def read_samples_table(folder: Path, cells: Sequence[Mapping[str, Any]]) -> list[list[dict[str, str]]]:
+    """The rows of samples.csv for each of `cells`.
+
+    Raises:
+        ValueError: the file is missing or damaged, or has no rows of a cell.
+    """
+    path = folder / SAMPLES
+    found: dict[tuple[str, str], list[dict[str, str]]] = {}
+    with files.reading(path):
+        for row in files.csv_rows(path.read_text(encoding="utf-8-sig")):
+            row["seed"]  # it is shown
+            found.setdefault((row["method"], row["nfc_target"]), []).append(row)
+        keys = [(cell["method"], "" if cell["nfc_target"] is None else str(cell["nfc_target"])) for cell in cells]
+        missing = next((key for key in keys if key not in found), None)
+        if missing is not None:
+            raise ValueError(f"it has no samples of {missing[0]} at {missing[1] or 'its own'} full steps")
+    return [found[key] for key in keys]
