@@ -79,7 +79,7 @@ class Cache:
         self._looks = False  # whether a gauge is about to see what it reads, and units are as if nothing was cached
         self._full: bool | None = None  # decision of the present step; None until its first unit asks
         self._doubtful = False  # whether the present step may be the first of another loop
-        self._coefficients: dict[tuple[int, ...], list[float]] = {}  # of the present step, by the full steps before it
+        self._coefficients: dict[tuple[int, ...], tuple[list[float], bool]] = {}  # of the present step, by full steps
 
     def arrange(self, names: Sequence[str], parts: Sequence[Part], gauges: Mapping[int, Gauge], store: Store) -> None:
         """Other units or another store from the next call on: what is cached is dropped, the record goes on."""
@@ -203,7 +203,7 @@ class Cache:
             slot.states, slot.form = tuple(stream.state for stream in streams), cell.form
             slot.sources, slot.empties = tuple(stream.source for stream in streams), cell.empties
             if cell.steps not in known:
-                values = self._coefficients_of(cell)
+                values, _ = self._coefficients_of(cell)
                 device = next(iter(tensors(slot.states))).device
                 known[cell.steps] = coefficients_on(values, self.forecaster.expansion.order, device)
             slot.coefficients = known[cell.steps]
@@ -291,7 +291,11 @@ class Cache:
         """The output of a skipped unit, in the form in which it was returned last."""
         request, cell, part = self.request, visit.cell, self._parts[index]
         assert request is not None
-        coefficients = self._coefficients_of(cell)
+        numbers, may_stray = self._coefficients_of(cell)
+        coefficients: Sequence[float | Tensor] = numbers
+        if may_stray:
+            stacked = coefficients_on(numbers, len(numbers), _stream(visit.inputs, 0).device)
+            coefficients = stacked.unbind(0) if stacked is not None else []
         outputs = []
         for stream in cell.streams:
             input = _stream(visit.inputs, stream.source)
@@ -307,11 +311,13 @@ class Cache:
             return outputs[0]
         return tuple(None if place is None else outputs[place] for place in cell.form)
 
-    def _coefficients_of(self, cell: Cell) -> list[float]:
-        """Those of a forecast at the present step, worked out once for all units of one history."""
+    def _coefficients_of(self, cell: Cell) -> tuple[list[float], bool]:
+        """Those of a forecast at the present step, worked out once for all units of one history; and whether with them
+        it may stray."""
         if cell.steps not in self._coefficients:
             assert self.request is not None
-            self._coefficients[cell.steps] = self.forecaster.coefficients(cell.steps, self.request.step)
+            numbers = self.forecaster.coefficients(cell.steps, self.request.step)
+            self._coefficients[cell.steps] = numbers, self.forecaster.may_stray(cell.steps, numbers)
         return self._coefficients[cell.steps]
 
     def keep(self, index: int, visit: Visit, output: Any) -> None:

@@ -13,22 +13,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from relcache.expansion import Expansion, weighted_sum
+from relcache.expansion import Expansion, Sizes, narrowing, shortening, sizes_of, weighted_sum
 
 
 class Forecast(NamedTuple):
-    """A forecast output, and for each sample what it fell back to: 0 nothing, 1 the plain expansion, 2 reuse.
+    """A forecast output, and for each sample what it fell back to: 0 nothing, else a key of `FALLBACKS`.
 
-    `fallback` is a small integer tensor of shape (batch,) or (1,), or None where the forecaster has no fall-backs.
+    `fallback` is a small integer tensor of shape (batch,) or (1,), or None where there was nothing to fall back from.
     """
 
     output: Tensor
     fallback: Tensor | None = None
 
 
-FALLBACKS = {1: "input unchanged: plain expansion", 2: "output unchanged: reuse"}
+FALLBACKS = {
+    1: "input unchanged: plain expansion",
+    2: "output unchanged: reuse",
+    3: "input moved too far for what it did before: plain expansion",
+    4: "forecast too long: shortened",
+    5: "forecast near the end of float16: shortened",
+    6: "sum with the forecast beyond float16: held at its end",
+}
+SHORTENED, NARROWED, HELD = 4, 5, 6
 
 
 class Forecaster(ABC):
@@ -53,6 +62,10 @@ class Forecaster(ABC):
         """What `forecast` is given at the cached step `step` after full steps at `steps`, newest first."""
         return self.expansion.coefficients(steps, step)
 
+    def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
+        """Whether these coefficients alone do not keep a forecast within bounds; `forecast` is then given tensors."""
+        return False
+
     @abstractmethod
     def update(self, state: Any, steps: Sequence[int], input: Tensor, output: Tensor) -> Any:
         """The state after the full step `steps[0]`; `state` is None at the first one.
@@ -69,16 +82,51 @@ class Forecaster(ABC):
     def forecast(self, state: Any, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
         """The module's output at a cached step, of the shape and dtype of the last full step's output.
 
-        `coefficients` are those of the method of this name: numbers, or in compiled code tensors without dimensions.
+        `coefficients` are those of the method of this name: numbers, or where they `may_stray` and in compiled code
+        tensors without dimensions, with which the forecaster sees to its bounds.
         """
+
+
+class LadderState(NamedTuple):
+    """The stack of an output's terms, and how large they are; that is not known of order 0, which forecasts a term."""
+
+    stack: Tensor
+    sizes: Sizes | None
 
 
 @dataclass(frozen=True)
 class LadderForecaster(Forecaster):
-    """A forecaster whose state is the stack of its outputs' differences, and whose forecast is their weighted sum."""
+    """A forecaster whose state is the stack of its outputs' differences, and whose forecast is their weighted sum.
 
-    def update(self, state: Tensor | None, steps: Sequence[int], input: Tensor, output: Tensor) -> Tensor:
-        return self.expansion.extend(state, steps, output)
+    Bounds of ours, per sample, on what has no bound in the papers: the differences add at most 16 times the norms of
+    the newest output and of its last change, and are shortened to that. Only a gap of many times the last one can need
+    it: no plan of the papers does at the orders 1 and 2. In float16 they are shortened as well where the forecast nears
+    the end of the type (`expansion.narrowing`).
+    """
 
-    def forecast(self, state: Tensor, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
-        return Forecast(weighted_sum(state, coefficients))
+    def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
+        return self.expansion.may_stray(steps, coefficients)
+
+    def update(self, state: LadderState | None, steps: Sequence[int], input: Tensor, output: Tensor) -> LadderState:
+        stack = self.expansion.extend(state.stack if state else None, steps, output)
+        return LadderState(stack, sizes_of(stack, "sample") if self.expansion.order else None)
+
+    def forecast(self, state: LadderState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+        scale = fallback = None
+        if state.sizes is not None and isinstance(coefficients[0], Tensor):
+            scale = shortening(state.sizes, coefficients)
+            fallback = (scale < 1).to(torch.int8) * SHORTENED
+        if state.sizes is not None and state.sizes.largest:
+            scale, fallback = within_float16(state.sizes, coefficients, scale, fallback)
+        return Forecast(weighted_sum(state.stack, coefficients, scale), fallback)
+
+
+def within_float16(
+    sizes: Sizes, coefficients: Sequence[float | Tensor], scale: Tensor | None, fallback: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`scale` and `fallback` of a forecast in float16, shortened where it nears the end of the type."""
+    factor = narrowing(sizes, coefficients, scale)
+    code = (factor < 1).to(torch.int8) * NARROWED
+    return factor if scale is None else scale * factor, code if fallback is None else torch.where(
+        code > 0, code, fallback
+    )
