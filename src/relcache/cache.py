@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 from relcache.compiled import Pace, Slot, coefficients_on
 from relcache.expansion import every, sum_absolute, weighted_sum
 from relcache.features import from_rows, have_one_memory, to_rows
-from relcache.forecasters.base import Forecaster
+from relcache.forecasters.base import Forecaster, within_type
 from relcache.gauge import Gauge
 from relcache.models.base import Part
 from relcache.request import Branch, Cell, Request, Signal, Stream, Work, bytes_of, shape_of
@@ -300,10 +300,10 @@ class Cache:
         for stream in cell.streams:
             input = _stream(visit.inputs, stream.source)
             output, fallback = self.forecaster.forecast(self.store.get(stream.state), coefficients, input)
-            if fallback is not None:
-                request.fallback_codes.append(fallback)
+            request.count(fallback)
             if part.residual:
-                output = input + output
+                output, held = within_type(input + output)
+                request.count(held)
             elif not coefficients:
                 output = output.clone()  # a view of what is cached, and the caller may write into it
             outputs.append(from_rows(output, part.layout))
@@ -336,7 +336,8 @@ class Cache:
             input = _stream(inputs, stream.source)
             rows = to_rows(tensor.detach(), part.layout, self._rows)
             if part.residual:
-                rows = rows - input
+                rows, held = within_type(rows - input)
+                request.count(held)
             # no name for either state, so that none outlives its use
             stream.state = self.store.put(
                 self.forecaster.update(self.store.get(stream.state), cell.steps, input, rows), (input, rows), shared

@@ -26,7 +26,7 @@ from relcache.features import (
     to_rows,
     token_dimension,
 )
-from relcache.forecasters.base import Forecaster
+from relcache.forecasters.base import Forecaster, within_type
 from relcache.models.base import Unit
 from relcache.storage import unpacked
 
@@ -174,9 +174,10 @@ class CompiledRunner:
             input = inputs[source]
             assert input is not None
             output, code = self._forecaster.forecast(unpacked(state), coefficients, input)
-            if code is not None:
-                codes.append(code)
-            output = input + output if part.residual else output
+            held = None
+            if part.residual:
+                output, held = within_type(input + output)
+            codes += [known for known in (code, held) if known is not None]
             outputs.append(from_rows(output if coefficients else output.clone(), part.layout))
         slot.codes = codes
         if slot.form is None:

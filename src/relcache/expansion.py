@@ -251,11 +251,11 @@ def shortening(sizes: Sizes, coefficients: Sequence[float | Tensor]) -> Tensor:
 def narrowing(sizes: Sizes, coefficients: Sequence[float | Tensor], scale: Tensor | None = None) -> Tensor:
     """What a forecast's differences in float16 are multiplied by further, at most 1.
 
-    No value of the forecast then exceeds 1.25 times the greatest of the newest feature, nor float16; what is below
+    No value of the forecast then exceeds 1.1 times the greatest of the newest feature, nor float16; what is below
     8192 is free. What comes behind the forecast, gates and sums, runs over long before the forecast itself does.
     """
     value, *changes = sizes.largest
-    most = (1.25 * value).clamp(8192.0, torch.finfo(torch.float16).max)
+    most = (1.1 * value).clamp(8192.0, torch.finfo(torch.float16).max)
     added = _weighed(changes, coefficients) * (1.0 if scale is None else scale)
     return torch.where(value + added <= most, 1.0, ((most - value) / added).clamp(min=0))
 

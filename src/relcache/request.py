@@ -130,6 +130,11 @@ class Request:
         leaves = tree_leaves([list(branch.states()) for branch in self.branches.values()])
         return bytes_of(tensors(leaves)), bytes_of(tensors_on_device(leaves))
 
+    def count(self, codes: Tensor | None) -> None:
+        """Count what forecasts fell back to, one code for each sample; read when a report is asked for."""
+        if codes is not None:
+            self.fallback_codes.append(codes)
+
     def fallback_counts(self) -> dict[str, int]:
         """How often each fall-back was taken; reads the codes that forecasts have left on the device."""
         counts = Counter(self.fallbacks)

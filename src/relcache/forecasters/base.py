@@ -35,7 +35,7 @@ FALLBACKS = {
     3: "input moved too far for what it did before: plain expansion",
     4: "forecast too long: shortened",
     5: "forecast near the end of float16: shortened",
-    6: "sum with the forecast beyond float16: held at its end",
+    6: "input and change of a block beyond float16: held at its end",
 }
 SHORTENED, NARROWED, HELD = 4, 5, 6
 
@@ -130,3 +130,13 @@ def within_float16(
     return factor if scale is None else scale * factor, code if fallback is None else torch.where(
         code > 0, code, fallback
     )
+
+
+def within_type(rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What a block's input and its change were added to or taken from, with nothing beyond float16, and code `HELD` for
+    each sample in which something was; other types do not run over. (batch, …), written over.
+    """
+    if rows.dtype != torch.float16:
+        return rows, None
+    code = rows.isinf().flatten(1).any(1).to(torch.int8) * HELD
+    return rows.clamp_(-torch.finfo(rows.dtype).max, torch.finfo(rows.dtype).max), code

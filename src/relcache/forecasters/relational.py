@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -135,7 +135,8 @@ class Relational(Forecaster):
         assert state.none is not None
         assert state.plain is not None
         moved = norm_l2(every(input, self.token_stride) - state.input, self.norm)
-        near, expanded, plain = moved <= state.reach, torch.ones_like(moved), state.plain
+        near, plain = moved <= state.reach, state.plain
+        expanded: Any = 1.0
         if isinstance(coefficients[0], Tensor):
             expanded = shortening(state.sizes, coefficients)
             plain = torch.where(expanded < 1, SHORTENED, plain)
