@@ -179,7 +179,7 @@ def test_what_was_found_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_second_branch(context: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Known when its first call comes: chosen again, and known beforehand from then on."""
     counted, known = Counted(monkeypatch), ways_and_bytes(2)
-    limit = known[Way("module", "bfloat16")]
+    limit = 2 * known[Way("stack")]
     assert first_within(limit, known) == Way("module", "bfloat16")
     model, plain = tiny_dit(kind=DiTWithContext), tiny_dit(kind=DiTWithContext)
     handle = relcache.enable(model, METHOD, memory_limit=limit)

@@ -37,6 +37,14 @@ LEFT_OUT = (
     "the last block of {} was left out of a cached step, in which it returns the forecast: this model needs "
     "granularity='block' or 'module'"
 )
+NOT_FINITE = (
+    "the model's own output was NaN or infinite at step {}, which was computed in full: look for the cause in the "
+    "weights, the latents and the prompt's embeddings, or in float16, which ends at 65504; it is not in a forecast"
+)
+FORECAST_NOT_FINITE = (
+    "the output was NaN or infinite at step {}, whose modules were forecast, and at no step before: use bfloat16 or "
+    "float32, or forecaster=relcache.Reuse(), which extrapolates nothing"
+)
 Look = Callable[[Gauge], None]
 """Lets a gauge see the input of a model's first module by a computation that goes no further."""
 
@@ -119,9 +127,10 @@ class Cache:
         for gauge in self.gauges.values():
             gauge.wake()
 
-    def close_call(self) -> None:
-        """The call has come to its end."""
+    def close_call(self, output: Any = None) -> None:
+        """The call has come to its end, with this output."""
         assert self.request is not None
+        self.request.watch(output, full=self._full is not False)
         lent = 0
         if self.pace.active:
             lent = bytes_of([value for slot in self.slots for value in slot.lent])
@@ -133,6 +142,15 @@ class Cache:
             self.request.cache_bytes = max(self.request.cache_bytes, held)
             self.request.device_bytes = max(self.request.device_bytes, on_device + self.store.most_moving + lent)
         self.abandon_call()
+        if self.request.has_ended:
+            self.check_numbers()
+
+    def check_numbers(self) -> None:
+        """Say so if an output of the request was NaN or infinite. This waits for the device."""
+        bad = self.request.first_not_finite() if self.request is not None else None
+        if bad is not None:
+            step, full = bad
+            self._note("numbers", (NOT_FINITE if full else FORECAST_NOT_FINITE).format(step))
 
     def abandon_call(self) -> None:
         """There is no call in progress."""
@@ -192,7 +210,7 @@ class Cache:
                 self.free()
         elif not self._full and not ready:
             request.fallbacks["module without history or of another shape: computed in full"] += 1
-        self.pace.active, self.pace.rows = True, self._rows
+        self.pace.active, self.pace.rows, self.pace.far = True, self._rows, False
         self.pace.skip = not self._full and ready
         branch.work = self._work
         if not self.pace.skip:
@@ -203,7 +221,8 @@ class Cache:
             slot.states, slot.form = tuple(stream.state for stream in streams), cell.form
             slot.sources, slot.empties = tuple(stream.source for stream in streams), cell.empties
             if cell.steps not in known:
-                values, _ = self._coefficients_of(cell)
+                values, may_stray = self._coefficients_of(cell)
+                self.pace.far = self.pace.far or may_stray
                 device = next(iter(tensors(slot.states))).device
                 known[cell.steps] = coefficients_on(values, self.forecaster.expansion.order, device)
             slot.coefficients = known[cell.steps]
@@ -291,15 +310,12 @@ class Cache:
         """The output of a skipped unit, in the form in which it was returned last."""
         request, cell, part = self.request, visit.cell, self._parts[index]
         assert request is not None
-        numbers, may_stray = self._coefficients_of(cell)
-        coefficients: Sequence[float | Tensor] = numbers
-        if may_stray:
-            stacked = coefficients_on(numbers, len(numbers), _stream(visit.inputs, 0).device)
-            coefficients = stacked.unbind(0) if stacked is not None else []
+        coefficients, may_stray = self._coefficients_of(cell)
+        make = self.forecaster.forecast_far if may_stray else self.forecaster.forecast
         outputs = []
         for stream in cell.streams:
             input = _stream(visit.inputs, stream.source)
-            output, fallback = self.forecaster.forecast(self.store.get(stream.state), coefficients, input)
+            output, fallback = make(self.store.get(stream.state), coefficients, input)
             request.count(fallback)
             if part.residual:
                 output, held = within_type(input + output)

@@ -33,11 +33,13 @@ from relcache.storage import unpacked
 
 @dataclass
 class Pace:
-    """What all units of a model are told about the present call: whether it is to be cached, whether it is skipped."""
+    """What all units of a model are told about the present call: whether it is to be cached, whether it is skipped, its
+    samples, and whether a forecast may stray."""
 
     active: bool = False
     skip: bool = False
     rows: int = 1
+    far: bool = False
 
 
 @dataclass
@@ -168,12 +170,14 @@ class CompiledRunner:
         slot, part = self._slot, self._part
         assert slot.states is not None
         coefficients = [] if slot.coefficients is None else list(slot.coefficients.unbind(0))
+        far = not self._forecaster.bounded_when_compiled and self._pace.far
+        make = self._forecaster.forecast_far if far else self._forecaster.forecast
         outputs: list[Tensor] = []
         codes: list[Tensor] = []
         for state, source in zip(slot.states, slot.sources, strict=True):
             input = inputs[source]
             assert input is not None
-            output, code = self._forecaster.forecast(unpacked(state), coefficients, input)
+            output, code = make(unpacked(state), coefficients, input)
             held = None
             if part.residual:
                 output, held = within_type(input + output)

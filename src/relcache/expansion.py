@@ -23,7 +23,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -215,46 +215,33 @@ def gram_norm(products: Tensor, coefficients: Sequence[float | Tensor]) -> tuple
     return square.clamp(min=0).sqrt(), square <= largest * (len(places) * GRAM_ROUNDING)
 
 
-class Sizes(NamedTuple):
-    """How large the terms of a stack are, each of shape (batch,) or (1,), float32 or wider.
-
-    Attributes:
-        shares: of each difference the L2 norm, as a share of the most that a forecast may add.
-        largest: of float16 the greatest absolute value of each term, the newest feature first; of other types none, as
-            they do not run over.
-    """
-
-    shares: tuple[Tensor, ...]
-    largest: tuple[Tensor, ...] = ()
-
-
 def most_added(value: Tensor, change: Tensor) -> Tensor:
     """The most that a forecast adds to a feature, from the norms of the newest feature and of its last change."""
     return LIMIT * (value + change)
 
 
-def sizes_of(stack: Tensor, norm: Norm, norms: Sequence[Tensor] | None = None) -> Sizes:
-    """The sizes of a stack's terms; `norms` if they are known."""
-    terms = stack.unbind(1)
-    value, *changes = norms or [norm_l2(term, norm) for term in terms]
-    most = most_added(value, changes[0])
-    shares = tuple(torch.where(change == 0, 0.0, change / most) for change in changes)
-    return Sizes(shares, tuple(_largest(term, norm) for term in terms) if stack.dtype == torch.float16 else ())
+def shortening(norms: Sequence[Tensor], coefficients: Sequence[float | Tensor], most: Tensor) -> Tensor:
+    """What the differences of a forecast are multiplied by, at most 1, so that they add no more than `most`: (batch,)
+    or (1,). `norms` are those of the terms of order 1, 2, ….
+    """
+    added = _weighed(norms, coefficients)
+    return torch.where(added <= most, 1.0, most / added)
 
 
-def shortening(sizes: Sizes, coefficients: Sequence[float | Tensor]) -> Tensor:
-    """What a forecast's differences are multiplied by, at most 1, so that they add no more than they may."""
-    share = _weighed(sizes.shares, coefficients)
-    return torch.where(share <= 1, 1.0, 1 / share)
+def largest_of(stack: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+    """The greatest absolute value of each term of a stack in float16, each (batch,) or (1,), float32; of other types
+    nothing, as they do not run over.
+    """
+    return tuple(_largest(term, norm) for term in stack.unbind(1)) if stack.dtype == torch.float16 else ()
 
 
-def narrowing(sizes: Sizes, coefficients: Sequence[float | Tensor], scale: Tensor | None = None) -> Tensor:
-    """What a forecast's differences in float16 are multiplied by further, at most 1.
+def narrowing(largest: Sequence[Tensor], coefficients: Sequence[float | Tensor], scale: Tensor | None = None) -> Tensor:
+    """What the differences of a forecast in float16 are multiplied by further, at most 1: (batch,) or (1,).
 
     No value of the forecast then exceeds 1.1 times the greatest of the newest feature, nor float16; what is below
     8192 is free. What comes behind the forecast, gates and sums, runs over long before the forecast itself does.
     """
-    value, *changes = sizes.largest
+    value, *changes = largest
     most = (1.1 * value).clamp(8192.0, torch.finfo(torch.float16).max)
     added = _weighed(changes, coefficients) * (1.0 if scale is None else scale)
     return torch.where(value + added <= most, 1.0, ((most - value) / added).clamp(min=0))

@@ -108,6 +108,7 @@ class Request:
     signal: list[float | None] = field(default_factory=list)
     fallbacks: Counter[str] = field(default_factory=Counter)
     fallback_codes: list[Tensor] = field(default_factory=list)
+    outputs: list[tuple[int, bool, Tensor]] = field(default_factory=list)  # step, full, whether an output is finite
     work: dict[Any, Work] = field(default_factory=dict)
     cache_bytes: int = 0
     device_bytes: int = 0
@@ -123,6 +124,27 @@ class Request:
         if self.total_steps is None or self.step + 1 < self.total_steps:
             return []
         return [branch for branch in self.branches.values() if branch.step != self.step - 1]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all branches have; not known where the number of steps is not."""
+        return 0 < len(self.branches) == len(self.ended)
+
+    def watch(self, output: Any, full: bool) -> None:
+        """Remember on the device whether the output of a call in the present step is finite."""
+        values = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        self.outputs += [(self.step, full, value.detach().isfinite().all()) for value in values]
+
+    def first_not_finite(self) -> tuple[int, bool] | None:
+        """The first step, of those since this was last asked, in which an output was not finite, and whether it was
+        full; None if all were finite. Waits for the device."""
+        watched, self.outputs = self.outputs, []
+        if not watched:
+            return None
+        finite = torch.stack([known.to("cpu") for *_, known in watched]).tolist()
+        return next(
+            ((step, full) for (step, full, _), is_finite in zip(watched, finite, strict=True) if not is_finite), None
+        )
 
     def held_bytes(self) -> tuple[int, int]:
         """Bytes that the cache holds now, and those of them on the device; memory that several tensors share counts

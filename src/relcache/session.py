@@ -149,6 +149,7 @@ class Session:
             host.contexts.restore()
             host.watch.restore()
         self._tracker.reset()
+        self.cache.check_numbers()
         self.cache.free()
 
     def free(self) -> None:
@@ -217,7 +218,7 @@ class Session:
         if output is None:
             self._abandon_call()
             return
-        self.cache.close_call()
+        self.cache.close_call(output)
         if not self.cache.visited:
             self._note_once(
                 "unvisited",
@@ -353,6 +354,7 @@ class Session:
         return any(map(has_own_memory, weights)) or (isinstance(device, torch.device) and has_own_memory(device))
 
     def _open_request(self, timestep: Any, loop: Loop | None, batch: int) -> Request:
+        self.cache.check_numbers()  # of the request before
         total = self._num_inference_steps
         if loop is not None:
             total = len(loop.timesteps) - index_in(loop.timesteps, timestep, self.hosts[0].spec.time_runs)
@@ -423,6 +425,7 @@ class Session:
 
     def report(self) -> Report:
         """The record of the present or last request. Counting FLOPs is done here, on the meta device."""
+        self.cache.check_numbers()
         request = self.cache.request or Request(None, None, 0)
         notes = list(self._notes.values())
         flops = full_flops = products = 0

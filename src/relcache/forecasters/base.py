@@ -11,12 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from relcache.expansion import Expansion, Sizes, narrowing, shortening, sizes_of, weighted_sum
+from relcache.expansion import Expansion, largest_of, most_added, narrowing, norm_l2, shortening, weighted_sum
 
 
 class Forecast(NamedTuple):
@@ -43,6 +43,9 @@ SHORTENED, NARROWED, HELD = 4, 5, 6
 class Forecaster(ABC):
     """Estimates the output of a module from its last full steps and, if it wants to, from its present input."""
 
+    bounded_when_compiled: ClassVar[bool] = False
+    """Whether `forecast` with tensors as coefficients is within bounds, so that no graph is made for `forecast_far`."""
+
     @property
     @abstractmethod
     def expansion(self) -> Expansion:
@@ -63,7 +66,7 @@ class Forecaster(ABC):
         return self.expansion.coefficients(steps, step)
 
     def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
-        """Whether these coefficients alone do not keep a forecast within bounds; `forecast` is then given tensors."""
+        """Whether these coefficients alone do not keep a forecast within bounds: `forecast_far` is then called."""
         return False
 
     @abstractmethod
@@ -82,16 +85,19 @@ class Forecaster(ABC):
     def forecast(self, state: Any, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
         """The module's output at a cached step, of the shape and dtype of the last full step's output.
 
-        `coefficients` are those of the method of this name: numbers, or where they `may_stray` and in compiled code
-        tensors without dimensions, with which the forecaster sees to its bounds.
+        `coefficients` are those of the method of this name: numbers, or in compiled code tensors without dimensions.
         """
 
+    def forecast_far(self, state: Any, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+        """`forecast`, kept within bounds where the coefficients alone do not see to it."""
+        return self.forecast(state, coefficients, input)
 
-class LadderState(NamedTuple):
-    """The stack of an output's terms, and how large they are; that is not known of order 0, which forecasts a term."""
+
+class NarrowState(NamedTuple):
+    """A stack in float16, and the greatest absolute value of each term per sample."""
 
     stack: Tensor
-    sizes: Sizes | None
+    largest: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -107,25 +113,40 @@ class LadderForecaster(Forecaster):
     def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
         return self.expansion.may_stray(steps, coefficients)
 
-    def update(self, state: LadderState | None, steps: Sequence[int], input: Tensor, output: Tensor) -> LadderState:
-        stack = self.expansion.extend(state.stack if state else None, steps, output)
-        return LadderState(stack, sizes_of(stack, "sample") if self.expansion.order else None)
+    def update(
+        self, state: Tensor | NarrowState | None, steps: Sequence[int], input: Tensor, output: Tensor
+    ) -> Tensor | NarrowState:
+        stack = self.expansion.extend(None if state is None else _stack(state), steps, output)
+        largest = largest_of(stack, "sample") if self.expansion.order else ()
+        return NarrowState(stack, largest) if largest else stack
 
-    def forecast(self, state: LadderState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
-        scale = fallback = None
-        if state.sizes is not None and isinstance(coefficients[0], Tensor):
-            scale = shortening(state.sizes, coefficients)
-            fallback = (scale < 1).to(torch.int8) * SHORTENED
-        if state.sizes is not None and state.sizes.largest:
-            scale, fallback = within_float16(state.sizes, coefficients, scale, fallback)
-        return Forecast(weighted_sum(state.stack, coefficients, scale), fallback)
+    def forecast(self, state: Tensor | NarrowState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+        return self._forecast(state, coefficients, None)
+
+    def forecast_far(
+        self, state: Tensor | NarrowState, coefficients: Sequence[float | Tensor], input: Tensor
+    ) -> Forecast:
+        value, *changes = (norm_l2(term, "sample") for term in _stack(state).unbind(1))
+        return self._forecast(state, coefficients, shortening(changes, coefficients, most_added(value, changes[0])))
+
+    def _forecast(
+        self, state: Tensor | NarrowState, coefficients: Sequence[float | Tensor], scale: Tensor | None
+    ) -> Forecast:
+        fallback = None if scale is None else (scale < 1).to(torch.int8) * SHORTENED
+        if isinstance(state, NarrowState):
+            scale, fallback = within_float16(state.largest, coefficients, scale, fallback)
+        return Forecast(weighted_sum(_stack(state), coefficients, scale), fallback)
+
+
+def _stack(state: Tensor | NarrowState) -> Tensor:
+    return state.stack if isinstance(state, NarrowState) else state
 
 
 def within_float16(
-    sizes: Sizes, coefficients: Sequence[float | Tensor], scale: Tensor | None, fallback: Tensor | None
+    largest: Sequence[Tensor], coefficients: Sequence[float | Tensor], scale: Tensor | None, fallback: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """`scale` and `fallback` of a forecast in float16, shortened where it nears the end of the type."""
-    factor = narrowing(sizes, coefficients, scale)
+    factor = narrowing(largest, coefficients, scale)
     code = (factor < 1).to(torch.int8) * NARROWED
     return factor if scale is None else scale * factor, code if fallback is None else torch.where(
         code > 0, code, fallback

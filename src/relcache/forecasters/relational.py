@@ -13,16 +13,15 @@ from relcache.expansion import (
     Expansion,
     Form,
     Norm,
-    Sizes,
     check_choice,
     check_stride,
     every,
     gram,
     gram_norm,
+    largest_of,
     most_added,
     norm_l2,
     shortening,
-    sizes_of,
     weighted_sum,
 )
 from relcache.forecasters.base import SHORTENED, Forecast, Forecaster, within_float16
@@ -36,25 +35,25 @@ class RelationalState(NamedTuple):
     Attributes:
         stack: of the outputs' terms.
         input: at the last full step, or every so manieth token of it.
-        sizes: of the stack's terms.
         rate: 1 / ‖Δ_N I‖, per sample; what the input's movement is multiplied by to give the coefficient of Δ_N O.
-        s: ‖Δ_N O‖ / ‖Δ_N I‖, per sample.
+        most: that may be added to the output, per sample.
         reach: how far the input may have moved for the relation to be used, per sample; below 0 where ‖Δ_N I‖ is 0.
         products: the Gram matrix of the differences.
         none, plain: codes of the fall-backs of a first-order forecast, where the relation is used and where it is not.
+        largest: in float16 the greatest absolute value of each term of the stack, per sample.
 
     All but the first two are None until the second full step.
     """
 
     stack: Tensor
     input: Tensor
-    sizes: Sizes | None = None
     rate: Tensor | None = None
-    s: Tensor | None = None
+    most: Tensor | None = None
     reach: Tensor | None = None
     products: Tensor | None = None
     none: Tensor | None = None
     plain: Tensor | None = None
+    largest: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,7 @@ class Relational(Forecaster):
     direction: Form = "taylor"
     norm: Norm = "sample"
     token_stride: int = 1
+    bounded_when_compiled = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order < 1:
@@ -118,18 +118,27 @@ class Relational(Forecaster):
         moved = norm_l2(input - state.input, self.norm)
         products, rate = gram(stack, self.norm), 1 / moved
         square = products[:, 0, 0]
-        s = square.sqrt() * rate
-        norms = (norm_l2(stack[:, 0], self.norm), *products.diagonal(dim1=1, dim2=2).sqrt().unbind(1))
+        length = square.sqrt().to(moved.dtype)
         still = (moved == 0) | ~moved.isfinite()
-        reach = torch.minimum(most_added(norms[0], norms[1]) / s, FARTHEST * moved).masked_fill_(still, -1.0)
+        most = most_added(norm_l2(stack[:, 0], self.norm), length)
+        reach = torch.minimum(most / (length * rate), FARTHEST * moved).masked_fill_(still, -1.0)
         plain = (3 - 2 * still.to(torch.int8)).masked_fill_(square == 0, 2)
         none = torch.zeros_like(plain).masked_fill_(square == 0, 2)
-        return RelationalState(stack, input, sizes_of(stack, self.norm, norms), rate, s, reach, products, none, plain)
+        largest = largest_of(stack, self.norm)
+        return RelationalState(stack, input, rate, most, reach, products, none, plain, largest)
 
     def forecast(self, state: RelationalState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
-        assert state.sizes is not None
+        return self._forecast(state, coefficients, input, isinstance(coefficients[0], Tensor))
+
+    def forecast_far(self, state: RelationalState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+        return self._forecast(state, coefficients, input, True)
+
+    def _forecast(
+        self, state: RelationalState, coefficients: Sequence[float | Tensor], input: Tensor, far: bool
+    ) -> Forecast:
+        """`far` says that the plain expansion may have to be shortened."""
         assert state.rate is not None
-        assert state.s is not None
+        assert state.most is not None
         assert state.reach is not None
         assert state.products is not None
         assert state.none is not None
@@ -137,8 +146,9 @@ class Relational(Forecaster):
         moved = norm_l2(every(input, self.token_stride) - state.input, self.norm)
         near, plain = moved <= state.reach, state.plain
         expanded: Any = 1.0
-        if isinstance(coefficients[0], Tensor):
-            expanded = shortening(state.sizes, coefficients)
+        if far:
+            lengths = state.products.diagonal(dim1=1, dim2=2).sqrt().unbind(1)
+            expanded = shortening(lengths, coefficients, state.most)
             plain = torch.where(expanded < 1, SHORTENED, plain)
         weights: Sequence[float | Tensor] = coefficients
         if len(coefficients) == 1:
@@ -148,8 +158,9 @@ class Relational(Forecaster):
             fallback = torch.where(near, state.none, plain)
         else:
             length, no_direction = gram_norm(state.products, coefficients)
-            scale = torch.where(near, state.s * moved / length, expanded).masked_fill_(no_direction, 0.0)
+            s = state.products[:, 0, 0].sqrt() * state.rate
+            scale = torch.where(near, s * moved / length, expanded).masked_fill_(no_direction, 0.0)
             fallback = torch.where(near, state.none, plain).masked_fill_(no_direction, 2)
-        if state.sizes.largest:
-            scale, fallback = within_float16(state.sizes, weights, scale, fallback)
+        if state.largest:
+            scale, fallback = within_float16(state.largest, weights, scale, fallback)
         return Forecast(weighted_sum(state.stack, weights, scale), fallback)
