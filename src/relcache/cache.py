@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from relcache.compiled import Pace, Slot, coefficients_on
 from relcache.expansion import every, sum_absolute, weighted_sum
-from relcache.features import from_rows, have_one_memory, to_rows
+from relcache.features import counted, from_rows, have_one_memory, to_rows
 from relcache.forecasters.base import Forecaster, within_type
 from relcache.gauge import Gauge
 from relcache.models.base import Part
@@ -48,6 +48,9 @@ FORECAST_NOT_FINITE = (
 Look = Callable[[Gauge], None]
 """Lets a gauge see the input of a model's first module by a computation that goes no further."""
 
+ValidTokens = Callable[[str, int], "Tensor | None"]
+"""Which tokens of a stream count, from its name and their number, as of `ModelSpec.valid_tokens`."""
+
 
 class Cache:
     """The features of one request, and the call in progress.
@@ -78,6 +81,7 @@ class Cache:
         self.arrange(names, parts, gauges, store)
         self._branch: Branch | None = None  # of the call in progress; None between calls
         self._work: Work | None = None
+        self._valid_tokens: ValidTokens | None = None
         self._rows = 1  # samples in the call
         self._inputs: list[Tensor | None] = []  # of the unit that was visited last
         self.serial = 0  # number of the call
@@ -109,8 +113,8 @@ class Cache:
         self._full, self._doubtful = full, doubtful
         self._coefficients.clear()
 
-    def open_call(self, host: int, name: str, rows: int, work: Work) -> None:
-        """A call of the model `host` begins for the branch `name`.
+    def open_call(self, host: int, name: str, rows: int, work: Work, valid_tokens: ValidTokens | None = None) -> None:
+        """A call of the model `host` begins for the branch `name`; `valid_tokens` is that of its spec for this call.
 
         What the branch holds of another model, which this one has taken over from, is dropped.
         """
@@ -120,7 +124,7 @@ class Cache:
             if branch.host is not None:
                 branch.cells, branch.signal = self._cells(), None
             branch.host = host
-        branch.step = self.request.step
+        branch.step, self._valid_tokens = self.request.step, valid_tokens
         self._branch, self._work, self._rows, self.visited = branch, work, rows, False
         self.serial += 1
         self.store.prefetch(self._upcoming(self._first_units[host]))
@@ -154,7 +158,7 @@ class Cache:
 
     def abandon_call(self) -> None:
         """There is no call in progress."""
-        self._branch, self._updated, self.in_run = None, False, ""
+        self._branch, self._updated, self.in_run, self._valid_tokens = None, False, "", None
         for gauge in self.gauges.values():
             gauge.rest()
         if self.pace.active:
@@ -220,6 +224,7 @@ class Cache:
             slot, streams = self.slots[index], cell.streams
             slot.states, slot.form = tuple(stream.state for stream in streams), cell.form
             slot.sources, slot.empties = tuple(stream.source for stream in streams), cell.empties
+            slot.valid = tuple(stream.valid for stream in streams)
             if cell.steps not in known:
                 values, may_stray = self._coefficients_of(cell)
                 self.pace.far = self.pace.far or may_stray
@@ -315,7 +320,8 @@ class Cache:
         outputs = []
         for stream in cell.streams:
             input = _stream(visit.inputs, stream.source)
-            output, fallback = make(self.store.get(stream.state), coefficients, input)
+            read = counted(input, stream.valid) if self.forecaster.reads_input else input
+            output, fallback = make(self.store.get(stream.state), coefficients, read)
             request.count(fallback)
             if part.residual:
                 output, held = within_type(input + output)
@@ -354,6 +360,8 @@ class Cache:
             if part.residual:
                 rows, held = within_type(rows - input)
                 request.count(held)
+            stream.valid = self._valid(f"{self._names[index]}:{_stream_name(part, stream.source)}", rows)
+            input, rows = counted(input, stream.valid), counted(rows, stream.valid)
             # no name for either state, so that none outlives its use
             stream.state = self.store.put(
                 self.forecaster.update(self.store.get(stream.state), cell.steps, input, rows), (input, rows), shared
@@ -362,6 +370,12 @@ class Cache:
             self._keep_signal(branch, cell, inputs[0], self.gauges[index], shared)
         self._updated = True
 
+    def _valid(self, name: str, features: Tensor) -> Tensor | None:
+        """Which tokens count of the stream `name`; without differences nothing is measured."""
+        if self._valid_tokens is None or not self.forecaster.expansion.order or features.ndim != 3:
+            return None
+        return self._valid_tokens(name, features.shape[1])
+
     def _keep_signal(self, branch: Branch, cell: Cell, first: Tensor | None, gauge: Gauge, shared: Shared) -> None:
         """Keep what the gauge sees. If that is `first`, the unit's own input, its states share the memory of it."""
         assert self.request is not None
@@ -369,13 +383,14 @@ class Cache:
         if features is None:
             branch.signal = None
             return
-        steps, known = branch.signal or ((), None)
+        steps, known, _ = branch.signal or Signal((), None)
         steps = (self.request.step, *steps)[: self._most_steps]
-        value, before = every(features, self._schedule.token_stride), self.store.get(known)
+        valid = self._valid(gauge.name, features)
+        value, before = every(counted(features, valid), self._schedule.token_stride), self.store.get(known)
         if before is not None and before[:, 0].shape != value.shape:
             steps, before = steps[:1], None
         stack = self.forecaster.expansion.extend(before, steps, value)
-        branch.signal = Signal(steps, self.store.put(stack, (value,), shared))
+        branch.signal = Signal(steps, self.store.put(stack, (value,), shared), valid)
         if first is not None and branch.signal.stack is stack and have_one_memory(first, value):
             for stream in cell.streams:
                 stream.state = with_newest_of(stack, stream.state, first)
@@ -436,7 +451,7 @@ class Cache:
         return gauge.features(self._rows)
 
     def _signal_error(self, signal: Signal, step: int, features: Tensor) -> float:
-        value = every(features, self._schedule.token_stride)
+        value = every(counted(features, signal.valid), self._schedule.token_stride)
         stack = self.store.get(signal.stack)
         if value.shape != stack[:, 0].shape:
             return math.nan
@@ -455,6 +470,10 @@ def _stream(inputs: list[Tensor | None], place: int) -> Tensor:
     if features is None:
         raise TypeError("a cached module was called without a tensor of features as its first input")
     return features
+
+
+def _stream_name(part: Part, source: int) -> str:
+    return part.streams[source] if part.streams else ""
 
 
 def _source(part: Part, place: int, inputs: list[Tensor | None]) -> int:

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from relcache.features import (
     Place,
+    counted,
     form_of,
     from_rows,
     given_streams,
@@ -49,6 +50,7 @@ class Slot:
     Attributes:
         states, sources: of each stream the forecaster's state and the place of its input; None where there is no
             history, and the unit is computed.
+        valid: of each stream which tokens count, as of `Stream`.
         coefficients: of the forecast, (order,).
         form: as `Cell.form`.
         empties: as `Cell.empties`.
@@ -60,6 +62,7 @@ class Slot:
 
     states: tuple[Any, ...] | None = None
     sources: tuple[int, ...] = ()
+    valid: tuple[Tensor | None, ...] = ()
     coefficients: Tensor | None = None
     form: list[int | None] | None = None
     empties: dict[int, Any] = field(default_factory=dict)
@@ -174,10 +177,11 @@ class CompiledRunner:
         make = self._forecaster.forecast_far if far else self._forecaster.forecast
         outputs: list[Tensor] = []
         codes: list[Tensor] = []
-        for state, source in zip(slot.states, slot.sources, strict=True):
+        for state, source, valid in zip(slot.states, slot.sources, slot.valid, strict=True):
             input = inputs[source]
             assert input is not None
-            output, code = make(unpacked(state), coefficients, input)
+            read = counted(input, valid) if self._forecaster.reads_input else input
+            output, code = make(unpacked(state), coefficients, read)
             held = None
             if part.residual:
                 output, held = within_type(input + output)

@@ -53,6 +53,13 @@ def to_rows(features: Tensor, layout: Layout, rows: int) -> Tensor:
     return features.unflatten(0, (rows, features.shape[0] // rows))
 
 
+def counted(features: Tensor, valid: Tensor | None) -> Tensor:
+    """`features`, (batch, tokens, channels), with zeros where `valid`, (batch, tokens), is not; if given."""
+    if valid is None or valid.shape != features.shape[:2]:
+        return features
+    return features.masked_fill(~valid[..., None], 0.0)
+
+
 def from_rows(features: Tensor, layout: Layout) -> Tensor:
     """The inverse of `to_rows`."""
     if layout == "rows":

@@ -27,10 +27,12 @@ def shape_of(inputs: list[Tensor | None]) -> Shape:
 
 @dataclass
 class Stream:
-    """One output of a unit: the place of its input among the unit's, and the forecaster's state."""
+    """One output of a unit: the place of its input among the unit's, the forecaster's state, and which of its tokens
+    count, (batch, tokens); None if all do."""
 
     source: int
     state: Any = None
+    valid: Tensor | None = None
 
 
 @dataclass
@@ -54,10 +56,12 @@ class Cell:
 
 
 class Signal(NamedTuple):
-    """The terms of the first module's input, by which a schedule's error is measured, and their full steps."""
+    """The terms of the first module's input, by which a schedule's error is measured, their full steps, and which of
+    the tokens count, as of a `Stream`."""
 
     steps: tuple[int, ...]
     stack: Any
+    valid: Tensor | None = None
 
 
 @dataclass

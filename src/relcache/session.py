@@ -279,7 +279,7 @@ class Session:
         if self.cache.store.offload == "cpu" and all(tensor.device.type in SHARED_MEMORY for tensor in tensors):
             self._notes["offload"] = OFFLOAD_OF_NOTHING
         if place.branch is not None:
-            self.cache.open_call(host.place, place.branch, rows, work)
+            self.cache.open_call(host.place, place.branch, rows, work, partial(host.spec.valid_tokens, given))
         else:
             self._note_once(
                 "repeated",

@@ -46,6 +46,9 @@ class Forecaster(ABC):
     bounded_when_compiled: ClassVar[bool] = False
     """Whether `forecast` with tensors as coefficients is within bounds, so that no graph is made for `forecast_far`."""
 
+    reads_input: ClassVar[bool] = True
+    """Whether `forecast` reads its input."""
+
     @property
     @abstractmethod
     def expansion(self) -> Expansion:
@@ -109,6 +112,8 @@ class LadderForecaster(Forecaster):
     it: no plan of the papers does at the orders 1 and 2. In float16 they are shortened as well where the forecast nears
     the end of the type (`expansion.narrowing`).
     """
+
+    reads_input = False
 
     def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
         return self.expansion.may_stray(steps, coefficients)
