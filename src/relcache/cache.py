@@ -361,7 +361,7 @@ class Cache:
                 rows, held = within_type(rows - input)
                 request.count(held)
             stream.valid = self._valid(f"{self._names[index]}:{_stream_name(part, stream.source)}", rows)
-            input, rows = counted(input, stream.valid), counted(rows, stream.valid)
+            input, rows = counted(input, stream.valid, self.forecaster.keeps_input), counted(rows, stream.valid)
             # no name for either state, so that none outlives its use
             stream.state = self.store.put(
                 self.forecaster.update(self.store.get(stream.state), cell.steps, input, rows), (input, rows), shared
@@ -386,7 +386,7 @@ class Cache:
         steps, known, _ = branch.signal or Signal((), None)
         steps = (self.request.step, *steps)[: self._most_steps]
         valid = self._valid(gauge.name, features)
-        value, before = every(counted(features, valid), self._schedule.token_stride), self.store.get(known)
+        value, before = every(counted(features, valid, own=True), self._schedule.token_stride), self.store.get(known)
         if before is not None and before[:, 0].shape != value.shape:
             steps, before = steps[:1], None
         stack = self.forecaster.expansion.extend(before, steps, value)
