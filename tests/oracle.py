@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -48,15 +47,16 @@ class Past:
 
 
 def taylor_term(values: list[Tensor], positions: list[int], now: int, order: int) -> Tensor:
-    """Σ (k^i / i!) Δ^i_N O(t) / N^i: plain repeated differences, all divided by the last gap."""
-    total = torch.zeros_like(values[0])
-    if len(values) < 2:
-        return total
-    k, gap = positions[0] - now, positions[1] - positions[0]
-    differences = list(values)
+    """Σ (k^i / i!) D_i(t), each D_i divided by the gap at the full step where it is taken."""
+
+    def difference(i: int, place: int) -> Tensor:
+        if i == 0:
+            return values[place]
+        return (difference(i - 1, place) - difference(i - 1, place + 1)) / (positions[place + 1] - positions[place])
+
+    k, total = positions[0] - now, torch.zeros_like(values[0])
     for i in range(1, min(order, len(values) - 1) + 1):
-        differences = [newer - older for newer, older in pairwise(differences)]
-        total = total + (k**i / math.factorial(i)) * differences[0] / gap**i
+        total = total + k**i / math.factorial(i) * difference(i, 0)
     return total
 
 

@@ -5,59 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel
+from scripted import ScriptedTransformer, play, rows
 from tiny import call_along, run_loop, timesteps_for, tiny_dit, trajectory
-from torch import Tensor, nn
+from torch import Tensor
 
 import relcache
 from relcache import FORA, RFC, RFE, ErrorBudget, Interval, Method, ModelSpec, Plan, Relational, Reuse, Taylor
 
 PLAIN = "input unchanged: plain expansion"
 REUSE = "output unchanged: reuse"
-
-
-class Scripted(nn.Module):
-    """Returns what a test has written down for each step, whatever the input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.present: Tensor | None = None
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        assert self.present is not None
-        return self.present
-
-
-class ScriptedTransformer(nn.Module):
-    """A transformer of one module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList([Scripted()])
-
-    def forward(self, hidden_states: Tensor, timestep: Tensor) -> Tensor:
-        return self.blocks[0](hidden_states)
-
-
-SPEC = ModelSpec("ScriptedTransformer", ("blocks.*",))
-
-
-def play(
-    method: Method, inputs: list[Tensor], outputs: list[Tensor], steps: int | None = None
-) -> tuple[list[Tensor], relcache.Report]:
-    """Outputs of the transformer whose module gets `inputs` and, where it is computed, returns `outputs`."""
-    model = ScriptedTransformer().eval()
-    handle = relcache.enable(model, method, spec=SPEC, num_inference_steps=steps)
-    got = []
-    with torch.no_grad():
-        for step, (given, output) in enumerate(zip(inputs, outputs, strict=True)):
-            model.blocks[0].present = output
-            got.append(model(given, torch.tensor([1000.0 - step])))
-    return got, handle.report()
-
-
-def rows(*values: float) -> Tensor:
-    """A batch of features with these values, four entries each."""
-    return torch.tensor(values)[:, None].expand(-1, 4).clone()
 
 
 @pytest.mark.parametrize("order", [1, 2])

@@ -93,11 +93,11 @@ def test_taylor_by_hand_at_equal_gaps(order: int, step: int, expected: float) ->
 @pytest.mark.parametrize(
     ("order", "step", "expected"),
     [
-        # Values 1, 2, 7 at steps 0, 1, 5: differences 5 and 4 as before, all divided by the last gap, 4.
+        # Values 1, 2, 7 at steps 0, 1, 5: D_1 is 1 at step 1, 5/4 at step 5, and there D_2 is (5/4 - 1) / 4 = 1/16.
         (1, 6, 8.25),
-        (2, 6, 8.375),  # 7 + 5/4 + 4/(2 * 16)
+        (2, 6, 8.28125),  # 7 + 5/4 + 1/2 * 1/16
         (1, 8, 10.75),
-        (2, 8, 11.875),  # 7 + 15/4 + 9 * 4/(2 * 16)
+        (2, 8, 11.03125),  # 7 + 15/4 + 9/2 * 1/16
     ],
 )
 def test_taylor_by_hand_at_unequal_gaps(order: int, step: int, expected: float) -> None:
@@ -115,6 +115,13 @@ def test_third_order_taylor_by_hand() -> None:
     """Values 0, 1, 3, 9 at 0, 2, 4, 6: differences 6, 4, 3; at 7, k/N = 1/2: 9 + 3 + 4/8 + 3/48."""
     points = [(0, scalar(0)), (2, scalar(1)), (4, scalar(3)), (6, scalar(9))]
     assert float(expand(Expansion(3), points, 7)) == pytest.approx(12.5625, abs=1e-12)
+
+
+def test_third_order_taylor_by_hand_at_unequal_gaps() -> None:
+    """Values 0, 1, 7, 9 at 0, 1, 3, 7. D_1 is 1, 3, 1/2 at 1, 3, 7; D_2 is 1 at 3 and -5/8 at 7; D_3 is -13/32 at 7."""
+    points = [(0, scalar(0)), (1, scalar(1)), (3, scalar(7)), (7, scalar(9))]
+    expected = 9 + 2 / 2 - 4 / 2 * 5 / 8 - 8 / 6 * 13 / 32
+    assert float(expand(Expansion(3), points, 9)) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("form", ["taylor", "newton"])
@@ -144,9 +151,8 @@ def test_a_stack_is_extended_in_its_own_memory(form: str) -> None:
     extended = expansion.extend(stack, (5, *steps), value)
     assert extended.data_ptr() == stack.data_ptr()
     value.zero_()
-    slope = 7.0 if form == "taylor" else 7 / 3
-    second = slope - 1 if form == "taylor" else (slope - 0.5) / 5
-    assert extended.flatten().tolist() == pytest.approx([9, slope, second], abs=1e-12)
+    second = (7 / 3 - 1 / 2) / (3 if form == "taylor" else 5)
+    assert extended.flatten().tolist() == pytest.approx([9, 7, 3**2 * second], abs=1e-12)
 
 
 def test_a_stack_of_inference_mode_is_extended_outside_of_it() -> None:

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_map_only
 
 from relcache.compiled import Pace, Slot, coefficients_on
 from relcache.expansion import every, sum_absolute, weighted_sum
-from relcache.features import from_rows, have_one_memory, to_rows
-from relcache.forecasters.base import Forecaster
+from relcache.features import counted, from_rows, have_one_memory, to_rows
+from relcache.forecasters.base import Forecaster, within_type
 from relcache.gauge import Gauge
 from relcache.models.base import Part
 from relcache.request import Branch, Cell, Request, Signal, Stream, Work, bytes_of, shape_of
@@ -39,6 +39,9 @@ LEFT_OUT = (
 )
 Look = Callable[[Gauge], None]
 """Lets a gauge see the input of a model's first module by a computation that goes no further."""
+
+ValidTokens = Callable[[str, int], "Tensor | None"]
+"""Which tokens of a stream count, from its name and their number, as of `ModelSpec.valid_tokens`."""
 
 
 class Cache:
@@ -70,6 +73,7 @@ class Cache:
         self.arrange(names, parts, gauges, store)
         self._branch: Branch | None = None  # of the call in progress; None between calls
         self._work: Work | None = None
+        self._valid_tokens: ValidTokens | None = None
         self._rows = 1  # samples in the call
         self._inputs: list[Tensor | None] = []  # of the unit that was visited last
         self.serial = 0  # number of the call
@@ -88,8 +92,8 @@ class Cache:
 
     # Requests, steps and calls
 
-    def open_call(self, host: int, name: str, rows: int, work: Work) -> None:
-        """A call of the model `host` begins for the branch `name`.
+    def open_call(self, host: int, name: str, rows: int, work: Work, valid_tokens: ValidTokens | None = None) -> None:
+        """A call of the model `host` begins for the branch `name`; `valid_tokens` is that of its spec for this call.
 
         What the branch holds of another model, which this one has taken over from, is dropped.
         """
@@ -99,7 +103,7 @@ class Cache:
             if branch.host is not None:
                 branch.cells, branch.signal = self._cells(), None
             branch.host = host
-        branch.step = self.request.step
+        branch.step, self._valid_tokens = self.request.step, valid_tokens
         self._branch, self._work, self._rows, self.visited = branch, work, rows, False
         self.serial += 1
         self.store.prefetch(self._upcoming(self._first_units[host]))
@@ -124,7 +128,7 @@ class Cache:
 
     def abandon_call(self) -> None:
         """There is no call in progress."""
-        self._branch, self._updated, self.in_run, self._codes = None, False, "", []
+        self._branch, self._updated, self.in_run, self._valid_tokens, self._codes = None, False, "", None, []
         for gauge in self.gauges.values():
             gauge.rest()
         if self.pace.active:
@@ -188,7 +192,7 @@ class Cache:
             self._decide(units.start, branch, ready, look)
         elif not request.full and not ready:
             request.fallbacks["module without history or of another shape: computed in full"] += 1
-        self.pace.active, self.pace.rows = True, self._rows
+        self.pace.active, self.pace.rows, self.pace.far = True, self._rows, False
         self.pace.skip = not request.full and ready
         branch.work = self._work
         if not self.pace.skip:
@@ -198,9 +202,12 @@ class Cache:
             slot, streams = self.slots[index], cell.streams
             slot.states, slot.form = tuple(stream.state for stream in streams), cell.form
             slot.sources, slot.empties = tuple(stream.source for stream in streams), cell.empties
+            slot.valid = tuple(stream.valid for stream in streams)
+            values, may_stray = self._coefficients_of(cell)
+            self.pace.far = self.pace.far or may_stray
             key = cell.steps, next(iter(tensors(slot.states))).device
             if key not in known:
-                known[key] = coefficients_on(self._coefficients_of(cell), self.forecaster.expansion.order, key[1])
+                known[key] = coefficients_on(values, self.forecaster.expansion.order, key[1])
             slot.coefficients = known[key]
 
     def _collect(self) -> None:
@@ -280,15 +287,17 @@ class Cache:
         """The output of a skipped unit, in the form in which it was returned last."""
         request, cell, part = self.request, visit.cell, self._parts[index]
         assert request is not None
-        coefficients = self._coefficients_of(cell)
+        coefficients, may_stray = self._coefficients_of(cell)
+        make = self.forecaster.forecast_far if may_stray else self.forecaster.forecast
         outputs = []
         for stream in cell.streams:
             input = _stream(visit.inputs, stream.source)
-            output, fallback = self.forecaster.forecast(self.store.get(stream.state), coefficients, input)
-            if fallback is not None:
-                self._codes.append(fallback)
+            read = counted(input, stream.valid) if self.forecaster.reads_input else input
+            output, fallback = make(self.store.get(stream.state), coefficients, read)
+            self._count(fallback)
             if part.residual:
-                output = input + output
+                output, held = within_type(input + output)
+                self._count(held)
             elif not coefficients:
                 output = output.clone()  # a view of what is cached, and the caller may write into it
             outputs.append(from_rows(output, part.layout))
@@ -296,12 +305,18 @@ class Cache:
             return outputs[0]
         return tuple(None if place is None else outputs[place] for place in cell.form)
 
-    def _coefficients_of(self, cell: Cell) -> list[float]:
-        """Those of a forecast at the present step, worked out once for all units of one history."""
+    def _count(self, codes: Tensor | None) -> None:
+        if codes is not None:
+            self._codes.append(codes)
+
+    def _coefficients_of(self, cell: Cell) -> tuple[list[float], bool]:
+        """Those of a forecast at the present step, worked out once for all units of one history; and whether with them
+        it may stray."""
         assert self.request is not None
         known = self.request.coefficients
         if cell.steps not in known:
-            known[cell.steps] = self.forecaster.coefficients(cell.steps, self.request.step)
+            numbers = self.forecaster.coefficients(cell.steps, self.request.step)
+            known[cell.steps] = numbers, self.forecaster.may_stray(cell.steps, numbers)
         return known[cell.steps]
 
     def keep(self, index: int, visit: Visit, output: Any) -> None:
@@ -320,7 +335,10 @@ class Cache:
             input = _stream(inputs, stream.source)
             rows = to_rows(tensor.detach(), part.layout, self._rows)
             if part.residual:
-                rows = rows - input
+                rows, held = within_type(rows - input)
+                self._count(held)
+            stream.valid = self._valid(f"{self._names[index]}:{_stream_name(part, stream.source)}", rows)
+            input, rows = counted(input, stream.valid, self.forecaster.keeps_input), counted(rows, stream.valid)
             # no name for either state, so that none outlives its use
             stream.state = self.store.put(
                 self.forecaster.update(self.store.get(stream.state), cell.steps, input, rows), (input, rows), shared
@@ -329,6 +347,12 @@ class Cache:
             self._keep_signal(branch, cell, inputs[0], self.gauges[index], shared)
         self._updated = True
 
+    def _valid(self, name: str, features: Tensor) -> Tensor | None:
+        """Which tokens count of the stream `name`; without differences nothing is measured."""
+        if self._valid_tokens is None or not self.forecaster.expansion.order or features.ndim != 3:
+            return None
+        return self._valid_tokens(name, features.shape[1])
+
     def _keep_signal(self, branch: Branch, cell: Cell, first: Tensor | None, gauge: Gauge, shared: Shared) -> None:
         """Keep what the gauge sees. If that is `first`, the unit's own input, its states share the memory of it."""
         assert self.request is not None
@@ -336,13 +360,14 @@ class Cache:
         if features is None:
             branch.signal = None
             return
-        steps, known = branch.signal or ((), None)
+        steps, known, _ = branch.signal or Signal((), None)
         steps = (self.request.step, *steps)[: self._most_steps]
-        value, before = every(features, self._schedule.token_stride), self.store.get(known)
+        valid = self._valid(gauge.name, features)
+        value, before = every(counted(features, valid, own=True), self._schedule.token_stride), self.store.get(known)
         if before is not None and before[:, 0].shape != value.shape:
             steps, before = steps[:1], None
         stack = self.forecaster.expansion.extend(before, steps, value)
-        branch.signal = Signal(steps, self.store.put(stack, (value,), shared))
+        branch.signal = Signal(steps, self.store.put(stack, (value,), shared), valid)
         if first is not None and branch.signal.stack is stack and have_one_memory(first, value):
             for stream in cell.streams:
                 stream.state = with_newest_of(stack, stream.state, first)
@@ -408,7 +433,7 @@ class Cache:
         return gauge.features(self._rows)
 
     def _signal_error(self, signal: Signal, step: int, features: Tensor) -> float:
-        value = every(features, self._schedule.token_stride)
+        value = every(counted(features, signal.valid), self._schedule.token_stride)
         stack = self.store.get(signal.stack)
         if value.shape != stack[:, 0].shape:
             return math.nan
@@ -427,6 +452,10 @@ def _stream(inputs: list[Tensor | None], place: int) -> Tensor:
     if features is None:
         raise TypeError("a cached module was called without a tensor of features as its first input")
     return features
+
+
+def _stream_name(part: Part, source: int) -> str:
+    return part.streams[source] if part.streams else ""
 
 
 def _source(part: Part, place: int, inputs: list[Tensor | None]) -> int:

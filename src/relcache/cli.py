@@ -205,10 +205,8 @@ def sample(
             raise ValueError(f"--method takes one method, --compare one or more; got {asked_for}")
         configs = {text: named_config(text) for text in given}
         for config in configs.values():  # a mistake shows before anything is loaded
-            chosen = method_from_config(config if nfc is None else with_any_budget(config))
-            if nfc is None:
-                chosen.schedule.check(steps)
-            else:
+            method_from_config(config if nfc is None else with_any_budget(config))
+            if nfc is not None:
                 check_budget(config, nfc, steps)
         files.check_folder(out, ["sheet.png", "report.json"])
         options = call_options(model, guidance, size, frames, option or [])

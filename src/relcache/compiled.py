@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from relcache.features import (
     Place,
+    counted,
     form_of,
     from_rows,
     given_streams,
@@ -26,18 +27,20 @@ from relcache.features import (
     to_rows,
     token_dimension,
 )
-from relcache.forecasters.base import Forecaster
+from relcache.forecasters.base import Forecaster, within_type
 from relcache.models.base import Unit
 from relcache.storage import unpacked
 
 
 @dataclass
 class Pace:
-    """What all units of a model are told about the present call: whether it is to be cached, whether it is skipped."""
+    """What all units of a model are told about the present call: whether it is to be cached, whether it is skipped, its
+    samples, and whether a forecast may stray."""
 
     active: bool = False
     skip: bool = False
     rows: int = 1
+    far: bool = False
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Slot:
     Attributes:
         states, sources: of each stream the forecaster's state and the place of its input; None where there is no
             history, and the unit is computed.
+        valid: of each stream which tokens count, as of `Stream`.
         coefficients: of the forecast, (order,).
         form: as `Cell.form`.
         empties: as `Cell.empties`.
@@ -58,6 +62,7 @@ class Slot:
 
     states: tuple[Any, ...] | None = None
     sources: tuple[int, ...] = ()
+    valid: tuple[Tensor | None, ...] = ()
     coefficients: Tensor | None = None
     form: list[int | None] | None = None
     empties: dict[int, Any] = field(default_factory=dict)
@@ -168,15 +173,19 @@ class CompiledRunner:
         slot, part = self._slot, self._part
         assert slot.states is not None
         coefficients = [] if slot.coefficients is None else list(slot.coefficients.unbind(0))
+        far = not self._forecaster.bounded_when_compiled and self._pace.far
+        make = self._forecaster.forecast_far if far else self._forecaster.forecast
         outputs: list[Tensor] = []
         codes: list[Tensor] = []
-        for state, source in zip(slot.states, slot.sources, strict=True):
+        for state, source, valid in zip(slot.states, slot.sources, slot.valid, strict=True):
             input = inputs[source]
             assert input is not None
-            output, code = self._forecaster.forecast(unpacked(state), coefficients, input)
-            if code is not None:
-                codes.append(code)
-            output = input + output if part.residual else output
+            read = counted(input, valid) if self._forecaster.reads_input else input
+            output, code = make(unpacked(state), coefficients, read)
+            held = None
+            if part.residual:
+                output, held = within_type(input + output)
+            codes += [known for known in (code, held) if known is not None]
             outputs.append(from_rows(output if coefficients else output.clone(), part.layout))
         slot.codes = codes
         if slot.form is None:

@@ -1,19 +1,20 @@
-"""Divided differences, expansion coefficients and Gram norms: pure tensor functions.
+"""Differences of features, expansion coefficients, Gram norms and bounds: pure tensor functions.
 
 Knows nothing of forecasters, schedules or models.
 
-Positions are step numbers, which grow as sampling goes on. With `n_0 > n_1 > …` the full steps, newest first, a stack
-of terms, (batch, order + 1, …), holds `terms[0] = f(n_0)` and, behind it, differences of rising order, all in one piece
-of memory, so that a forecast is one pass over it. The two forms differ in what a difference is and
-in the coefficient that it gets; the published one is TaylorSeer's (arXiv 2503.06923):
+Positions are step numbers, which grow as sampling goes on. With `n_0 > n_1 > …` the full steps, newest first, and
+`N = n_0 - n_1` the last gap, a stack of terms, (batch, order + 1, …), holds `terms[0] = f(n_0)` and, behind it, N^i
+times the difference D_i of order i, all in one piece of memory, so that a forecast is one pass over it. With
+`x = (n - n_0) / N` the two forms differ in what a difference is and in the coefficient that its term gets; the
+published one is TaylorSeer's (arXiv 2503.06923):
 
-| form | `terms[i]` | coefficient at step n |
+| form | D_i | coefficient of N^i D_i at step n |
 | --- | --- | --- |
-| taylor, as published | `terms[i-1]` minus `terms[i-1]` one full step ago | `((n - n_0) / (n_0 - n_1))^i / i!` |
-| newton (divided differences) | `f[n_0, …, n_i]` | `(n - n_0) (n - n_1) … (n - n_(i-1))` |
+| taylor, as published | `(D_(i-1)(n_0) - D_(i-1)(n_1)) / (n_0 - n_1)` | `x^i / i!` |
+| newton (divided differences) | `f[n_0, …, n_i]` | `x (x + (n_0 - n_1) / N) … (x + (n_0 - n_(i-1)) / N)` |
 
-The Taylor form divides every difference by the last gap; the Newton form goes through the last `order + 1` values and
-is exact for polynomials of degree `order` with any gaps.
+The Taylor form divides each difference by the gap at the full step where it is taken. The Newton form goes through the
+last `order + 1` values and is exact for polynomials of degree `order` with any gaps. At order 1 they are the same.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ Norm = Literal["sample", "tensor"]
 
 SMALL = 2**18  # bytes of a sample; larger ones are extended one by one on a CPU, whose cache keeps them meanwhile
 WITHOUT_FLOAT64 = frozenset({"mps"})
+LIMIT = 16.0  # times the norms of the newest feature and of its last change: the most that a forecast adds
 GRAM_ROUNDING = 1e-7  # relative error that the products of a Gram matrix in float32 may have; (Σ a_i)² ≤ m Σ a_i²
 
 
@@ -78,12 +80,15 @@ class Expansion:
 
     def _advance(self, terms: Sequence[Tensor], gaps: Sequence[int], value: Tensor) -> None:
         """Write the terms after `value` over those before it: the highest first, as it needs all the lower ones."""
+        shrunk = gaps[0] / (gaps[1] - gaps[0]) if len(gaps) > 1 else 1.0  # the last gap in terms of the one before
         for order in range(len(gaps), 0, -1):
             term = terms[order]
             for lower in range(order):
-                torch.sub(value if lower == 0 else term, terms[lower], out=term)
-                if self.form == "newton":
-                    term /= gaps[lower]
+                torch.sub(term if lower else value, terms[lower], alpha=shrunk**lower, out=term)
+                if self.form == "newton" and lower:
+                    term *= gaps[0] / gaps[lower]
+                if term.dtype == torch.float16:
+                    term.nan_to_num_()  # the difference of two features may be greater than any feature
         terms[0].copy_(value)
 
     def coefficients(self, steps: Sequence[int], step: int) -> list[float]:
@@ -92,12 +97,28 @@ class Expansion:
         `steps` are the full steps, newest first. There are as many coefficients as the history reaches.
         """
         orders = range(1, min(self.order, len(steps) - 1) + 1)
-        if self.form == "newton":
-            return [float(math.prod(step - past for past in steps[:i])) for i in orders]
         if not orders:
             return []
-        distance = (step - steps[0]) / last_gap(steps)
-        return [distance**i / math.factorial(i) for i in orders]
+        gap = steps[0] - steps[1]
+        if self.form == "newton":
+            return [math.prod((step - past) / gap for past in steps[:i]) for i in orders]
+        return [((step - steps[0]) / gap) ** i / math.factorial(i) for i in orders]
+
+    def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
+        """Whether a forecast with these coefficients may be more than `LIMIT` times as large as the features at
+        `steps`: it is a weighted sum of them, and their weights, taken absolute, add up to more.
+        """
+        places = range(len(coefficients) + 1)
+        rows = [[float(place == other) for other in places] for place in places]  # of D_i the weights of the features
+        weights = rows[0]
+        for order, coefficient in enumerate(coefficients, 1):
+            behind = steps[order:] if self.form == "newton" else steps[1:]
+            gaps = [step - past for step, past in zip(steps, behind, strict=False)]
+            pairs = zip(rows, rows[1:], gaps, strict=False)
+            rows = [[(a - b) / gap for a, b in zip(row, older, strict=True)] for row, older, gap in pairs]
+            factor = coefficient * (steps[0] - steps[1]) ** order
+            weights = [weight + factor * share for weight, share in zip(weights, rows[0], strict=True)]
+        return sum(map(abs, weights)) > LIMIT
 
 
 def check_choice(what: str, value: object, choices: object) -> None:
@@ -110,11 +131,6 @@ def check_stride(what: str, value: object) -> None:
     """Raise ValueError unless `value` is a stride between tokens."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"the token_stride of {what} is a whole number of at least 1, got {value!r}")
-
-
-def last_gap(steps: Sequence[int]) -> int:
-    """N: the number of steps between the last two full steps, of `steps` newest first."""
-    return steps[0] - steps[1]
 
 
 def weighted_sum(stack: Tensor, coefficients: Sequence[float | Tensor], scale: Tensor | None = None) -> Tensor:
@@ -198,6 +214,52 @@ def gram_norm(products: Tensor, coefficients: Sequence[float | Tensor]) -> tuple
     for i, j in combinations(places, 2):
         square = _plus(square, entries[i * size + j], 2 * coefficients[i] * coefficients[j])
     return square.clamp(min=0).sqrt(), square <= largest * (len(places) * GRAM_ROUNDING)
+
+
+def most_added(value: Tensor, change: Tensor) -> Tensor:
+    """The most that a forecast adds to a feature, from the norms of the newest feature and of its last change."""
+    return LIMIT * (value + change)
+
+
+def shortening(norms: Sequence[Tensor], coefficients: Sequence[float | Tensor], most: Tensor) -> Tensor:
+    """What the differences of a forecast are multiplied by, at most 1, so that they add no more than `most`: (batch,)
+    or (1,). `norms` are those of the terms of order 1, 2, ….
+    """
+    added = _weighed(norms, coefficients)
+    return torch.where(added <= most, 1.0, most / added)
+
+
+def largest_of(stack: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+    """The greatest absolute value of each term of a stack in float16, each (batch,) or (1,), float32; of other types
+    nothing, as they do not run over.
+    """
+    return tuple(_largest(term, norm) for term in stack.unbind(1)) if stack.dtype == torch.float16 else ()
+
+
+def narrowing(largest: Sequence[Tensor], coefficients: Sequence[float | Tensor], scale: Tensor | None = None) -> Tensor:
+    """What the differences of a forecast in float16 are multiplied by further, at most 1: (batch,) or (1,).
+
+    No value of the forecast then exceeds 1.1 times the greatest of the newest feature, nor float16; what is below
+    8192 is free. What comes behind the forecast, gates and sums, runs over long before the forecast itself does.
+    """
+    value, *changes = largest
+    most = (1.1 * value).clamp(8192.0, torch.finfo(torch.float16).max)
+    added = _weighed(changes, coefficients) * (1.0 if scale is None else scale)
+    return torch.where(value + added <= most, 1.0, ((most - value) / added).clamp(min=0))
+
+
+def _weighed(sizes: Sequence[Tensor], coefficients: Sequence[float | Tensor]) -> Tensor:
+    """Σ |c_i| sizes[i], over as many as there are coefficients."""
+    weights = [c.abs() if isinstance(c, Tensor) else abs(c) for c in coefficients]
+    total = sizes[0] * weights[0]
+    for size, weight in zip(sizes[1:], weights[1:], strict=False):
+        total = _plus(total, size, weight)
+    return total
+
+
+def _largest(value: Tensor, norm: Norm) -> Tensor:
+    rows = _rows(value, norm)
+    return rows.abs().amax(1).float() if rows.shape[1] else rows.new_zeros(len(rows), dtype=torch.float32)
 
 
 def _plus(total: Tensor, value: Tensor, weight: float | Tensor) -> Tensor:

@@ -53,6 +53,17 @@ def to_rows(features: Tensor, layout: Layout, rows: int) -> Tensor:
     return features.unflatten(0, (rows, features.shape[0] // rows))
 
 
+def counted(features: Tensor, valid: Tensor | None, own: bool = False) -> Tensor:
+    """`features`, (batch, tokens, channels), with zeros where `valid`, (batch, tokens), is not, if that is given.
+
+    They are written over if they are the cache's `own`.
+    """
+    if valid is None or valid.shape != features.shape[:2]:
+        return features
+    padding = ~valid[..., None]
+    return features.masked_fill_(padding, 0.0) if own else features.masked_fill(padding, 0.0)
+
+
 def from_rows(features: Tensor, layout: Layout) -> Tensor:
     """The inverse of `to_rows`."""
     if layout == "rows":

@@ -29,6 +29,7 @@ class Gauge:
 
     def __init__(self, part: Part):
         self._part = part
+        self.name = f"{part.pattern}:{(part.streams or ('',))[0]}"  # of the stream that it reads
         self._stream: list[Place] = []
         self._seen: Tensor | None = None  # a copy, unless nothing but reading it comes after
         self._around: list[weakref.ref[nn.Module]] = []  # the model, what the module lies in, and the module

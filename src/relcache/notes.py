@@ -30,4 +30,12 @@ NOTES = {
         "because it looks like a new guidance branch"
     ),
 }
+NOT_FINITE = (
+    "the model's own output was NaN or infinite at step {}, which was computed in full: look for the cause in the "
+    "weights, the latents and the prompt's embeddings, or in float16, which ends at 65504; it is not in a forecast"
+)
+FORECAST_NOT_FINITE = (
+    "the output was NaN or infinite at step {}, whose modules were forecast, and at no step before: use bfloat16 or "
+    "float32, or forecaster=relcache.Reuse(), which extrapolates nothing"
+)
 SILENT = {"offload"}  # notes of the report that are no warnings

@@ -27,10 +27,12 @@ def shape_of(inputs: list[Tensor | None]) -> Shape:
 
 @dataclass
 class Stream:
-    """One output of a unit: the place of its input among the unit's, and the forecaster's state."""
+    """One output of a unit: the place of its input among the unit's, the forecaster's state, and which of its tokens
+    count, (batch, tokens); None if all do."""
 
     source: int
     state: Any = None
+    valid: Tensor | None = None
 
 
 @dataclass
@@ -54,10 +56,12 @@ class Cell:
 
 
 class Signal(NamedTuple):
-    """The terms of the first module's input, by which a schedule's error is measured, and their full steps."""
+    """The terms of the first module's input, by which a schedule's error is measured, their full steps, and which of
+    the tokens count, as of a `Stream`."""
 
     steps: tuple[int, ...]
     stack: Any
+    valid: Tensor | None = None
 
 
 @dataclass
@@ -108,12 +112,13 @@ class Request:
     signal: list[float | None] = field(default_factory=list)
     fallbacks: Counter[str] = field(default_factory=Counter)
     fallback_codes: dict[torch.device, Tensor] = field(default_factory=dict)
+    outputs: list[tuple[int, bool, Tensor]] = field(default_factory=list)  # step, full, whether an output is finite
     work: dict[Any, Work] = field(default_factory=dict)
     cache_bytes: int = 0
     device_bytes: int = 0
     notes: dict[str, str] = field(default_factory=dict)
     full: bool | None = None  # decision of the present step; None until its first unit asks
-    coefficients: dict[tuple[int, ...], list[float]] = field(
+    coefficients: dict[tuple[int, ...], tuple[list[float], bool]] = field(
         default_factory=dict
     )  # of the step, by full steps before it
 
@@ -135,6 +140,28 @@ class Request:
         if self.total_steps is None or self.step + 1 < self.total_steps:
             return []
         return [branch for branch in self.branches.values() if branch.step != self.step - 1]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all branches have; not known where the number of steps is not."""
+        return 0 < len(self.branches) == len(self.ended)
+
+    def watch(self, output: Any) -> None:
+        """Remember on the device whether the output of a call in the present step is finite."""
+        full = self.full is not False
+        values = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        self.outputs += [(self.step, full, value.detach().isfinite().all()) for value in values]
+
+    def first_not_finite(self) -> tuple[int, bool] | None:
+        """The first step, of those since this was last asked, in which an output was not finite, and whether it was
+        full; None if all were finite. Waits for the device."""
+        watched, self.outputs = self.outputs, []
+        if not watched:
+            return None
+        finite = torch.stack([known.to("cpu") for *_, known in watched]).tolist()
+        return next(
+            ((step, full) for (step, full, _), is_finite in zip(watched, finite, strict=True) if not is_finite), None
+        )
 
     def held_bytes(self) -> tuple[int, int]:
         """Bytes that the cache holds now, and those of them on the device; memory that several tensors share counts

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from relcache.branches import Signs
 from relcache.caller import Caller, find_caller
 from relcache.host import Host, count_rows, form_of_arguments
-from relcache.notes import NOTES, SILENT
+from relcache.notes import FORECAST_NOT_FINITE, NOT_FINITE, NOTES, SILENT
 from relcache.request import Request
 from relcache.runs import Run, Runs
 from relcache.schedules.base import Schedule
@@ -99,7 +99,8 @@ class Requests:
         place = run.tracker.place(signs, rows, loop, run.request.total_steps if run.request is not None else None)
         begins = place.new_request or run.request is None
         if begins:
-            self.runs.prune(run)
+            for over in (run, *self.runs.prune(run)):
+                self.check_numbers(over)
         return Arrival(signs, rows, loop, place, begins)
 
     def open(self, arrival: Arrival) -> Request:
@@ -136,11 +137,19 @@ class Requests:
         self.runs.forget(threading.get_ident())
         self.run = None
 
-    def note(self, key: str, text: str | None = None) -> None:
-        """Write a note of the present request, and warn, once for each request."""
-        if self.run is None or self.run.request is None or key in self.run.request.notes:
+    def check_numbers(self, run: Run) -> None:
+        """Say so if an output of a request was NaN or infinite. This waits for the device."""
+        bad = run.request.first_not_finite() if run.request is not None else None
+        if bad is not None:
+            step, full = bad
+            self.note("numbers", (NOT_FINITE if full else FORECAST_NOT_FINITE).format(step), run)
+
+    def note(self, key: str, text: str | None = None, run: Run | None = None) -> None:
+        """Write a note of a run's request, by default the present one's, and warn, once for each request."""
+        run = self.run if run is None else run
+        if run is None or run.request is None or key in run.request.notes:
             return
-        self.run.request.notes[key] = text = NOTES[key] if text is None else text
+        run.request.notes[key] = text = NOTES[key] if text is None else text
         if key not in SILENT:
             warnings.warn(f"relcache: {text}", stacklevel=2)
 

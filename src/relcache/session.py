@@ -177,6 +177,8 @@ class Session:
         for host in self.hosts:
             host.let_go()
         self._beginnings.restore()
+        if self.requests.run is not None:
+            self.requests.check_numbers(self.requests.run)
         self.free()
         self.requests.runs.forget()
 
@@ -206,8 +208,10 @@ class Session:
     def _end_request(self, model: nn.Module, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Diffusers' pipelines call this where a request has ended."""
         run = self.requests.end(model) if not self._turn.is_mine else None
-        if run is not None and self._free_at_end:
-            self.cache.free(run.request)
+        if run is not None:
+            self.requests.check_numbers(run)
+            if self._free_at_end:
+                self.cache.free(run.request)
         return original(*args, **kwargs)
 
     def _see_beginning(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -271,12 +275,23 @@ class Session:
         try:
             if output is None:
                 self._abandon_call()
-            elif self.cache.is_active:
-                self._end_call()
+            else:
+                self._end_call(output)
         finally:
             self._turn.give()
 
-    def _end_call(self) -> None:
+    def _end_call(self, output: Any) -> None:
+        """A call has come to its end, with this output."""
+        run = self.requests.run
+        if run is None or run.request is None:
+            return
+        run.request.watch(output)
+        if self.cache.is_active:
+            self._close_call(run, run.request)
+        if run.request.has_ended:
+            self.requests.check_numbers(run)
+
+    def _close_call(self, run: Run, request: Request) -> None:
         self.cache.close_call()
         if not self.cache.visited:
             self.requests.note(
@@ -284,9 +299,7 @@ class Session:
                 f"a call of {self.model_name} reached none of the cached modules, and nothing of it was cached: its "
                 f"forward does not call {self.unit_names[0]} and the others that the spec names",
             )
-        request = self.cache.request
-        run = self.requests.run
-        if self._free_at_end and run is not None and request is not None and request.ended:
+        if self._free_at_end and request.ended:
             self.cache.free(request, request.ended)
             run.tracker.let_go()
 
@@ -323,7 +336,8 @@ class Session:
         if self.cache.store.offload == "cpu" and all(tensor.device.type in SHARED_MEMORY for tensor in tensors):
             self.requests.note("offload")
         if place.branch is not None:
-            self.cache.open_call(host.place, place.branch, arrival.rows, work)
+            valid_tokens = partial(host.spec.valid_tokens, given)
+            self.cache.open_call(host.place, place.branch, arrival.rows, work, valid_tokens)
         else:
             self.cache.pass_by()
         if place.forgotten is not None:
@@ -405,6 +419,8 @@ class Session:
 
     def report(self) -> Report:
         """The record of the present or last request. Counting FLOPs is done here, on the meta device."""
+        if self.requests.run is not None:
+            self.requests.check_numbers(self.requests.run)
         request = self.requests.last
         totals = self._operations.of(request)
         shared = self.schedule.needs_signal and request.batch > 1

@@ -88,8 +88,9 @@ def prepare(
         raise ValueError(f"{steps} steps are no more than the warm-up of {WARMUP} full steps: nothing would be cached")
     entries = [_warmed(entry, benchmark) for entry in choose(asked.methods)]
     for entry in entries:
-        if entry.fixed:
-            method_from_config(entry.config).schedule.check(steps)
+        remark = method_from_config(entry.config).schedule.remark(steps) if entry.fixed else None
+        if remark is not None:
+            raise ValueError(f"{entry.name}: {remark}")
     targets = targets_for(benchmark, steps) if asked.nfc is None else numbers(asked.nfc, steps)
     guidance = benchmark.guidance if asked.guidance is None else asked.guidance
     chosen, seeds = conditions(benchmark, asked)

@@ -11,28 +11,43 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
-from relcache.expansion import Expansion, weighted_sum
+from relcache.expansion import Expansion, largest_of, most_added, narrowing, norm_l2, shortening, weighted_sum
 
 
 class Forecast(NamedTuple):
-    """A forecast output, and for each sample what it fell back to: 0 nothing, 1 the plain expansion, 2 reuse.
+    """A forecast output, and for each sample what it fell back to: 0 nothing, else a key of `FALLBACKS`.
 
-    `fallback` is a small integer tensor of shape (batch,) or (1,), or None where the forecaster has no fall-backs.
+    `fallback` is a small integer tensor of shape (batch,) or (1,), or None where there was nothing to fall back from.
     """
 
     output: Tensor
     fallback: Tensor | None = None
 
 
-FALLBACKS = {1: "input unchanged: plain expansion", 2: "output unchanged: reuse"}
+FALLBACKS = {
+    1: "input unchanged: plain expansion",
+    2: "output unchanged: reuse",
+    3: "input moved too far for what it did before: plain expansion",
+    4: "forecast too long: shortened",
+    5: "forecast near the end of float16: shortened",
+    6: "input and change of a block beyond float16: held at its end",
+}
+SHORTENED, NARROWED, HELD = 4, 5, 6
 
 
 class Forecaster(ABC):
     """Estimates the output of a module from its last full steps and, if it wants to, from its present input."""
+
+    bounded_when_compiled: ClassVar[bool] = False
+    """Whether `forecast` with tensors as coefficients is within bounds, so that no graph is made for `forecast_far`."""
+
+    reads_input: ClassVar[bool] = True
+    """Whether `forecast` reads its input."""
 
     @property
     @abstractmethod
@@ -53,6 +68,10 @@ class Forecaster(ABC):
         """What `forecast` is given at the cached step `step` after full steps at `steps`, newest first."""
         return self.expansion.coefficients(steps, step)
 
+    def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
+        """Whether these coefficients alone do not keep a forecast within bounds: `forecast_far` is then called."""
+        return False
+
     @abstractmethod
     def update(self, state: Any, steps: Sequence[int], input: Tensor, output: Tensor) -> Any:
         """The state after the full step `steps[0]`; `state` is None at the first one.
@@ -72,13 +91,78 @@ class Forecaster(ABC):
         `coefficients` are those of the method of this name: numbers, or in compiled code tensors without dimensions.
         """
 
+    def forecast_far(self, state: Any, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+        """`forecast`, kept within bounds where the coefficients alone do not see to it."""
+        return self.forecast(state, coefficients, input)
+
+
+class NarrowState(NamedTuple):
+    """A stack in float16, and the greatest absolute value of each term per sample."""
+
+    stack: Tensor
+    largest: tuple[Tensor, ...]
+
 
 @dataclass(frozen=True)
 class LadderForecaster(Forecaster):
-    """A forecaster whose state is the stack of its outputs' differences, and whose forecast is their weighted sum."""
+    """A forecaster whose state is the stack of its outputs' differences, and whose forecast is their weighted sum.
 
-    def update(self, state: Tensor | None, steps: Sequence[int], input: Tensor, output: Tensor) -> Tensor:
-        return self.expansion.extend(state, steps, output)
+    Bounds of ours, per sample, on what has no bound in the papers: the differences add at most 16 times the norms of
+    the newest output and of its last change, and are shortened to that. Only a gap of many times the last one can need
+    it: no plan of the papers does at the orders 1 and 2. In float16 they are shortened as well where the forecast nears
+    the end of the type (`expansion.narrowing`).
+    """
 
-    def forecast(self, state: Tensor, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
-        return Forecast(weighted_sum(state, coefficients))
+    reads_input = False
+
+    def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
+        return self.expansion.may_stray(steps, coefficients)
+
+    def update(
+        self, state: Tensor | NarrowState | None, steps: Sequence[int], input: Tensor, output: Tensor
+    ) -> Tensor | NarrowState:
+        stack = self.expansion.extend(None if state is None else _stack(state), steps, output)
+        largest = largest_of(stack, "sample") if self.expansion.order else ()
+        return NarrowState(stack, largest) if largest else stack
+
+    def forecast(self, state: Tensor | NarrowState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+        return self._forecast(state, coefficients, None)
+
+    def forecast_far(
+        self, state: Tensor | NarrowState, coefficients: Sequence[float | Tensor], input: Tensor
+    ) -> Forecast:
+        value, *changes = (norm_l2(term, "sample") for term in _stack(state).unbind(1))
+        return self._forecast(state, coefficients, shortening(changes, coefficients, most_added(value, changes[0])))
+
+    def _forecast(
+        self, state: Tensor | NarrowState, coefficients: Sequence[float | Tensor], scale: Tensor | None
+    ) -> Forecast:
+        fallback = None if scale is None else (scale < 1).to(torch.int8) * SHORTENED
+        if isinstance(state, NarrowState):
+            scale, fallback = within_float16(state.largest, coefficients, scale, fallback)
+        return Forecast(weighted_sum(_stack(state), coefficients, scale), fallback)
+
+
+def _stack(state: Tensor | NarrowState) -> Tensor:
+    return state.stack if isinstance(state, NarrowState) else state
+
+
+def within_float16(
+    largest: Sequence[Tensor], coefficients: Sequence[float | Tensor], scale: Tensor | None, fallback: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`scale` and `fallback` of a forecast in float16, shortened where it nears the end of the type."""
+    factor = narrowing(largest, coefficients, scale)
+    code = (factor < 1).to(torch.int8) * NARROWED
+    return factor if scale is None else scale * factor, code if fallback is None else torch.where(
+        code > 0, code, fallback
+    )
+
+
+def within_type(rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What a block's input and its change were added to or taken from, with nothing beyond float16, and code `HELD` for
+    each sample in which something was; other types do not run over. (batch, …), written over.
+    """
+    if rows.dtype != torch.float16:
+        return rows, None
+    code = rows.isinf().flatten(1).any(1).to(torch.int8) * HELD
+    return rows.clamp_(-torch.finfo(rows.dtype).max, torch.finfo(rows.dtype).max), code

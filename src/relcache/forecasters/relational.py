@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,11 +18,15 @@ from relcache.expansion import (
     every,
     gram,
     gram_norm,
-    last_gap,
+    largest_of,
+    most_added,
     norm_l2,
+    shortening,
     weighted_sum,
 )
-from relcache.forecasters.base import Forecast, Forecaster
+from relcache.forecasters.base import SHORTENED, Forecast, Forecaster, within_float16
+
+FARTHEST = 100.0  # times ‖Δ_N I‖ that an input may have moved for its movement to tell a magnitude
 
 
 class RelationalState(NamedTuple):
@@ -31,12 +35,12 @@ class RelationalState(NamedTuple):
     Attributes:
         stack: of the outputs' terms.
         input: at the last full step, or every so manieth token of it.
-        rate: 1 / ‖Δ_N I‖, for the Newton direction N / ‖Δ_N I‖, per sample; what the input's movement is multiplied by
-            to give the coefficient of the first difference.
-        s: ‖Δ_N O‖ / ‖Δ_N I‖, per sample.
-        still: where ‖Δ_N I‖ is 0.
+        rate: 1 / ‖Δ_N I‖, per sample; what the input's movement is multiplied by to give the coefficient of Δ_N O.
+        most: that may be added to the output, per sample.
+        reach: how far the input may have moved for the relation to be used, per sample; below 0 where ‖Δ_N I‖ is 0.
         products: the Gram matrix of the differences.
-        fallback: what a first-order forecast falls back to.
+        none, plain: codes of the fall-backs of a first-order forecast, where the relation is used and where it is not.
+        largest: in float16 the greatest absolute value of each term of the stack, per sample.
 
     All but the first two are None until the second full step.
     """
@@ -44,10 +48,12 @@ class RelationalState(NamedTuple):
     stack: Tensor
     input: Tensor
     rate: Tensor | None = None
-    s: Tensor | None = None
-    still: Tensor | None = None
+    most: Tensor | None = None
+    reach: Tensor | None = None
     products: Tensor | None = None
-    fallback: Tensor | None = None
+    none: Tensor | None = None
+    plain: Tensor | None = None
+    largest: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,10 @@ class Relational(Forecaster):
     number of tokens.
     Where ‖Δ_N I‖ = 0 the sample gets the plain expansion, where the direction is zero it gets O(t).
 
+    Bounds of ours, as the paper has none: where the input has moved more than 100 times as far as between the last two
+    full steps, or so far that more than 16 times the norms of O(t) and Δ_N O would be added, the sample gets the plain
+    expansion, itself bounded as that of `Taylor`. In float16 the forecast is shortened as that of `Taylor` is.
+
     Source: RFC, arXiv 2602.19506.
 
     Raises:
@@ -75,6 +85,7 @@ class Relational(Forecaster):
     direction: Form = "taylor"
     norm: Norm = "sample"
     token_stride: int = 1
+    bounded_when_compiled = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order < 1:
@@ -94,6 +105,9 @@ class Relational(Forecaster):
     def keeps_input(self) -> bool:
         return self.token_stride == 1
 
+    def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
+        return self.expansion.may_stray(steps, coefficients)
+
     def update(
         self, state: RelationalState | None, steps: Sequence[int], input: Tensor, output: Tensor
     ) -> RelationalState:
@@ -102,29 +116,51 @@ class Relational(Forecaster):
         if state is None:
             return RelationalState(stack, input)
         moved = norm_l2(input - state.input, self.norm)
-        still = moved == 0
-        gap = 1 if self.direction == "taylor" else last_gap(steps)
-        products, rate = gram(stack, self.norm), gap / moved
+        products, rate = gram(stack, self.norm), 1 / moved
         square = products[:, 0, 0]
-        s = square.sqrt() * rate
-        return RelationalState(stack, input, rate, s, still, products, _fallback(still, square == 0))
+        length = square.sqrt().to(moved.dtype)
+        still = (moved == 0) | ~moved.isfinite()
+        most = most_added(norm_l2(stack[:, 0], self.norm), length)
+        reach = torch.minimum(most / (length * rate), FARTHEST * moved).masked_fill_(still, -1.0)
+        plain = (3 - 2 * still.to(torch.int8)).masked_fill_(square == 0, 2)
+        none = torch.zeros_like(plain).masked_fill_(square == 0, 2)
+        largest = largest_of(stack, self.norm)
+        return RelationalState(stack, input, rate, most, reach, products, none, plain, largest)
 
     def forecast(self, state: RelationalState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+        return self._forecast(state, coefficients, input, isinstance(coefficients[0], Tensor))
+
+    def forecast_far(self, state: RelationalState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+        return self._forecast(state, coefficients, input, True)
+
+    def _forecast(
+        self, state: RelationalState, coefficients: Sequence[float | Tensor], input: Tensor, far: bool
+    ) -> Forecast:
+        """`far` says that the plain expansion may have to be shortened."""
         assert state.rate is not None
-        assert state.s is not None
-        assert state.still is not None
+        assert state.most is not None
+        assert state.reach is not None
         assert state.products is not None
+        assert state.none is not None
+        assert state.plain is not None
         moved = norm_l2(every(input, self.token_stride) - state.input, self.norm)
+        near, plain = moved <= state.reach, state.plain
+        expanded: Any = 1.0
+        if far:
+            lengths = state.products.diagonal(dim1=1, dim2=2).sqrt().unbind(1)
+            expanded = shortening(lengths, coefficients, state.most)
+            plain = torch.where(expanded < 1, SHORTENED, plain)
+        weights: Sequence[float | Tensor] = coefficients
         if len(coefficients) == 1:
-            # s ‖I(t-k) - I(t)‖ g(c D) = ‖I(t-k) - I(t)‖ / ‖Δ_N I‖ · Δ_N O, and D is Δ_N O over its divisor.
-            scale = (moved * state.rate).masked_fill_(state.still, coefficients[0])
-            return Forecast(weighted_sum(state.stack, [1.0], scale), state.fallback)
-        length, no_direction = gram_norm(state.products, coefficients)
-        scale = (state.s * moved / length).masked_fill_(state.still, 1.0).masked_fill_(no_direction, 0.0)
-        fallback = _fallback(state.still, no_direction)
-        return Forecast(weighted_sum(state.stack, coefficients, scale), fallback)
-
-
-def _fallback(still: Tensor, no_direction: Tensor) -> Tensor:
-    """Code of `Forecast.fallback` from two tensors of bools."""
-    return still.to(torch.int8).masked_fill_(no_direction, 2)
+            # s ‖I(t-k) - I(t)‖ g(c ΔO) = ‖I(t-k) - I(t)‖ / ‖Δ_N I‖ · Δ_N O
+            weights = [1.0]
+            scale = torch.where(near, moved * state.rate, coefficients[0] * expanded)
+            fallback = torch.where(near, state.none, plain)
+        else:
+            length, no_direction = gram_norm(state.products, coefficients)
+            s = state.products[:, 0, 0].sqrt() * state.rate
+            scale = torch.where(near, s * moved / length, expanded).masked_fill_(no_direction, 0.0)
+            fallback = torch.where(near, state.none, plain).masked_fill_(no_direction, 2)
+        if state.largest:
+            scale, fallback = within_float16(state.largest, weights, scale, fallback)
+        return Forecast(weighted_sum(state.stack, weights, scale), fallback)

@@ -10,10 +10,12 @@ from relcache.forecasters.base import LadderForecaster
 
 @dataclass(frozen=True)
 class Taylor(LadderForecaster):
-    """`O(t-k) = O(t) + Σ_{i=1..m} k^i / i! · Δ^i_N O(t) / N^i`. Source: TaylorSeer, arXiv 2503.06923.
+    """`O(t-k) = O(t) + Σ_{i=1..m} k^i / i! · D_i(t)`, with `D_0 = O` and `D_i(t) = (D_{i-1}(t) - D_{i-1}(t+N)) / N`.
 
-    All differences are divided by the last gap N, also where the gaps differ: the published form. `Newton` is the
-    form that knows the true positions. Order 0 is reuse.
+    N is the gap at the full step where the difference is taken, as in the authors' code; with equal gaps that is
+    `Δ^i_N O(t) / N^i`. `Newton` is the form that knows the true positions. Order 0 is reuse.
+
+    Source: TaylorSeer, arXiv 2503.06923.
 
     Raises:
         ValueError: a negative order.

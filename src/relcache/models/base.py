@@ -11,11 +11,14 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
+
+from relcache.models.padding import Padding
 
 Layout = Literal["rows", "folded", "tokens first", "packed"]
 
@@ -126,6 +129,10 @@ class ModelSpec:
             `Handle.estimate` and `relcache.inspect` call the model with.
         text: tokens of text that the family's pipeline gives by default.
         fine: of a spec of whole blocks, the spec of modules that it was made from.
+        padding: for streams that are padded to the longest prompt of the batch, which tokens count, so that norms and
+            errors of a sample do not depend on its mates: pairs of a pattern of a unit's and a stream's names, such as
+            `"layers*:*"`, and a function of the arguments of `forward` and the stream's number of tokens
+            (`models/padding.py`).
         pipelines: pipelines of diffusers that the tests run end to end with a small model of the family. A small model
             by itself is held against the plain equations for every spec of relcache's own.
 
@@ -141,6 +148,7 @@ class ModelSpec:
     sample: str = ""
     inputs: Callable[[Any, Size], dict[str, Any]] | None = field(default=None, compare=False)
     text: int = 0
+    padding: tuple[tuple[str, Padding], ...] = field(default=(), compare=False)
     pipelines: tuple[str, ...] = ()
     fine: ModelSpec | None = None
 
@@ -177,6 +185,14 @@ class ModelSpec:
         weights = (value.dtype for value in model.parameters() if value.is_floating_point())
         dtype = getattr(model, "dtype", None) or next(weights, torch.float32)
         return tree_map_only(Tensor, lambda value: value.to(dtype) if _is_features(value) else value, inputs)
+
+    def valid_tokens(self, arguments: Mapping[str, Any], name: str, tokens: int) -> Tensor | None:
+        """Which tokens count of the stream `name`, "unit:stream", in a call with `arguments`: bools, (batch, tokens);
+        None if all do."""
+        for pattern, padding in self.padding:
+            if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}"):
+                return padding(arguments, tokens)
+        return None
 
     def units(self, model: nn.Module) -> list[Unit]:
         """The units of `model` to cache: stack by stack, block by block, in the order in which they are computed.

@@ -3,6 +3,7 @@
 The unguided branch is a model of its own, which sees no text.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,11 +27,17 @@ def _inputs(config: Any, size: Size) -> dict[str, Any]:
     }
 
 
+def _valid(arguments: Mapping[str, Any], tokens: int) -> torch.Tensor:
+    """Padding has a role of its own."""
+    return arguments["indicator"] >= 0
+
+
 IDEOGRAM4 = ModelSpec(
     class_name="Ideogram4Transformer2DModel",
     modules=("layers.*.attention", "layers.*.feed_forward"),
     conditioning=("encoder_hidden_states",),
     time_runs=1,
+    padding=(("layers*:*", _valid),),
     inputs=_inputs,
     text=2048,
 )

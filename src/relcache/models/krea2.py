@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from relcache.models.base import ModelSpec, Size, grid_ids
+from relcache.models.padding import masked_text
 
 
 def _inputs(config: Any, size: Size) -> dict[str, Any]:
@@ -23,6 +24,7 @@ KREA2 = ModelSpec(
     class_name="Krea2Transformer2DModel",
     modules=("transformer_blocks.*.attn", "transformer_blocks.*.ff"),
     conditioning=("encoder_hidden_states",),
+    padding=(("transformer_blocks*:*", masked_text("encoder_attention_mask")),),
     inputs=_inputs,
     text=512,
 )

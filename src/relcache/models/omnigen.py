@@ -1,10 +1,17 @@
 """OmniGen (BAAI, arXiv 2409.11340): attention and feed-forward over instruction, timestep and image in one sequence."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from relcache.models.base import ModelSpec, Size
+
+
+def _valid(arguments: Mapping[str, Any], tokens: int) -> torch.Tensor | None:
+    """What the last token of the picture sees: all of the instruction, which is padded in front."""
+    mask = arguments.get("attention_mask")
+    return None if mask is None else mask[:, -1] != 0
 
 
 def _inputs(config: Any, size: Size) -> dict[str, Any]:
@@ -28,6 +35,7 @@ OMNIGEN = ModelSpec(
     modules=("layers.*.self_attn", "layers.*.mlp"),
     conditioning=("input_ids", "input_img_latents"),
     time_runs=1,
+    padding=(("layers*:*", _valid),),
     inputs=_inputs,
     text=128,  # about what the negative prompt takes, to which a shorter instruction is padded
 )
