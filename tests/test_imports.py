@@ -48,6 +48,8 @@ RANKS = {
     "memory": 9,
     "requests": 8,
     "operations": 8,
+    "record": 9,
+    "decision": 4,
     "limit": 10,
     "session": 11,
     "methods": 8,

@@ -5,7 +5,6 @@ Knows forecasters and schedules by their base classes; knows nothing of models, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,12 +13,21 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from relcache.compiled import Pace, Slot, coefficients_on
-from relcache.expansion import every, sum_absolute, weighted_sum
-from relcache.features import counted, from_rows, have_one_memory, to_rows
+from relcache.decision import Decision
+from relcache.features import (
+    counted,
+    from_rows,
+    have_one_memory,
+    outputs_of,
+    source_of,
+    stream_name,
+    stream_of,
+    to_rows,
+)
 from relcache.forecasters.base import Forecaster, within_type
 from relcache.gauge import Gauge
 from relcache.models.base import Part
-from relcache.request import Branch, Cell, Request, Signal, Stream, Work, bytes_of, shape_of
+from relcache.request import Branch, Cell, Request, Stream, Work, bytes_of, shape_of
 from relcache.schedules.base import Schedule
 from relcache.store import Shared, Store, tensors
 
@@ -67,8 +75,9 @@ class Cache:
         note: Callable[[str, str], None],
         store: Store,
     ):
-        self.forecaster, self._schedule, self._note = forecaster, schedule, note
+        self.forecaster = forecaster
         self._most_steps = max(forecaster.full_steps_needed, forecaster.expansion.order + 1)
+        self._decision = Decision(schedule, forecaster.expansion, self._most_steps, note)
         self.request: Request | None = None
         self.arrange(names, parts, gauges, store)
         self._branch: Branch | None = None  # of the call in progress; None between calls
@@ -87,7 +96,7 @@ class Cache:
         """Other units or another store from the next call on: what is cached is dropped, the record goes on."""
         self._names, self._parts, self.store = names, parts, store
         self._first_units = sorted(gauges)
-        self.gauges = gauges if self._schedule.needs_signal else {}
+        self.gauges = gauges if self._decision.needs_signal else {}
         self.pace, self.slots = Pace(), [Slot() for _ in names]
 
     # Requests, steps and calls
@@ -142,7 +151,7 @@ class Cache:
         """A call of the present step is computed in full, and nothing of it is kept."""
         assert self.request is not None
         if self.request.full is None:
-            self._settle_step(True, None)
+            self._decision.settle(self.request, full=True)
 
     def free(self, request: Request | None, branches: Iterable[Branch] | None = None) -> None:
         """Drop the features of a request, or of these branches of it: what comes next of them is computed in full."""
@@ -291,7 +300,7 @@ class Cache:
         make = self.forecaster.forecast_far if may_stray else self.forecaster.forecast
         outputs = []
         for stream in cell.streams:
-            input = _stream(visit.inputs, stream.source)
+            input = stream_of(visit.inputs, stream.source)
             read = counted(input, stream.valid) if self.forecaster.reads_input else input
             output, fallback = make(self.store.get(stream.state), coefficients, read)
             self._count(fallback)
@@ -325,19 +334,19 @@ class Cache:
         assert request is not None
         assert branch is not None
         part = self._parts[index]
-        found, form = self._outputs(index, output)
+        found, form = outputs_of(output, self._names[index], part)
         if not cell.streams:
             cell.form = form
-            cell.streams = [Stream(_source(part, place, inputs)) for place, _ in found]
+            cell.streams = [Stream(source_of(part, place, inputs)) for place, _ in found]
         cell.steps = (request.step, *cell.steps)[: self._most_steps]
         shared: Shared = {}
         for stream, (_, tensor) in zip(cell.streams, found, strict=True):
-            input = _stream(inputs, stream.source)
+            input = stream_of(inputs, stream.source)
             rows = to_rows(tensor.detach(), part.layout, self._rows)
             if part.residual:
                 rows, held = within_type(rows - input)
                 self._count(held)
-            stream.valid = self._valid(f"{self._names[index]}:{_stream_name(part, stream.source)}", rows)
+            stream.valid = self._valid(f"{self._names[index]}:{stream_name(part, stream.source)}", rows)
             input, rows = counted(input, stream.valid, self.forecaster.keeps_input), counted(rows, stream.valid)
             # no name for either state, so that none outlives its use
             stream.state = self.store.put(
@@ -360,64 +369,17 @@ class Cache:
         if features is None:
             branch.signal = None
             return
-        steps, known, _ = branch.signal or Signal((), None)
-        steps = (self.request.step, *steps)[: self._most_steps]
         valid = self._valid(gauge.name, features)
-        value, before = every(counted(features, valid, own=True), self._schedule.token_stride), self.store.get(known)
-        if before is not None and before[:, 0].shape != value.shape:
-            steps, before = steps[:1], None
-        stack = self.forecaster.expansion.extend(before, steps, value)
-        branch.signal = Signal(steps, self.store.put(stack, (value,), shared), valid)
-        if first is not None and branch.signal.stack is stack and have_one_memory(first, value):
+        value, stack = self._decision.keep(self.request, branch, features, valid, self.store, shared)
+        is_whole = branch.signal is not None and branch.signal.stack is stack
+        if first is not None and is_whole and have_one_memory(first, value):
             for stream in cell.streams:
                 stream.state = with_newest_of(stack, stream.state, first)
 
-    def _outputs(self, index: int, output: Any) -> tuple[list[tuple[int, Tensor]], list[int | None] | None]:
-        """The tensors of an output, each with its place in it, and the form that `Cell.form` describes."""
-        if isinstance(output, Tensor):
-            return [(0, output)], None
-        several = isinstance(output, (tuple, list)) and all(isinstance(entry, (Tensor, type(None))) for entry in output)
-        if not several or not len(self._parts[index].streams):
-            kinds = ", ".join(type(entry).__name__ for entry in output) if isinstance(output, (tuple, list)) else ""
-            raise TypeError(
-                f"{self._names[index]} returned {type(output).__name__}{f' of {kinds}' if kinds else ''}; a cached "
-                "module returns one tensor, joint attention (relcache.joint in the spec) a tuple of tensors"
-            )
-        found = [(place, entry) for place, entry in enumerate(output) if entry is not None]
-        places = iter(range(len(found)))
-        return found, [None if entry is None else next(places) for entry in output]
-
     def _decide(self, index: int, branch: Branch, has_history: bool, look: Look) -> None:
         """Decide whether the present step is full; asked by the first unit of its first call."""
-        request, schedule = self.request, self._schedule
-        assert request is not None
-        step = request.step
-        error, forced = None, not has_history
-        if has_history and schedule.wants_signal(step):
-            features = self._look(index, look)
-            if features is None or branch.signal is None:
-                request.fallbacks["first module did not run: full step"] += 1
-                forced = True
-            elif not math.isfinite(error := self._signal_error(branch.signal, step, features)):
-                request.fallbacks["signal not finite: full step"] += 1
-                self._note("signal", "the error signal was NaN or infinite; such steps are computed in full")
-                error, forced = None, True
-        wants = schedule.wants_full(request.schedule_state, step, error)
-        if schedule.full_last and request.total_steps is not None and request.total_steps - step <= schedule.full_last:
-            wants = True
-        if not wants and not has_history:
-            request.fallbacks["too few full steps yet: full step"] += 1
-        self._settle_step(wants or forced, error)
-
-    def _settle_step(self, full: bool, error: float | None) -> None:
-        """The present step is full, or cached."""
-        request = self.request
-        assert request is not None
-        step = request.step
-        request.full, request.signal[step] = full, error
-        request.schedule_state = self._schedule.advance(request.schedule_state, step, error, full)
-        if full:
-            request.full_steps.append(step)
+        assert self.request is not None
+        self._decision.decide(self.request, branch, has_history, lambda: self._look(index, look), self.store)
 
     def _look(self, index: int, look: Look) -> Tensor | None:
         """The input of the first module, if the unit `index` is its own or around it."""
@@ -432,34 +394,7 @@ class Cache:
                 self._looks = False
         return gauge.features(self._rows)
 
-    def _signal_error(self, signal: Signal, step: int, features: Tensor) -> float:
-        value = every(counted(features, signal.valid), self._schedule.token_stride)
-        stack = self.store.get(signal.stack)
-        if value.shape != stack[:, 0].shape:
-            return math.nan
-        predicted = weighted_sum(stack, self.forecaster.expansion.coefficients(signal.steps, step))
-        numerator, denominator = sum_absolute(value - predicted), sum_absolute(value)
-        return float(self._schedule.error(numerator, denominator))  # the step's one host synchronisation
-
 
 def with_newest_of(stack: Tensor, state: Any, input: Tensor) -> Any:
     """`state` with the newest term of the error signal's `stack` in the place of `input`, of which it is a copy."""
     return tree_map_only(Tensor, lambda leaf: stack[:, 0] if leaf is input else leaf, state)
-
-
-def _stream(inputs: list[Tensor | None], place: int) -> Tensor:
-    features = inputs[place]
-    if features is None:
-        raise TypeError("a cached module was called without a tensor of features as its first input")
-    return features
-
-
-def _stream_name(part: Part, source: int) -> str:
-    return part.streams[source] if part.streams else ""
-
-
-def _source(part: Part, place: int, inputs: list[Tensor | None]) -> int:
-    """Which input an output goes with: the one of its own place; an output beyond them goes with the first."""
-    if part.returns:
-        return part.returns.index(place)
-    return place if place < len(inputs) and inputs[place] is not None else 0

@@ -98,3 +98,43 @@ def handed_on(form: Any, part: Part, given: list[Tensor | None]) -> Any:
 def token_dimension(part: Part) -> int:
     """The dimension in which the tokens of a part's features lie."""
     return 0 if part.layout in ("tokens first", "packed") else 1
+
+
+def outputs_of(output: Any, name: str, part: Part) -> tuple[list[tuple[int, Tensor]], list[int | None] | None]:
+    """The tensors of an output, each with its place in it, and the form that `Cell.form` describes.
+
+    Raises:
+        TypeError: not what the part's modules return.
+    """
+    if isinstance(output, Tensor):
+        return [(0, output)], None
+    several = isinstance(output, (tuple, list)) and all(isinstance(entry, (Tensor, type(None))) for entry in output)
+    if not several or not len(part.streams):
+        kinds = ", ".join(type(entry).__name__ for entry in output) if isinstance(output, (tuple, list)) else ""
+        raise TypeError(
+            f"{name} returned {type(output).__name__}{f' of {kinds}' if kinds else ''}; a cached "
+            "module returns one tensor, joint attention (relcache.joint in the spec) a tuple of tensors"
+        )
+    found = [(place, entry) for place, entry in enumerate(output) if entry is not None]
+    places = iter(range(len(found)))
+    return found, [None if entry is None else next(places) for entry in output]
+
+
+def stream_of(inputs: list[Tensor | None], place: int) -> Tensor:
+    """The features that a unit was given as its input of this place."""
+    features = inputs[place]
+    if features is None:
+        raise TypeError("a cached module was called without a tensor of features as its first input")
+    return features
+
+
+def stream_name(part: Part, source: int) -> str:
+    """The name of a stream's argument, "" where the part names none."""
+    return part.streams[source] if part.streams else ""
+
+
+def source_of(part: Part, place: int, inputs: list[Tensor | None]) -> int:
+    """Which input an output goes with: the one of its own place; an output beyond them goes with the first."""
+    if part.returns:
+        return part.returns.index(place)
+    return place if place < len(inputs) and inputs[place] is not None else 0

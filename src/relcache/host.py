@@ -262,3 +262,27 @@ def _is_cache(hook: str) -> bool:
 def with_ancestors(names: Iterable[str]) -> list[str]:
     """`names` of modules, and of all that they lie in, the model itself excepted."""
     return sorted({".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)})
+
+
+def refuse_training(model: nn.Module) -> None:
+    """See that nobody trains `model`.
+
+    Raises:
+        RuntimeError: it is in training mode, or checkpoints its gradients.
+    """
+    if model.training and torch.is_grad_enabled():
+        raise RuntimeError(
+            "relcache is enabled on a model in training mode: cached steps have no gradients. "
+            "Call model.eval() to sample, or disable() on the handle to train"
+        )
+    if torch.is_grad_enabled() and getattr(model, "gradient_checkpointing", False):
+        raise RuntimeError(
+            "relcache is enabled on a model with gradient checkpointing: its backward pass would run the cached "
+            "modules once more. Call disable_gradient_checkpointing(), sample under torch.no_grad(), or disable() "
+            "on the handle to train"
+        )
+
+
+def wants_gradient(model: nn.Module, tensors: list[Tensor]) -> bool:
+    """Whether a parameter or an argument of a call requires a gradient."""
+    return any(value.requires_grad for value in (*tensors, *model.parameters()))

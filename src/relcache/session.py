@@ -19,17 +19,16 @@ from relcache.cache import Cache
 from relcache.caller import is_around
 from relcache.forecasters.base import Forecaster
 from relcache.gauge import Gauge
-from relcache.host import Host, refuse_cache
+from relcache.host import Host, refuse_cache, refuse_training, wants_gradient
 from relcache.limit import Limit
 from relcache.memory import NOT_WHERE_COMPILED, Chooser, Way, has_own_memory
-from relcache.meta import sketch
 from relcache.models.base import ModelSpec, Part
 from relcache.models.coarse import coarsened
 from relcache.offload import SHARED_MEMORY
-from relcache.operations import Operations
 from relcache.patch import Patch
+from relcache.record import Record
 from relcache.report import Report
-from relcache.request import Request, Work
+from relcache.request import Request
 from relcache.requests import Arrival, Requests
 from relcache.runs import Run
 from relcache.schedules.base import Schedule
@@ -92,7 +91,7 @@ class Session:
         )
         self._free_at_end, self._turn = free_at_end, Turn()
         self._limit = Limit(memory_limit, self.chooser) if memory_limit is not None else None
-        self._operations = Operations(self.hosts)
+        self._record = Record(method, forecaster, schedule, self.model_name, self.hosts)
         self._beginnings = Patch()
         self.attached = False
 
@@ -233,17 +232,7 @@ class Session:
         tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         if any(tensor.device.type == "meta" for tensor in tensors):
             return  # shapes only, no denoising step
-        if model.training and torch.is_grad_enabled():
-            raise RuntimeError(
-                "relcache is enabled on a model in training mode: cached steps have no gradients. "
-                "Call model.eval() to sample, or disable() on the handle to train"
-            )
-        if torch.is_grad_enabled() and getattr(model, "gradient_checkpointing", False):
-            raise RuntimeError(
-                "relcache is enabled on a model with gradient checkpointing: its backward pass would run the cached "
-                "modules once more. Call disable_gradient_checkpointing(), sample under torch.no_grad(), or disable() "
-                "on the handle to train"
-            )
+        refuse_training(model)
         if self._turn.take():  # the last call was interrupted, and its end never seen
             self._abandon_call()
         try:
@@ -251,10 +240,10 @@ class Session:
             if condition.replaced:
                 host.swaps.restore()
                 host.swap_units(self.cache, model)
-                self._operations.clear()
+                self._record.operations.clear()
                 for run in self.requests.all:
                     self._drop(run)
-            if condition.compiled and torch.is_grad_enabled() and _wants_gradient(model, tensors):
+            if condition.compiled and torch.is_grad_enabled() and wants_gradient(model, tensors):
                 raise RuntimeError(
                     "a gradient is wanted of a compiled model with relcache enabled, and cached steps have none: "
                     "sample under torch.no_grad(), or call disable() on the handle to train"
@@ -331,8 +320,7 @@ class Session:
         request = self.cache.request = self.requests.open(arrival)
         if chosen is not None:
             request.notes["memory"] = chosen
-        work = self._work(request, host, (self.way.granularity, *shapes), args, kwargs)
-        work.calls += 1
+        work = self._record.work(request, host, (self.way.granularity, *shapes), args, kwargs)
         if self.cache.store.offload == "cpu" and all(tensor.device.type in SHARED_MEMORY for tensor in tensors):
             self.requests.note("offload")
         if place.branch is not None:
@@ -374,21 +362,6 @@ class Session:
         self.hold(choice.way)
         return text
 
-    def _work(self, request: Request, host: Host, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Work:
-        """The record of the calls of one kind."""
-        if key not in request.work:
-            if len(request.work) >= MOST_KINDS:
-                key = None
-                self._operations.fail(key, ValueError(f"the calls of a request were of more than {MOST_KINDS} kinds"))
-            modules = dict(zip(host.units, host.unit_modules, strict=True))
-            try:
-                example = sketch((tuple(args), dict(kwargs)))
-            except Exception as error:  # arguments that cannot be copied: sampling goes on, the report says so
-                example = ((), {})
-                self._operations.fail(key, error)
-            request.work.setdefault(key, Work(host.place, example, modules))
-        return request.work[key]
-
     @property
     def is_movable(self) -> bool:
         """Whether features lie, or will lie, on a device with a memory of its own."""
@@ -421,32 +394,4 @@ class Session:
         """The record of the present or last request. Counting FLOPs is done here, on the meta device."""
         if self.requests.run is not None:
             self.requests.check_numbers(self.requests.run)
-        request = self.requests.last
-        totals = self._operations.of(request)
-        shared = self.schedule.needs_signal and request.batch > 1
-        return Report(
-            method=self.method,
-            forecaster=str(self.forecaster),
-            schedule=str(self.schedule),
-            model=self.model_name,
-            modules=len(self.unit_names),
-            steps=len(request.signal),
-            nfc=len(request.full_steps),
-            full_steps=list(request.full_steps),
-            signal=list(request.signal),
-            branches=list(request.branches),
-            batch=request.batch,
-            decision="one decision for the whole batch" if shared else "decisions independent of the batch",
-            flops=totals.flops,
-            linear_flops=totals.linear_flops,
-            full_flops=totals.full_flops,
-            cache_bytes=request.cache_bytes,
-            device_bytes=request.device_bytes,
-            fallbacks=request.fallback_counts(),
-            notes=[*request.notes.values(), *totals.problems],
-        )
-
-
-def _wants_gradient(model: nn.Module, tensors: list[Tensor]) -> bool:
-    """Whether a parameter or an argument of a call requires a gradient."""
-    return any(value.requires_grad for value in (*tensors, *model.parameters()))
+        return self._record.report(self.requests.last, len(self.unit_names))
