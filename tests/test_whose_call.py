@@ -649,3 +649,33 @@ def test_a_reset_is_of_this_thread() -> None:
     go.set()
     thread.join()
     assert torch.equal(outs[0], alone)
+
+
+@pytest.mark.parametrize("what", ["free", "disable", "reset"])
+def test_a_handle_is_used_from_another_thread_while_a_call_runs(what: str) -> None:
+    """It waits for the call's end; what comes after is as on a fresh model."""
+    model, plain = tiny_dit(), tiny_dit()
+    full = last(loop(plain))
+    handle = relcache.enable(model, FORA(4))
+    alone = last(loop(model))
+    within, acted = threading.Event(), threading.Event()
+
+    def act() -> None:
+        within.wait(20)
+        getattr(handle, what)()
+        acted.set()
+
+    def linger(*call: Any) -> None:
+        if handle.full_steps == [0, 1] and handle.report().steps == 4 and not within.is_set():
+            within.set()
+            assert not acted.wait(0.3), "the call is in progress"
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    hook = model.transformer_blocks[0].norm1.register_forward_pre_hook(linger)
+    got = last(loop(model))
+    thread.join()
+    hook.remove()
+    assert acted.is_set()
+    assert bool(got.isfinite().all())
+    assert torch.equal(last(loop(model)), full if what == "disable" else alone)

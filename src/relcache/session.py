@@ -172,28 +172,35 @@ class Session:
 
     def detach(self) -> None:
         """Put every forward back and drop the cache; the record of the last request stays. Twice is once."""
-        self.attached = False
-        for host in self.hosts:
-            host.let_go()
-        self._beginnings.restore()
-        if self.requests.run is not None:
-            self.requests.check_numbers(self.requests.run)
-        self.free()
-        self.requests.runs.forget()
+        with self._turn.alone() as broken_off:
+            self.attached = False
+            for host in self.hosts:
+                host.let_go()
+            self._beginnings.restore()
+            if self.requests.run is not None:
+                self.requests.check_numbers(self.requests.run)
+            self._free(broken_off)
+            self.requests.runs.forget()
 
     def free(self) -> None:
         """Drop the features of all requests; their records stay. A call that was broken off unseen ends here."""
-        if self._turn.is_mine:
+        with self._turn.alone() as broken_off:
+            self._free(broken_off)
+
+    def _free(self, broken_off: bool) -> None:
+        if broken_off:
             self._abandon_call()
-            self._turn.give()
         for run in self.requests.all:
             self.cache.free(run.request)
             run.tracker.let_go()
 
     def reset(self) -> None:
         """Drop cache and record of this thread's requests: the next call begins one."""
-        self.requests.forget()
-        self.cache.request = None
+        with self._turn.alone() as broken_off:
+            if broken_off:
+                self._abandon_call()
+            self.requests.forget()
+            self.cache.request = None
 
     @contextmanager
     def _enter_context(self, original: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Iterator[Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from relcache.caller import is_running
@@ -36,6 +38,14 @@ class Turn:
             broken_off = self._thread is not None
             self._thread, self._frame = threading.get_ident(), id(_outside())
             return broken_off
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Wait until no other thread's call is in progress, and let none begin; whether one of this thread's was."""
+        try:
+            yield self.take()
+        finally:
+            self.give()
 
     def give(self) -> None:
         """The call has ended."""
