@@ -41,11 +41,11 @@ def play(
     """Outputs of the transformer whose module gets `inputs` and, where it is computed, returns `outputs`."""
     model = ScriptedTransformer().eval()
     handle = relcache.enable(model, method, spec=SPEC, num_inference_steps=steps)
-    got = []
+    got, timesteps = [], 1000.0 - torch.arange(len(inputs))  # one table: the samples may move as far as they like
     with torch.no_grad():
         for step, (given, output) in enumerate(zip(inputs, outputs, strict=True)):
             model.blocks[0].present = output
-            got.append(model(given, torch.tensor([1000.0 - step])))
+            got.append(model(given, timesteps[step].reshape(1)))
     return got, handle.report()
 
 

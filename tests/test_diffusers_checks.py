@@ -106,12 +106,13 @@ def test_what_is_hooked_is_released(model: Shim, config: relcache.Method) -> Non
 
 
 def test_a_later_call_is_forecast(model: Shim, config: relcache.Method) -> None:
-    """Calls that change nothing but the sample are steps: all share one timestep."""
+    """Calls that change the sample and the timestep are steps."""
     model.enable_cache(config)
     given, noise = inputs(), torch.Generator().manual_seed(1)
     for _ in range(config.schedule.warmup + (config.forecaster.full_steps_needed > 1)):
         call(model, given)
-        given["hidden_states"] = given["hidden_states"] + torch.randn(1, 6, 16, generator=noise)
+        given["hidden_states"] = given["hidden_states"] + 0.2 * torch.randn(1, 6, 16, generator=noise)
+        given["timestep"] = given["timestep"] - 0.01
     cached = call(model, given)
     assert bool(torch.isfinite(cached).all())
     model.disable_cache()
@@ -133,7 +134,7 @@ def test_a_reset(model: Shim, config: relcache.Method) -> None:
     model.enable_cache(config)
     given = inputs()
     first = call(model, given)
-    call(model, {**given, "hidden_states": given["hidden_states"] + 1})
+    call(model, {**given, "hidden_states": given["hidden_states"] * 0.9, "timestep": given["timestep"] - 0.01})
     model._reset_stateful_cache()
     assert torch.equal(call(model, given), first)
     assert model.handle.report().full_steps == [0]

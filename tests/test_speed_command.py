@@ -129,7 +129,7 @@ def test_the_command_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_counts_of_a_cached_step() -> None:
-    """Reuse moves nothing itself; each term of a forecast is read once, and its sum written for each pass."""
+    """Reuse copies the feature; each term of a forecast is read once, and its sum written for each pass."""
     subject = SUBJECTS["dit"]
     small = subject._replace(config=subject.config | {"num_layers": 2, "sample_size": 8}, size=relcache.Size(2, 8, 8))
     feature = 2 * 16 * 1152 * 4
@@ -144,13 +144,13 @@ def test_counts_of_a_cached_step() -> None:
         )
     }
     reuse, taylor, stack, rcs, rcs_stack = found.values()
-    assert taylor["cached_bytes"] - reuse["cached_bytes"] == 4 * 3 * feature
+    assert taylor["cached_bytes"] - reuse["cached_bytes"] == 4 * (3 - 2) * feature
     assert taylor["held_bytes"] == 2 * reuse["held_bytes"] == 2 * 4 * feature
     assert stack["held_bytes"] == 2 * feature
     assert stack["cached_bytes"] < reuse["cached_bytes"]
     assert stack["cached_flops"] < reuse["cached_flops"] < reuse["full_flops"]
-    # the error: the two terms and the sum, what it lies off by, and two sums of absolute values
-    assert 12 * feature <= rcs["cached_bytes"] - taylor["cached_bytes"] < 12.1 * feature
+    # the copy of the input; the error: the two terms and the sum, what it lies off by, and two sums of absolute values
+    assert 14 * feature <= rcs["cached_bytes"] - taylor["cached_bytes"] < 14.1 * feature
     assert rcs["cached_flops"] == taylor["cached_flops"]
     assert rcs_stack["cached_flops"] > stack["cached_flops"], "it is read behind the first block's modulation"
 

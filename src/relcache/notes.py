@@ -39,3 +39,4 @@ FORECAST_NOT_FINITE = (
     "float32, or forecaster=relcache.Reuse(), which extrapolates nothing"
 )
 SILENT = {"offload"}  # notes of the report that are no warnings
+ONCE = {"short"}  # those that each request of a loop has, and that are warned of once

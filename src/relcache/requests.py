@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from relcache.branches import Signs
 from relcache.caller import Caller, find_caller
 from relcache.host import Host, count_rows, form_of_arguments
-from relcache.notes import FORECAST_NOT_FINITE, NOT_FINITE, NOTES, SILENT
+from relcache.notes import FORECAST_NOT_FINITE, NOT_FINITE, NOTES, ONCE, SILENT
 from relcache.request import Request
 from relcache.runs import Run, Runs
 from relcache.schedules.base import Schedule
@@ -63,6 +63,7 @@ class Requests:
         self._num_inference_steps, self._free_at_end = num_inference_steps, free_at_end
         self.context: ContextVar[str | None] = ContextVar("context", default=None)
         self.runs = Runs()
+        self._warned: set[str] = set()
         self.run: Run | None = None  # of the call in progress, or of the last
 
     @property
@@ -150,7 +151,8 @@ class Requests:
         if run is None or run.request is None or key in run.request.notes:
             return
         run.request.notes[key] = text = NOTES[key] if text is None else text
-        if key not in SILENT:
+        if key not in SILENT and key not in self._warned:
+            self._warned |= {key} & ONCE
             warnings.warn(f"relcache: {text}", stacklevel=2)
 
     def refuse(self, key: str, text: str) -> None:

@@ -102,6 +102,8 @@ def distance(seen: Sequence[Seen], values: Sequence[Tensor]) -> float:
         pairs.append((before, now) if rows is None else (before[:rows], now[:rows]))
     if all(torch.equal(before, now) for before, now in pairs):
         return 0.0
+    if not all(bool(value.isfinite().all()) for pair in pairs for value in pair):
+        return NEAR  # says nothing of where it comes from
     wide = [(before.detach().float(), now.detach().float()) for before, now in pairs]
     moved = sum(float((now - before).square().sum()) for before, now in wide)
     length = max(sum(float(value.square().sum()) for value in side) for side in zip(*wide, strict=True))
