@@ -101,6 +101,11 @@ class Cache:
 
     # Requests, steps and calls
 
+    def open_step(self, full: bool | None = None) -> None:
+        """The next step of the request begins; `full` decides it beforehand."""
+        assert self.request is not None
+        self.request.open_step(full)
+
     def open_call(self, host: int, name: str, rows: int, work: Work, valid_tokens: ValidTokens | None = None) -> None:
         """A call of the model `host` begins for the branch `name`; `valid_tokens` is that of its spec for this call.
 

@@ -172,8 +172,7 @@ class _Enabled:
 
     def step(self, full: bool | None, branches: int = 1) -> None:
         """A step that is full, or for which the schedule decides."""
-        self.request.open_step()
-        self.request.full = full
+        self._cache.open_step(full)
         for branch in range(branches):
             self._cache.open_call(0, str(branch), self.request.batch, Work(0, ((), {})))
             self._model(**self._inputs)

@@ -122,10 +122,10 @@ class Request:
         default_factory=dict
     )  # of the step, by full steps before it
 
-    def open_step(self) -> None:
-        """The next step begins."""
+    def open_step(self, full: bool | None = None) -> None:
+        """The next step begins; `full` decides it beforehand."""
         self.signal.append(None)
-        self.full = None
+        self.full = full
         self.coefficients.clear()
 
     @property
