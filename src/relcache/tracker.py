@@ -141,9 +141,11 @@ class Tracker:
     ) -> Placement:
         """The timestep stands: the step's call for another branch, one that comes again, or another loop's."""
         if is_new:
-            named = signs.context is not None and not self._branches.has_context(signs.context)
-            if self._has_signal and not certain and not named and distance(self._sample, signs.sample) > 0:
-                return self._open_request(signs, rows, loop)
+            if not certain and distance(self._sample, signs.sample) > 0:
+                # a branch of this request from its beginning on, whose sample differs; else another loop's first call
+                named = signs.context is not None and not self._branches.has_context(signs.context)
+                if self._step or (self._has_signal and not named):
+                    return self._open_request(signs, rows, loop)
             return self._placed(signs, rows, loop, False, self._branches.add(signs))
         if branch is not None and not branch.served:
             return self._placed(signs, rows, loop, False, branch)
