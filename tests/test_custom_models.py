@@ -134,7 +134,7 @@ def test_arguments_that_cannot_be_copied_cost_the_count_of_flops() -> None:
     handle = relcache.enable(model, FORA(3), spec=SPEC)
     with torch.no_grad():
         for t in timesteps_for(4):
-            model(torch.randn(2, 6, 4), t.expand(2), label=(number for number in range(3)))
+            model(torch.ones(2, 6, 4), t.expand(2), label=(number for number in range(3)))
     assert handle.report().steps == 4
     assert handle.report().flops is None
     assert "FLOPs could not be counted" in handle.report().notes[-1]
@@ -195,6 +195,45 @@ def test_an_input_may_be_written_over(method: relcache.Method, granularity: str)
     assert 1 < len(steps[0]) < 10
     for apart, together in zip(*outputs, strict=True):
         assert torch.equal(apart, together)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_lies_between_the_blocks_of_a_stack_may_write_in_place(compiled: bool) -> None:
+    """On a cached step each block hands on what it was given: that may be the input which the change is added to."""
+
+    class Between(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(Layer("once") for _ in range(3))
+
+        def forward(self, hidden: Tensor, t: Tensor) -> Tensor:
+            hidden = hidden * 1.0
+            for layer in self.layers:
+                hidden = layer(hidden)
+                hidden.mul_(0.9)
+            return hidden
+
+    def example(config: Any, size: relcache.Size) -> dict[str, Any]:
+        return {"hidden": torch.randn(size.batch, size.height * size.width, 4), "t": torch.zeros(size.batch)}
+
+    model = Between().eval()
+    if compiled:
+        model.compile(backend="eager")
+    spec = ModelSpec("Between", ("layers.*.mix",), (), "t", inputs=example)
+    handle = relcache.enable(model, FORA(3), spec=spec, granularity="stack")
+    assert handle.units == ["layers"]
+    generator = torch.Generator().manual_seed(1)
+    start, end = (torch.randn(2, 6, 4, generator=generator) for _ in range(2))
+    change = None
+    with torch.no_grad():
+        for step, t in enumerate(timesteps_for(10)):
+            hidden = torch.lerp(start, end, step / 10)
+            present = model(hidden, t.expand(2)) / 0.9 - hidden  # what the stack has added
+            if step in (0, 1, 4, 7):
+                change = present
+            assert change is not None
+            assert torch.allclose(present, change, atol=1e-5)
+    assert handle.full_steps == [0, 1, 4, 7]
 
 
 def test_a_module_called_twice_is_refused() -> None:

@@ -7,6 +7,7 @@ import gc
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import diffusers
@@ -263,6 +264,44 @@ def test_the_next_loop_is_as_on_a_fresh_model(before: str, after: str, method: M
         assert handle.full_steps == alone_handle.full_steps
     else:  # nothing told the loops apart for certain
         assert torch.equal(got, alone) or torch.equal(got, last(loop(tiny_dit(), **AFTER[after])))
+
+
+@every_method
+@pytest.mark.parametrize("begins_at", [2, 4, 8])
+def test_the_next_loop_begins_where_the_one_before_broke_off(begins_at: int, method: Method) -> None:
+    """On one table of timesteps, with the same prompt: only the sample tells."""
+    fresh, used = tiny_dit(), tiny_dit()
+    table = list(timesteps_for(STEPS).float())
+    fresh_handle = relcache.enable(fresh, method)
+    alone = last(loop(fresh, timesteps=table, start=begins_at))
+    handle = relcache.enable(used, method)
+    last(loop(used, seed=5, timesteps=table, stop=begins_at))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(last(loop(used, timesteps=table, start=begins_at)), alone)
+    assert handle.full_steps == fresh_handle.full_steps
+
+
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_halves_of_two_loops_on_one_table(on_cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that was left in the middle of a table may go on after another one: then the samples are compared."""
+    if not on_cpu:
+        monkeypatch.setattr("relcache.tracker.waits", lambda values: True)
+    model, plain = tiny_dit(), tiny_dit()
+    table = list(timesteps_for(STEPS).float())
+    handle = relcache.enable(model, TaylorSeer(1, 4))
+    loops = [loop(model, seed=seed, timesteps=table) for seed in range(2)]
+    firsts = [[next(each) for _ in range(STEPS // 2)] for each in loops]
+    assert len(firsts) == 2
+
+    def compare(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if handle.report().steps <= 2:
+            assert torch.equal(output.sample, plain(*args, **kwargs).sample)
+
+    model.register_forward_hook(compare, with_kwargs=True)
+    with pytest.warns(UserWarning, match="another noise"):
+        last(loops[0])
+    assert handle.report().steps == STEPS // 2
 
 
 @every_method
@@ -535,6 +574,87 @@ def test_bare_loops_in_threads(method: Method) -> None:
         for thread in threads:
             thread.join()
     assert all(torch.equal(outs[seed], alone[seed]) for seed in range(2))
+
+
+@every_method
+def test_steps_of_one_loop_in_several_threads(method: Method) -> None:
+    """A server runs each step of a generator in whichever thread is free; two loops at a time are not mixed."""
+    model = tiny_dit()
+    alone = {}
+    for seed in range(2):
+        with relcache.enable(model, method):
+            alone[seed] = last(loop(model, seed=seed))
+    samples: dict[int, Tensor] = {}
+
+    def step(each: Iterator[Tensor], seed: int) -> None:
+        samples[seed] = next(each)
+
+    relcache.enable(model, method)
+    for seeds in ((0,), (1,), (0, 1)):
+        loops = {seed: loop(model, seed=seed) for seed in seeds}
+        threads = [ThreadPoolExecutor(1) for _ in range(3)]
+        for turn in range(STEPS):
+            for seed, each in loops.items():
+                threads[(turn + seed) % 3].submit(step, each, seed).result()
+        for pool in threads:
+            pool.shutdown()
+        assert all(torch.equal(samples[seed], alone[seed]) for seed in seeds)
+
+
+@pytest.mark.parametrize("number", [9, 12])
+def test_many_loops_at_a_time(number: int) -> None:
+    model, method = tiny_dit(), TaylorSeer(1, 4)
+    with relcache.enable(model, method) as handle:
+        alone = [(last(loop(model, seed=seed)), handle.reset())[0] for seed in range(number)]
+    handle = relcache.enable(model, method)
+    names = [handle.request() for _ in range(number)]
+    loops = [loop(model, seed=seed) for seed in range(number)]
+    samples: dict[int, Tensor] = {}
+    for _ in range(STEPS):
+        for seed, (name, each) in enumerate(zip(names, loops, strict=True)):
+            with name:
+                samples[seed] = next(each)
+    assert all(torch.equal(samples[seed], alone[seed]) for seed in range(number))
+
+
+def test_a_pipeline_within_a_loop_by_hand() -> None:
+    """The loop goes on as if nothing had been in between."""
+    pipe, call = flux()
+    model, table = pipe.transformer, torch.linspace(1, 0.1, STEPS)
+    generator = torch.Generator().manual_seed(0)
+    text, pooled, noise = (torch.randn(1, *shape, generator=generator) for shape in ((5, 16), (16,), (6, 16)))
+
+    def by_hand(between: bool) -> Tensor:
+        x = noise
+        for step, t in enumerate(table):
+            with torch.no_grad():
+                x = x - 0.05 * model(
+                    x, timestep=t[None].clone(), encoder_hidden_states=text, pooled_projections=pooled,
+                    guidance=torch.ones(1), img_ids=torch.zeros(6, 3), txt_ids=torch.zeros(5, 3),
+                )[0]  # fmt: skip
+            if between and step == 4:
+                run(pipe, call, steps=4)
+        return x
+
+    handle = relcache.enable(pipe, TaylorSeer(1, 4))
+    alone = by_hand(between=False)
+    assert torch.equal(by_hand(between=True), alone)
+    assert (handle.report().steps, handle.full_steps) == (STEPS, [0, 1, 5, 9])
+
+
+def test_an_exception_that_is_kept_keeps_no_features() -> None:
+    """A notebook keeps the last traceback, and with it the frame of the pipeline's call."""
+    pipe, call = flux()
+    handle = relcache.enable(pipe, TaylorSeer(1, 4))
+    kept = []
+    for seed in range(4):
+        try:
+            run(pipe, call, seed=seed, callback_on_step_end=stop_at(3))
+        except Stop as error:
+            kept.append(error)
+    run(pipe, call)
+    assert len(kept) == 4
+    assert len(list(handle._session.requests.runs)) == 1
 
 
 @every_method

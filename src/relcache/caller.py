@@ -7,10 +7,10 @@ pipeline is an object that runs a method, and holds the transformer and a schedu
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
-from collections.abc import Hashable
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from itertools import count, islice
 from types import FrameType
 from typing import Any, NamedTuple
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 NOT_PIPELINES = ("torch.", "accelerate.", "relcache.", "diffusers.models.", "diffusers.hooks.")
 """Modules whose frames are passed over: those between a pipeline and its transformer."""
 
+MOST_WRAPPERS = 16  # modules among which a wrapped model is looked for
+SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _serials = count()
 
 
@@ -32,17 +34,16 @@ class Named:
 
     def __init__(self) -> None:
         self.serial = next(_serials)
-        self._tokens: list[Token[Named | None]] = []
 
     def __enter__(self) -> Named:
-        self._tokens.append(_named.set(self))
+        _named.set((self, *_named.get()))
         return self
 
     def __exit__(self, *error: object) -> None:
-        _named.reset(self._tokens.pop())
+        _named.set(_named.get()[1:])
 
 
-_named: ContextVar[Named | None] = ContextVar("named", default=None)
+_named: ContextVar[tuple[Named, ...]] = ContextVar("named", default=())
 
 
 class Mark:
@@ -52,9 +53,16 @@ class Mark:
     function, which nobody calls unless a debugger traces. This one passes on to the debugger's.
     """
 
-    def __init__(self, traced: Any = None) -> None:
+    def __init__(self, frame: FrameType) -> None:
         self.serial = next(_serials)
-        self._traced = traced
+        self._traced = frame.f_trace
+        self._frame, self._thread = id(frame), threading.get_ident()
+        self._is_suspended = bool(frame.f_code.co_flags & SUSPENDABLE)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the call goes on. An exception that is kept holds the frames that it has left."""
+        return self._is_suspended or is_running(self._frame, self._thread)
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Mark:
         if self._traced is not None:
@@ -78,10 +86,9 @@ class Caller(NamedTuple):
     name: Named | None
 
     @property
-    def key(self) -> Hashable:
-        """Equal for calls that may be of one request, different for those that are certainly not."""
-        certain = self.mark or self.name
-        return ("thread", self.thread) if certain is None else certain.serial
+    def sign(self) -> Mark | Named | None:
+        """What its calls have in common, and others' have not; None for a loop without a name."""
+        return self.mark or self.name
 
 
 def find_caller(model: nn.Module) -> Caller:
@@ -100,13 +107,13 @@ def find_caller(model: nn.Module) -> Caller:
                     mark = _mark_of(frame)
                     break
         frame = frame.f_back
-    return Caller(pipeline, mark, threading.get_ident(), _named.get())
+    return Caller(pipeline, mark, threading.get_ident(), next(iter(_named.get()), None))
 
 
 def _mark_of(frame: FrameType) -> Mark:
     mark = frame.f_trace
     if not isinstance(mark, Mark):
-        frame.f_trace = mark = Mark(mark)
+        frame.f_trace = mark = Mark(frame)
     return mark
 
 
@@ -128,7 +135,7 @@ def is_around(value: Any, model: nn.Module) -> bool:
     """Whether `value` is `model`, or a wrapper of it such as those of torch.compile and PEFT."""
     if value is model or not isinstance(value, nn.Module):
         return value is model
-    return any(inner is model for inner in islice(value.modules(), 4))
+    return any(inner is model for inner in islice(value.modules(), MOST_WRAPPERS))
 
 
 def is_running(frame: int, thread: int) -> bool:

@@ -55,6 +55,7 @@ class Slot:
         form: as `Cell.form`.
         empties: as `Cell.empties`.
         inputs, output: of a unit that was computed.
+        forecast: the output of one that is skipped, until its last module is called.
         codes: of the forecasts' fall-backs.
         visited: whether the unit was skipped.
         opened, twice: whether its first module was called, and whether it was more than once.
@@ -68,6 +69,7 @@ class Slot:
     empties: dict[int, Any] = field(default_factory=dict)
     inputs: list[Tensor | None] | None = None
     output: Any = None
+    forecast: Any = None
     codes: list[Tensor] = field(default_factory=list)
     visited: bool = False
     opened: bool = False
@@ -80,7 +82,7 @@ class Slot:
 
     def clear(self) -> None:
         """Keep nothing of the call."""
-        self.states = self.coefficients = self.inputs = self.output = None
+        self.states = self.coefficients = self.inputs = self.output = self.forecast = None
         self.codes, self.empties = [], {}
         self.visited = self.opened = self.twice = False
 
@@ -154,17 +156,18 @@ class CompiledRunner:
         given = [None if value is None else value.detach() for value in given_streams(self._streams, args, kwargs)]
         if self._holds and not self._skips:  # until the call's end, when others may have written into them
             given = [None if value is None else value.clone() for value in given]
-        self._slot.inputs = [
-            None if value is None else to_rows(value, self._part.layout, self._pace.rows) for value in given
-        ]
+        inputs = [None if value is None else to_rows(value, self._part.layout, self._pace.rows) for value in given]
+        if self._skips:
+            self._slot.forecast = self._forecast(inputs)
+        else:
+            self._slot.inputs = inputs
 
     def _close(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         slot = self._slot
         if self._skips:
-            inputs, slot.inputs = slot.inputs, None
-            assert inputs is not None
+            forecast, slot.forecast = slot.forecast, None
             slot.visited = True
-            return self._forecast(inputs)
+            return forecast
         output = original(*args, **kwargs)
         slot.output = tree_map_only(Tensor, lambda t: t.detach().clone(), output)  # others may write into it
         return output

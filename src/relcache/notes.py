@@ -15,9 +15,9 @@ NOTES = {
         f"branches; of several loops, {HOW_TO_NAME}"
     ),
     "jump": (
-        "the sample moved by more than half of its length from one step to the next, so that step was taken for the "
-        "first of another request, and computed in full. If one loop goes on there, pass its scheduler= to "
-        "relcache.enable"
+        "the sample moved about as far from one step to the next as another noise would lie, so that step was taken "
+        "for the first of another request, and computed in full. If one loop goes on there, call it within "
+        "handle.request()"
     ),
     "short": (
         "every call looks like the first of a request, and is computed in full: two loops take turns, the timesteps "

@@ -155,9 +155,10 @@ class Request:
     def first_not_finite(self) -> tuple[int, bool] | None:
         """The first step, of those since this was last asked, in which an output was not finite, and whether it was
         full; None if all were finite. Waits for the device."""
-        watched, self.outputs = self.outputs, []
+        watched = list(self.outputs)
         if not watched:
             return None
+        del self.outputs[: len(watched)]
         finite = torch.stack([known.to("cpu") for *_, known in watched]).tolist()
         return next(
             ((step, full) for (step, full, _), is_finite in zip(watched, finite, strict=True) if not is_finite), None

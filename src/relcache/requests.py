@@ -23,6 +23,7 @@ from relcache.notes import FORECAST_NOT_FINITE, NOT_FINITE, NOTES, ONCE, SILENT
 from relcache.request import Request
 from relcache.runs import Run, Runs
 from relcache.schedules.base import Schedule
+from relcache.signs import same_memory
 from relcache.tracker import Loop, Placement, Tracker, index_in
 
 
@@ -95,8 +96,8 @@ class Requests:
                 "relcache tells one denoising step from the next"
             )
         signs, rows, caller = self._signs(host, given, hooks), count_rows(given.get(host.sample)), find_caller(model)
-        run = self.run = self.runs.of(caller, partial(self._tracker_of, caller))
-        loop = self._loop_of(run, caller)
+        run = self.run = self.runs.of(caller, signs, partial(self._tracker_of, caller))
+        loop = self._loop_of(run, caller, signs.timestep)
         place = run.tracker.place(signs, rows, loop, run.request.total_steps if run.request is not None else None)
         begins = place.new_request or run.request is None
         if begins:
@@ -118,6 +119,8 @@ class Requests:
         assert request is not None
         if place.new_step:
             request.open_step()
+            if not arrival.begins:
+                request.notes.pop("short", None)
             if loop is not None and loop.step_index == -1 and not arrival.begins:
                 request.total_steps = None  # the loop steps copies of this scheduler
         if place.note is not None:
@@ -161,8 +164,8 @@ class Requests:
         self.note(key, text)
 
     def _tracker_of(self, caller: Caller | None) -> Tracker:
-        is_pipeline = caller is not None and caller.mark is not None
-        return Tracker(self._time_runs, is_pipeline, self._schedule.needs_signal)
+        is_certain = caller is not None and caller.sign is not None
+        return Tracker(self._time_runs, is_certain, self._schedule.needs_signal)
 
     def _signs(self, host: Host, given: dict[str, Any], hooks: tuple[str, ...]) -> Signs:
         """What a call shows of itself. Tensors that a ControlNet gives are read: whether they are zero, as they are
@@ -185,7 +188,8 @@ class Requests:
     def _begin(self, arrival: Arrival) -> Request:
         total, loop = self._num_inference_steps, arrival.loop
         if loop is not None:
-            total = len(loop.timesteps) - index_in(loop.timesteps, arrival.signs.timestep, self._time_runs)
+            index = index_in(loop.timesteps, arrival.signs.timestep, self._time_runs)
+            total = len(loop.timesteps) - index if index is not None else None
         schedule = self._schedule
         asking = {f"full_last={schedule.full_last}": schedule.full_last, "free_at_end": self._free_at_end}
         for option, asks in asking.items() if total is None else ():
@@ -200,14 +204,16 @@ class Requests:
             request.notes["steps"] = remark
         return request
 
-    def _loop_of(self, run: Run, caller: Caller) -> Loop | None:
+    def _loop_of(self, run: Run, caller: Caller, timestep: Any) -> Loop | None:
         """What the scheduler of a caller shows: of the pipeline that runs, else the one that was given, else of the
-        pipeline that was enabled."""
+        pipeline that was enabled, where the timestep is an entry of its table."""
         scheduler = getattr(caller.pipeline, "scheduler", None)
         if caller.pipeline is None and self._scheduler is not None:
             scheduler = self._scheduler()
-        elif caller.pipeline is None and self._pipeline is not None:
+        elif caller.pipeline is None:
             scheduler = getattr(self.pipeline, "scheduler", None)
+            if not same_memory(getattr(scheduler, "timesteps", None), timestep):
+                return None
         timesteps = getattr(scheduler, "timesteps", None)
         if not isinstance(timesteps, Tensor) or not timesteps.numel():
             return None

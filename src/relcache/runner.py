@@ -22,10 +22,12 @@ from relcache.patch import Patch
 
 
 class Opened(NamedTuple):
-    """A unit whose first module was called: its place, the cache's visit, a tensor that wants a gradient."""
+    """A unit whose first module was called: its place, the cache's visit, its output if it is skipped, and a tensor
+    that wants a gradient. The forecast is made at once: others may write into the input before the last module runs."""
 
     place: int
     visit: Visit
+    forecast: Any
     anchor: Tensor | None
 
 
@@ -75,7 +77,8 @@ class Runner:
             gauge.look(module, original, args, kwargs, self._unchanged)
 
         visit = self._cache.visit(index, self._inputs(args, kwargs), look)
-        return Opened(index, visit, _wants_gradient(args, kwargs))
+        forecast = self._cache.forecast(index, visit) if visit.skip else None
+        return Opened(index, visit, forecast, _wants_gradient(args, kwargs))
 
     def _unchanged(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What a block returns that does nothing: what those that wrap its forward get when it is left half-way."""
@@ -84,7 +87,7 @@ class Runner:
     def _end(self, opened: Opened, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The unit's last module is called: its output, forecast or computed and kept."""
         if opened.visit.skip:
-            return _untrainable(self._cache.forecast(opened.place, opened.visit), opened.anchor)
+            return _untrainable(opened.forecast, opened.anchor)
         output = original(*args, **kwargs)
         self._cache.keep(opened.place, opened.visit, output)
         if self._is_block:

@@ -1,35 +1,37 @@
 """The requests that run at the same time, one for each caller, and which of them are over.
 
-A request is over when its pipeline says so, when the frame of the pipeline's call is gone, or its thread. What is
-cached for it is then of no use. Of loops written by hand in one thread the last is taken to be the only one, unless the
-caller names them.
+A request is over when its pipeline says so, when the pipeline's call has come to its end, or its thread. What is cached
+for it is then of no use. A loop written by hand without a name is known by its thread; where it goes on in another
+one, as with a pool of threads, by what its calls show.
 """
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from relcache.branches import Signs
 from relcache.caller import Caller, Mark, Named, is_alive
 from relcache.request import Request
 from relcache.tracker import Loop, Tracker
 
-MOST_RUNS = 8
+MOST_WITHOUT_NAME = 8
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """What is known of one caller.
 
     Attributes:
         sign: dies with the frame of a pipeline's call, or with the name of a loop; None of a loop without a name.
         thread: in which it was called last.
+        roams: whether it has been called in several.
         tracker: tells its requests and steps apart.
         request: its present request.
         loop: what its scheduler showed at the request's beginning.
+        way: how features are held for it, where there is a memory limit.
         calls: the calls of the request's branches, where there is a memory limit.
     """
 
@@ -38,48 +40,62 @@ class Run:
     tracker: Tracker
     request: Request | None = None
     loop: Loop | None = None
+    way: Any = None
     calls: dict[Any, Any] = field(default_factory=dict)
     ended: bool = False
+    roams: bool = False
 
     @property
     def is_live(self) -> bool:
-        """Whether its next call may go on with its request, as far as can be seen from another one's."""
+        """Whether its next call may go on with its request."""
         if self.ended:
             return False
-        if self.sign is not None:
-            return self.sign() is not None
-        return self.thread != threading.get_ident() and is_alive(self.thread)
+        if self.sign is None:
+            over = self.request is not None and self.request.has_ended
+            return not over and is_alive(self.thread)
+        sign = self.sign()
+        return sign is not None and (not isinstance(sign, Mark) or sign.is_running)
 
 
 class Runs:
-    """Those of one session."""
+    """Those of one session, the last one called last."""
 
     def __init__(self) -> None:
-        self._runs: dict[Hashable, Run] = {}
+        self._runs: list[Run] = []
 
     def __iter__(self) -> Iterator[Run]:
-        return iter(list(self._runs.values()))
+        return iter(list(self._runs))
 
-    def of(self, caller: Caller, tracker: Callable[[], Tracker]) -> Run:
+    def of(self, caller: Caller, signs: Signs, tracker: Callable[[], Tracker]) -> Run:
         """The run of a caller, made if there is none."""
-        run = self._runs.pop(caller.key, None)
+        run = self.get(caller)
+        if caller.sign is None:
+            others = [one for one in self._runs if one.sign is None and one is not run and not one.ended]
+            if others and (run is None or not run.tracker.follows(signs)):
+                run = next((one for one in reversed(others) if one.tracker.follows(signs)), run)
+            if run is not None and run.roams and not run.tracker.follows(signs):
+                run = None  # its loop goes on elsewhere
         if run is None or run.ended:
-            certain = caller.mark or caller.name
-            run = Run(weakref.ref(certain) if certain is not None else None, caller.thread, tracker())
+            run = Run(weakref.ref(caller.sign) if caller.sign is not None else None, caller.thread, tracker())
+        run.roams = run.roams or run.thread != caller.thread
         run.thread = caller.thread
-        self._runs[caller.key] = run  # the last one last
+        self._runs = [*(one for one in self._runs if one is not run), run]
         return run
 
     def get(self, caller: Caller) -> Run | None:
-        """The run of a caller, if there is one."""
-        return self._runs.get(caller.key)
+        """The run of a caller, if there is one: of loops without a name the thread's last."""
+        if caller.sign is not None:
+            return next((run for run in self._runs if run.sign is not None and run.sign() is caller.sign), None)
+        return next((run for run in reversed(self._runs) if run.sign is None and run.thread == caller.thread), None)
 
     def prune(self, present: Run) -> list[Run]:
-        """Take out and return those that are over, and the oldest if there are more than `MOST_RUNS`."""
-        over = [key for key, run in self._runs.items() if run is not present and not run.is_live]
-        left = [key for key, run in self._runs.items() if run is not present and key not in over]
-        return [self._runs.pop(key) for key in [*over, *left[: max(len(left) + 1 - MOST_RUNS, 0)]]]
+        """Take out and return those that are over; of loops without a name only the last few stay."""
+        nameless = [run for run in self._runs if run.sign is None]
+        old = nameless[:-MOST_WITHOUT_NAME]
+        over = [run for run in self._runs if run is not present and (run in old or not run.is_live)]
+        self._runs = [run for run in self._runs if run not in over]
+        return over
 
     def forget(self, thread: int | None = None) -> None:
         """Take out those of a thread, or all."""
-        self._runs = {key: run for key, run in self._runs.items() if thread is not None and run.thread != thread}
+        self._runs = [run for run in self._runs if thread is not None and run.thread != thread]

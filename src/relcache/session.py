@@ -222,16 +222,22 @@ class Session:
 
     def _see_beginning(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The enabled pipeline begins its loop: whether it still has these transformers."""
+        strange = self._replaced()
+        if strange is not None:
+            self.requests.refuse("replaced", strange)
+        return original(*args, **kwargs)
+
+    def _replaced(self) -> str | None:
+        """What is to be said where the enabled pipeline has another transformer by now."""
         held = list(vars(self.requests.pipeline).values()) if self.requests.pipeline is not None else []
-        for host in self.hosts if held else ():
+        for host in self.hosts if held and self.attached else ():
             model = host.model()
             if model is None or not any(is_around(value, model) for value in held):
-                self.requests.refuse(
-                    "replaced",
+                return (
                     f"the pipeline's transformer is another one than the {host.model_name} that was enabled, and is "
-                    "not cached: call disable() on the handle, and relcache.enable(pipeline) again",
+                    "not cached: call disable() on the handle, and relcache.enable(pipeline) again"
                 )
-        return original(*args, **kwargs)
+        return None
 
     # One call of a transformer
 
@@ -358,6 +364,7 @@ class Session:
             run.calls.pop((host.place, place.forgotten), None)
         known = run.calls.get((host.place, place.branch))
         if known is not None and known.shapes == shapes and not arrival.begins:
+            self.hold(run.way)
             return None
         movable = any(has_own_memory(tensor.device) for tensor in tensors)
         spec = self.specs[host.place]
@@ -366,6 +373,7 @@ class Session:
         if choice.way != self.way and not arrival.begins and run.request is not None:
             step = run.request.step + place.new_step
             text += f"; chosen at step {step}, when branch {place.branch!r} came: what was cached was dropped"
+        run.way = choice.way
         self.hold(choice.way)
         return text
 
@@ -401,4 +409,7 @@ class Session:
         """The record of the present or last request. Counting FLOPs is done here, on the meta device."""
         if self.requests.run is not None:
             self.requests.check_numbers(self.requests.run)
+        strange = self._replaced()
+        if strange is not None:
+            self.requests.note("replaced", strange)
         return self._record.report(self.requests.last, len(self.unit_names))

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from relcache.expansion import widest
 
-NEAR = 0.5  # how far, of its length, a sample may move from one step of a loop to the next
+NEAR = 0.7  # how far, of its length, a sample may move from one step of a loop to the next
+FAR = 1.2  # the same where it has moved far before; two noises lie 1.4 apart
 
 
 class Seen(NamedTuple):
@@ -106,7 +107,7 @@ def distance(seen: Sequence[Seen], values: Sequence[Tensor]) -> float:
         return 0.0
     if not all(bool(value.isfinite().all()) for pair in pairs for value in pair):
         return NEAR  # says nothing of where it comes from
-    wide = [(before.detach().float(), now.detach().float()) for before, now in pairs]
+    wide = [(before.detach().to(widest(before)), now.detach().to(widest(now))) for before, now in pairs]
     moved = sum(float((now - before).square().sum()) for before, now in wide)
     length = max(sum(float(value.square().sum()) for value in side) for side in zip(*wide, strict=True))
     return max(math.sqrt(moved / length), 1e-30) if 0 < length < math.inf else math.inf
@@ -144,6 +145,16 @@ def is_entry(timestep: Any) -> bool:
         return False
     distinct = all(size == 1 or stride == 0 for size, stride in zip(timestep.shape, timestep.stride(), strict=True))
     return distinct and timestep.untyped_storage().nbytes() > timestep.element_size()
+
+
+def last_entry(timestep: Tensor) -> int:
+    """The place of the last entry of the table that `timestep` is an entry of."""
+    return timestep.untyped_storage().nbytes() // timestep.element_size() - 1
+
+
+def waits(values: Sequence[Tensor]) -> bool:
+    """Whether reading `values` waits for a device."""
+    return any(value.device.type != "cpu" for value in values)
 
 
 def varies(timestep: Tensor) -> bool:

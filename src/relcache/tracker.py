@@ -7,6 +7,7 @@ Where nothing tells two loops apart, nothing of the one is used for the other.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -14,17 +15,20 @@ from torch import Tensor
 
 from relcache.branches import Branches, Known, Signs
 from relcache.signs import (
+    FAR,
     NEAR,
     Seen,
     are_equal,
     difference,
     distance,
     is_entry,
+    last_entry,
     let_go,
     same_memory,
     see,
     varies,
     version_of,
+    waits,
 )
 
 MANY = 3  # requests of one step in a row, from which on it is said that they are
@@ -63,13 +67,14 @@ class Tracker:
 
     Args:
         time_runs: -1 where the timestep falls as sampling goes on, 1 where it rises.
-        is_pipeline: whether the calls are certainly of one run of a pipeline.
+        is_certain: whether the calls are of one loop for certain: of one run of a pipeline, or named.
         has_signal: whether an error that all branches share decides, so that no other loop may be among them.
     """
 
-    def __init__(self, time_runs: int, is_pipeline: bool = False, has_signal: bool = False):
-        self._time_runs, self._is_pipeline, self._has_signal = time_runs, is_pipeline, has_signal
+    def __init__(self, time_runs: int, is_certain: bool = False, has_signal: bool = False):
+        self._time_runs, self._is_certain, self._has_signal = time_runs, is_certain, has_signal
         self._short_in_a_row = 0  # requests of one step
+        self._suspects = False  # whether a loop was left in the middle of its table, and may go on
         self.reset()
 
     def reset(self) -> None:
@@ -80,6 +85,7 @@ class Tracker:
         self._sample: list[Seen] = []  # of the last call
         self._memory_runs: int | None = None  # whether time goes up (1) or down (-1) the table of timesteps
         self._proven = False  # whether the present call's timestep is the next one of the same table
+        self._moved = 0.0  # most that the sample has moved from one step to the next
         self._loop: Loop | None = None
         self._rows = 0
         self._step = 0
@@ -107,7 +113,7 @@ class Tracker:
         branch, is_far = self._branches.choose(signs, alike)
         served = branch is not None and branch.served
         ticked = loop is not None and past is not None and loop.step_index != past.step_index
-        certain = self._is_pipeline or ticked
+        certain = self._is_certain
         if not certain and self._is_another_table(signs.timestep, served, rows):
             return self._open_request(signs, rows, loop)
         counts = loop is not None and loop.step_index is not None
@@ -117,11 +123,13 @@ class Tracker:
             return self._open_request(signs, rows, loop)
         if move == 0 and not (served and loop is not None and (loop.repeats or ticked)):
             return self._same_step(signs, rows, loop, branch, is_new=not alike or (is_far and certain), certain=certain)
-        if not certain and not self._proven:
-            jump = distance(branch.sample if branch is not None else self._sample, signs.sample) > NEAR
-            if jump:
+        if not certain and (self._suspects or not self._proven or not waits(signs.sample)):
+            moved = distance(branch.sample if branch is not None else self._sample, signs.sample)
+            if moved > self._farthest:
+                went_on = self._step > 0
                 place = self._open_request(signs, rows, loop)
-                return place._replace(note=place.note or ("jump" if alike and not over else None))
+                return place._replace(note=place.note or ("jump" if alike and not over and went_on else None))
+            self._moved = max(self._moved, moved)
         self._branches.open_step()
         self._step += 1
         note = "number" if over and loop is None else None
@@ -129,7 +137,29 @@ class Tracker:
             return self._placed(signs, rows, loop, True, None, "repeated")
         return self._placed(signs, rows, loop, True, branch or self._branches.add(signs), note)
 
+    def follows(self, signs: Signs) -> bool:
+        """Whether a call may well be the next step of this loop."""
+        if self._timestep is None:
+            return False
+        branch, _ = self._branches.choose(signs, self._branches.alike(signs))
+        if branch is None or (self._movement(signs.timestep, False) or 0) <= 0:
+            return False
+        return distance(branch.sample, signs.sample) <= self._farthest
+
+    @property
+    def _farthest(self) -> float:
+        """How far the sample may move from one step to the next, before another loop is supposed.
+
+        In few steps it moves far. The next entry of the same table is proof enough, until a sample moves far that has
+        moved little before.
+        """
+        if self._proven and not self._step:
+            return math.inf
+        farthest = max(NEAR, 2 * self._moved)
+        return farthest if self._proven else min(farthest, FAR)
+
     def _open_request(self, signs: Signs, rows: int, loop: Loop | None) -> Placement:
+        self._suspects = self._suspects or self._is_in_the_middle
         self._short_in_a_row = self._short_in_a_row + 1 if self._step == 0 and self._timestep is not None else 0
         self.reset()
         self._branches = Branches()
@@ -199,8 +229,7 @@ class Tracker:
         """
         assert self._timestep is not None
         past = self._timestep.value
-        self._proven = False
-        memory = 0
+        memory, self._proven = 0, False
         if same_memory(timestep, past) and self._is_unchanged(timestep):
             memory = timestep.storage_offset() - past.storage_offset()
             if memory == 0:
@@ -217,6 +246,15 @@ class Tracker:
             return 1
         return move
 
+    @property
+    def _is_in_the_middle(self) -> bool:
+        """Whether the last timestep was an entry of a table, and not its last."""
+        past = self._timestep.value if self._timestep is not None else None
+        if not isinstance(past, Tensor) or not is_entry(past):
+            return False
+        ends = {0: (0, last_entry(past)), 1: (last_entry(past),), -1: (0,)}
+        return past.storage_offset() not in ends[self._memory_runs or 0]
+
     def _is_unchanged(self, timestep: Tensor) -> bool:
         assert self._timestep is not None
         version = version_of(timestep)
@@ -228,11 +266,11 @@ def sign(number: Any) -> int:
     return (number > 0) - (number < 0)
 
 
-def index_in(timesteps: Tensor, timestep: Any, time_runs: int) -> int:
+def index_in(timesteps: Tensor, timestep: Any, time_runs: int) -> int | None:
     """Place of a request's first timestep among the scheduler's, which is not 0 where a picture is only reworked.
 
     Pipelines hand the scheduler's timesteps to the transformer as they are or divided by 1000, and where time rises
-    (`time_runs` 1) counted from the other end; anything else counts as the first.
+    (`time_runs` 1) counted from the other end. None where it is none of these.
     """
     first = timestep
     if isinstance(timestep, Tensor):  # entries that stand still are 0 where time falls, about 1 where it rises
@@ -245,4 +283,4 @@ def index_in(timesteps: Tensor, timestep: Any, time_runs: int) -> int:
         nearest = int(distance.argmin())
         if distance[nearest] <= 5e-3 * max(1.0, abs(scaled)):
             near.append(nearest)
-    return min(near, default=0)
+    return min(near, default=None)
