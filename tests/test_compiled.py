@@ -188,7 +188,7 @@ def test_another_size_within_a_compiled_request(granularity: Any) -> None:
     for each in (eager, model):
         handle = relcache.enable(each, relcache.RFC(2, 2.0), granularity=granularity)
         labels, table, outputs = torch.tensor([1, 2]), timesteps_for(12), []
-        with torch.no_grad(), handle.request():
+        with torch.no_grad():
             for step in range(12):
                 sample = noise_for([0, 1])[..., : 8 if step < 6 else 4]
                 given = {"timestep": table[step].expand(2), "class_labels": labels}

@@ -110,7 +110,8 @@ PLAIN = new_model()
 def fresh(number: int | None, granularity: str, asked: Asked, by_hand: str = "") -> tuple[Tensor, list[int]]:
     """Picture and full steps of a model that has run nothing before; `number` is that of the method, None without.
 
-    `by_hand` is "table" or "new" where a loop by hand takes its timesteps from a table, or makes them anew.
+    `by_hand` is "table" or "new" where a loop by hand takes its timesteps from a table, or makes them anew; "named"
+    where it has a name.
     """
     pipe = Pipeline(PLAIN)
     if number is None:
@@ -120,7 +121,9 @@ def fresh(number: int | None, granularity: str, asked: Asked, by_hand: str = "")
             return pipe(asked), handle.full_steps
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # with few steps the sample moves far
-            return bare(PLAIN, asked, fresh_times=by_hand == "new"), handle.full_steps
+            name = handle.request() if by_hand == "named" else nullcontext()
+            with name:
+                return bare(PLAIN, asked, fresh_times=by_hand != "table"), handle.full_steps
 
 
 ASKED = st.builds(
@@ -245,7 +248,7 @@ class Sequences(RuleBasedStateMachine):
         assert self.handle is not None
         with self.handle.request(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.check(bare(self.model, asked), asked, "new")
+            self.check(bare(self.model, asked), asked, "named")
 
     def check(self, picture: Tensor, asked: Asked, by_hand: str = "", report: bool = True) -> None:
         expected, full_steps = fresh(self.number, self.granularity, asked, by_hand)

@@ -125,7 +125,8 @@ class Tracker:
             return self._same_step(signs, rows, loop, branch, is_new=not alike or (is_far and certain), certain=certain)
         if not certain and (self._suspects or not self._proven or not waits(signs.sample)):
             moved = distance(branch.sample if branch is not None else self._sample, signs.sample)
-            if moved > self._farthest:
+            grown = self._proven and math.isinf(moved)  # one table, and samples of another size
+            if moved > self._farthest and not grown:
                 went_on = self._step > 0
                 place = self._open_request(signs, rows, loop)
                 return place._replace(note=place.note or ("jump" if alike and not over and went_on else None))
