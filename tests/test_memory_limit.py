@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel, HunyuanVideoTransformer3DModel
-from tiny import BrokenOff, DiTWithContext, run_guided, run_loop, run_pipeline, tiny_dit, tiny_pipeline
+from tiny import BrokenOff, DiTWithContext, run_guided, run_loop, run_pipeline, timesteps_for, tiny_dit, tiny_pipeline
 
 import relcache
 from relcache import RCS, RFC, TaylorSeer, memory
@@ -342,3 +342,28 @@ def test_a_limit_knows_of_compiled_code(what: str) -> None:
     assert (weighed(handle, blocks) == weighed(there, blocks)) == (what == "blocks")
     run_loop(model)
     assert handle.report().device_bytes == inside.device_bytes
+
+
+def test_requests_that_take_turns_within_a_limit() -> None:
+    """What is held never exceeds it, whichever takes its turn; each reads that the other has cost it its cache."""
+    model = tiny_dit(blocks=4)
+    free = relcache.enable(model, TaylorSeer(1, 4))
+    run_loop(model)
+    limit = free.report().cache_bytes
+    handle = relcache.enable(model, TaylorSeer(1, 4), memory_limit=limit)
+    names = [handle.request(), handle.request()]
+    seen: list[int] = []
+
+    def take_turns() -> None:
+        for timestep in timesteps_for(10).float():
+            for turn, name in enumerate(names):
+                with name, torch.no_grad():
+                    sample = torch.ones(2, 4, 8, 8 + 4 * turn)
+                    model(sample, timestep=timestep.expand(2), class_labels=torch.tensor([3, 5]))
+                runs = handle._session.requests.all
+                seen.append(sum(run.request.held_bytes()[0] for run in runs if run.request is not None))
+
+    with pytest.warns(UserWarning, match="another request took its turn"):
+        take_turns()
+    assert 0 < max(seen) <= limit
+    assert any("took its turn" in note for note in handle.report().notes)

@@ -23,6 +23,10 @@ NOTES = {
         "every call looks like the first of a request, and is computed in full: two loops take turns, the timesteps "
         f"run the wrong way, or requests have one step. Of several loops, {HOW_TO_NAME}"
     ),
+    "limit": (
+        "another request took its turn, and under the memory limit what was cached for this one was dropped: where "
+        "they take turns, little or nothing is cached. Run them one after another, or give a higher memory_limit"
+    ),
     "number": "the request goes on after the number of steps that was given as num_inference_steps",
     "offload": "offload='cpu' has no effect: features are already in the host's memory",
     "branches": (

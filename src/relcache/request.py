@@ -146,6 +146,11 @@ class Request:
         """Whether all branches have; not known where the number of steps is not."""
         return 0 < len(self.branches) == len(self.ended)
 
+    @property
+    def holds_features(self) -> bool:
+        """Whether anything is cached for it."""
+        return any(cell.streams for branch in self.branches.values() for cell in branch.cells)
+
     def watch(self, output: Any) -> None:
         """Remember on the device whether the output of a call in the present step is finite."""
         full = self.full is not False

@@ -356,7 +356,9 @@ class Session:
         if self._limit is None or place.branch is None or run is None:
             return None
         for other in self.requests.all:
-            if other is not run:
+            if other is not run and other.request is not None:
+                if other.is_live and other.request.holds_features:
+                    self.requests.note("limit", run=other)
                 self.cache.free(other.request)
         if arrival.begins:
             run.calls = self._limit.usual(shapes)
