@@ -577,8 +577,20 @@ def test_bare_loops_in_threads(method: Method) -> None:
 
 
 @every_method
-def test_steps_of_one_loop_in_several_threads(method: Method) -> None:
+@pytest.mark.parametrize("guided", [False, True])
+def test_steps_of_one_loop_in_several_threads(guided: bool, method: Method) -> None:
     """A server runs each step of a generator in whichever thread is free; two loops at a time are not mixed."""
+
+    def loop(model: Any, seed: int) -> Iterator[Tensor]:
+        sample = noise_for([10 * seed, 10 * seed + 1])
+        for time in timesteps_for(STEPS).tolist():
+            for label in (3, 1000) if guided else (3,):
+                call = {"timestep": torch.full((2,), float(time)), "class_labels": torch.full((2,), label)}
+                with torch.no_grad():
+                    out = model(sample, **call).sample
+            sample = sample + 0.1 * out / out.norm() * sample.norm()
+            yield sample
+
     model = tiny_dit()
     alone = {}
     for seed in range(2):

@@ -139,13 +139,16 @@ class Tracker:
         return self._placed(signs, rows, loop, True, branch or self._branches.add(signs), note)
 
     def follows(self, signs: Signs) -> bool:
-        """Whether a call may well be the next step of this loop."""
+        """Whether a call may well be the next of this loop: of its present step, or of the one that comes then."""
         if self._timestep is None:
             return False
         branch, _ = self._branches.choose(signs, self._branches.alike(signs))
-        if branch is None or (self._movement(signs.timestep, False) or 0) <= 0:
-            return False
-        return distance(branch.sample, signs.sample) <= self._farthest
+        move = self._movement(signs.timestep, False)
+        if move == 0:
+            return (branch is None or not branch.served) and distance(self._sample, signs.sample) == 0
+        return (
+            bool(move and move > 0) and branch is not None and distance(branch.sample, signs.sample) <= self._farthest
+        )
 
     @property
     def _farthest(self) -> float:
