@@ -17,7 +17,7 @@ from torch import Tensor
 
 from relcache.expansion import widest
 
-NEAR = 0.7  # how far, of its length, a sample may move from one step of a loop to the next
+NEAR = 0.8  # how far a sample may move from one step of a loop to the next
 FAR = 1.2  # the same where it has moved far before; two noises lie 1.4 apart
 
 
@@ -85,10 +85,10 @@ def are_equal(seen: Sequence[Seen], values: Sequence[Any]) -> bool:
 
 
 def distance(seen: Sequence[Seen], values: Sequence[Tensor]) -> float:
-    """How far `values` lie from those seen, of the greater one's length; infinity where they cannot be compared.
+    """How far `values` lie from those seen, if both are brought to length 1; infinity where they cannot be compared.
 
-    0 only where they are equal. Two noises lie about 1.4 apart. Of batches of two sizes, as where guidance doubles
-    them, the first samples are compared. Waits for the device.
+    0 only where they are equal. Two noises lie 1.4 apart, whatever their lengths. Of batches of two sizes, as where
+    guidance doubles them, the first samples are compared. Waits for the device.
     """
     past = [one.value for one in seen]
     if not values or len(past) != len(values):
@@ -108,9 +108,11 @@ def distance(seen: Sequence[Seen], values: Sequence[Tensor]) -> float:
     if not all(bool(value.isfinite().all()) for pair in pairs for value in pair):
         return NEAR  # says nothing of where it comes from
     wide = [(before.detach().to(widest(before)), now.detach().to(widest(now))) for before, now in pairs]
-    moved = sum(float((now - before).square().sum()) for before, now in wide)
-    length = max(sum(float(value.square().sum()) for value in side) for side in zip(*wide, strict=True))
-    return max(math.sqrt(moved / length), 1e-30) if 0 < length < math.inf else math.inf
+    product = sum(float((before * now).sum()) for before, now in wide)
+    squares = math.prod(sum(float(value.square().sum()) for value in side) for side in zip(*wide, strict=True))
+    if not 0 < squares < math.inf:
+        return math.inf
+    return max(math.sqrt(max(2 - 2 * product / math.sqrt(squares), 0)), 1e-30)
 
 
 def difference(timestep: Any, past: Any) -> float:
