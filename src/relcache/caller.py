@@ -1,6 +1,6 @@
 """Whose call it is: the pipeline that runs, found on the stack, and the thread.
 
-A transformer may be shared by several pipelines, of which only one was enabled. What tells them apart for certain is
+Several pipelines may share a transformer, and only one of them was enabled. They are told apart for certain by
 the frame of the pipeline's own call, which lasts exactly as long as its request does. Knows nothing of diffusers: a
 pipeline is an object that runs a method, and holds the transformer and a scheduler.
 """
@@ -26,7 +26,7 @@ _serials = count()
 
 
 class Named:
-    """A context: whatever calls a transformer within it is of one loop, wherever it comes from.
+    """A context: all calls of a transformer within it are of one loop, wherever they come from.
 
     For loops written by hand that take turns on one transformer. It is entered around each call of its loop, or around
     the whole loop where no other call comes in between, as often as one likes.

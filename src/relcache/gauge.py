@@ -33,7 +33,7 @@ class Gauge:
         self._stream: list[Place] = []
         self._seen: Tensor | None = None  # a copy, unless nothing but reading it comes after
         self._around: list[weakref.ref[nn.Module]] = []  # the model, what the module lies in, and the module
-        self.awake = False  # whether a call is in progress of which the features are wanted
+        self.awake = False  # whether a call is in progress whose features are wanted
 
     def attach(self, patch: Patch, around: Sequence[nn.Module]) -> None:
         """Stand before the forward of the last of `around`, of the part that the gauge was made for.

@@ -41,7 +41,7 @@ class Requests:
     """The requests of one session, those that run at the same time and the present one.
 
     Args:
-        schedule: of which each request keeps a state.
+        schedule: each request keeps a state of it.
         time_runs: as a spec has it.
         pipeline: the one that was enabled, whose scheduler is looked at where no pipeline runs; kept weakly.
         scheduler: the one that steps a loop written by hand; kept weakly.
@@ -159,7 +159,7 @@ class Requests:
             warnings.warn(f"relcache: {text}", stacklevel=2)
 
     def refuse(self, key: str, text: str) -> None:
-        """A request begins of which nothing is cached: note why."""
+        """A request begins that is not cached: note why."""
         self.run = Run(None, threading.get_ident(), self._tracker_of(None), Request(None, None, 0))
         self.note(key, text)
 

@@ -306,7 +306,7 @@ class Session:
             run.tracker.let_go()
 
     def _abandon_call(self) -> None:
-        """Half a step is in the cache: whatever comes next begins a request, and what is cached is of no use."""
+        """Half a step is in the cache: the next call begins a request, and what is cached is of no use."""
         self.cache.abandon_call()
         if self.requests.run is not None:
             self._drop(self.requests.run)

@@ -87,8 +87,8 @@ def are_equal(seen: Sequence[Seen], values: Sequence[Any]) -> bool:
 def distance(seen: Sequence[Seen], values: Sequence[Tensor]) -> float:
     """How far `values` lie from those seen, if both are brought to length 1; infinity where they cannot be compared.
 
-    0 only where they are equal. Two noises lie 1.4 apart, whatever their lengths. Of batches of two sizes, as where
-    guidance doubles them, the first samples are compared. Waits for the device.
+    0 only where they are equal. Two noises lie 1.4 apart. Where batches have two sizes, as where guidance doubles them,
+    the first samples are compared. Waits for the device.
     """
     past = [one.value for one in seen]
     if not values or len(past) != len(values):

@@ -69,7 +69,7 @@ class Watch(Patch):
         self._model: weakref.ref[nn.Module] | None = None
         self._before: Before | None = None
         self._after: After | None = None
-        self._told: set[int] = set()  # threads of which the call whose forward comes next has been told
+        self._told: set[int] = set()  # threads whose call has been told, and whose forward comes next
         self._telling = False  # whether there are any: what compiled code can read
 
     def watch(self, module: nn.Module, before: Before, after: After) -> None:

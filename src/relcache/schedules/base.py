@@ -18,7 +18,7 @@ class Schedule(ABC):
     needs_signal: ClassVar[bool] = False
     """Whether `wants_full` needs the error of the first module's predicted input at steps past the warm-up."""
     token_stride: int = 1
-    """Over every so manieth token of that input the error runs."""
+    """The error runs over each token of that input whose number this divides."""
     full_last: int = 0
     """How many last steps are always full; above 0, the session has to know how many steps a request has."""
 
