@@ -207,6 +207,7 @@ def test_calibrate_prints_the_threshold(tmp_path: Path) -> None:
         (["sample", "--device", "meta"], "the device 'meta' cannot be used here"),
         (["sample", "--guidance", "nan"], "--guidance is a finite number, got nan"),
         (["sample", "--nfc", "99", "--method", "fora"], "between the warm-up, 2, and 50; got 99"),
+        (["sample", "--nfc", "1", "--steps", "1", "--method", "fora"], "so all are full: leave --nfc out"),
         (["sample", "--nfc", "1", "--method", "fora"], "between the warm-up, 2, and 50; got 1"),
         (["sample", "--nfc", "4", "--method", "plan:full_steps=[0,1]"], "plan has full_steps=[0, 1], which decides"),
         (["sample", "--nfc", "4", "--method", "rfc:threshold=1e-2"], "rfc has threshold=0.01, which decides"),

@@ -104,6 +104,11 @@ def check_budget(config: Mapping[str, Any], nfc: float, steps: int) -> None:
             f"{nfc:g} full steps"
         )
     warmup = config.get("warmup", WARMUP)
+    if steps <= warmup:
+        raise ValueError(
+            f"{steps} steps are no more than the warm-up of {warmup} full steps, so all are full: leave --nfc out, or "
+            "ask for more --steps"
+        )
     if not warmup <= nfc <= steps:
         raise ValueError(f"the number of full steps lies between the warm-up, {warmup}, and {steps}; got {nfc:g}")
 
