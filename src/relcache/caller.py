@@ -104,13 +104,14 @@ def find_caller(model: nn.Module) -> Caller:
                 if pipeline is None and timesteps_of(owner) is not None and holds(owner, model):
                     pipeline = owner
                 if owner is pipeline is not None and code.co_name == "__call__":
-                    mark = _mark_of(frame)
+                    mark = mark_of(frame)
                     break
         frame = frame.f_back
     return Caller(pipeline, mark, threading.get_ident(), next(iter(_named.get()), None))
 
 
-def _mark_of(frame: FrameType) -> Mark:
+def mark_of(frame: FrameType) -> Mark:
+    """The mark on a frame, left now if there is none."""
     mark = frame.f_trace
     if not isinstance(mark, Mark):
         frame.f_trace = mark = Mark(frame)
@@ -139,8 +140,11 @@ def is_around(value: Any, model: nn.Module) -> bool:
 
 
 def is_running(frame: int, thread: int) -> bool:
-    """Whether the frame of this identity is on the stack of the thread."""
-    present = sys._current_frames().get(thread)
+    """Whether the frame of this identity is on the stack of the thread. Only this thread's own stack can be walked: of
+    another one, which goes on meanwhile, it is supposed while there is such a thread."""
+    if thread != threading.get_ident():
+        return is_alive(thread)
+    present: FrameType | None = sys._getframe(1)
     while present is not None and id(present) != frame:
         present = present.f_back
     return present is not None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from relcache.caller import is_running
+from relcache.caller import Mark, is_alive, mark_of
 
 PATIENCE = 0.1  # seconds until a waiting thread looks whether the call in progress is still running
 HERE = __name__.partition(".")[0] + "."
@@ -17,13 +18,13 @@ HERE = __name__.partition(".")[0] + "."
 class Turn:
     """Taken at the beginning of a call and given back at its end.
 
-    The end of a call that KeyboardInterrupt breaks off is never seen: then its thread, or one that waits, takes over.
+    Where the end of a call is not seen, its thread, or one that waits, takes over once the calling frame is gone.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._thread: int | None = None
-        self._frame = 0
+        self._mark: weakref.ref[Mark] | None = None  # of the frame that calls
 
     @property
     def is_mine(self) -> bool:
@@ -33,11 +34,20 @@ class Turn:
     def take(self) -> bool:
         """Wait for one's turn; whether the call before was broken off unseen."""
         with self._changed:
-            while self._thread is not None and not self.is_mine and is_running(self._frame, self._thread):
+            while not self.is_mine and self._goes_on:
                 self._changed.wait(PATIENCE)
             broken_off = self._thread is not None
-            self._thread, self._frame = threading.get_ident(), id(_outside())
+            frame = _outside()
+            self._thread = threading.get_ident()
+            self._mark = weakref.ref(mark_of(frame)) if frame is not None else None
             return broken_off
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether a call is in progress, as far as can be seen."""
+        if self._thread is None:
+            return False
+        return is_alive(self._thread) and self._mark is not None and self._mark() is not None
 
     @contextmanager
     def alone(self) -> Iterator[bool]:

@@ -55,7 +55,7 @@ refuse._torchdynamo_disable_msg = OTHERS_CODE  # type: ignore[attr-defined]
 class Watch(Patch):
     """Calls `before(module, args, kwargs)` and `after(module, args, kwargs, output)` around each call of a model.
 
-    Where forward raises an Exception, `after` is called with the output None. The calls are told by torch's own hooks,
+    Where forward raises, `after` is called with the output None. The calls are told by torch's own hooks,
     which hold whatever others put in the place of `module.forward`, as offloading does after each request. Of a module
     that is compiled the compiled call is swapped instead, as hooks would be compiled with it. Code that calls
     `module.forward(...)` goes past both; that is swapped as well, and tells of the calls that were not told yet.
@@ -156,7 +156,14 @@ class Watch(Patch):
             original = type(module).forward.__get__(module)  # since then someone has given the class another one
         if threading.get_ident() in self._told:
             self._tell(False)
-            return original(*args, **kwargs)
+            try:
+                return original(*args, **kwargs)
+            except Exception:
+                raise  # the hooks tell of it
+            except BaseException:
+                if module is not None:
+                    self._end(module, args, kwargs, None)
+                raise
         return self._around(original, args, kwargs)
 
     def _around(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -166,7 +173,7 @@ class Watch(Patch):
         self._begin(module, args, kwargs)
         try:
             output = original(*args, **kwargs)
-        except Exception:
+        except BaseException:
             self._end(module, args, kwargs, None)
             raise
         self._end(module, args, kwargs, output)
