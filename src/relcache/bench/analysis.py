@@ -144,7 +144,7 @@ def analyze(
     The forecasts are those of the forecasters of `entries`, each at the same full steps: 0, 1, 1 + interval, ….
 
     Raises:
-        ValueError: methods of which a forecaster is not to be had, a model that cannot be loaded, or, after the first
+        ValueError: methods without a forecaster that can be had, a model that cannot be loaded, or, after the first
             batch, one of `modules` that the model does not have.
     """
     if not entries:

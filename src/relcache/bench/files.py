@@ -30,7 +30,7 @@ def check_folder(folder: Path, names: Sequence[str] = ()) -> None:
 
     Args:
         folder: where a command is going to write.
-        names: of its files, none of which may be a folder.
+        names: of its files; none may be a folder.
 
     Raises:
         ValueError: the path is a file, lies below one, cannot be written to, or has no room.
@@ -107,7 +107,7 @@ def reading(path: Path, mend: str = AGAIN, state: str = "is damaged") -> Iterato
     """Around all that reads a file which a user may have edited or a disk may have broken.
 
     Raises:
-        ValueError: whatever went wrong, in a line that names `path`; `mend` says what to do about it.
+        ValueError: reading failed; the line names `path`, and `mend` says what to do about it.
     """
     try:
         yield
