@@ -82,7 +82,7 @@ def test_options_that_make_no_sense(make: Any, message: str) -> None:
         ({"method": "fora", "intervall": 4}, "unknown option of fora 'intervall': did you mean 'interval'"),
         ({"method": "rfe", "order": 1, "interval": 4, "direktion": "newton"}, "did you mean 'direction'"),
         ({"method": "tailorseer", "order": 1}, "unknown method 'tailorseer': did you mean 'taylorseer'"),
-        ({"method": "teacache"}, "unknown method 'teacache'.*there are full, fora"),
+        ({"method": "teacache"}, "unknown method 'teacache'.*there are auto, full, fora"),
         ({"order": 1}, "has the key 'method'"),
         ({"method": "taylorseer", "order": 1}, "taylorseer needs interval"),
         ({"method": "rcs"}, "rcs needs order, threshold"),
@@ -191,15 +191,19 @@ def test_enabling_something_else(thing: Any, message: str) -> None:
         relcache.enable(thing, FORA(4))
 
 
-def test_enabling_without_a_method(model: DiTTransformer2DModel) -> None:
-    with pytest.raises(TypeError, match="takes a method"):
-        relcache.enable(model)
-    with pytest.raises(TypeError, match="both forecaster= and schedule="):
-        relcache.enable(model, forecaster=Taylor(1))
+def test_enabling_by_something_else_than_a_method(model: DiTTransformer2DModel) -> None:
+    with pytest.raises(TypeError, match="a schedule needs a forecaster"):
+        relcache.enable(model, schedule=Interval(4))
     with pytest.raises(TypeError, match="not both"):
         relcache.enable(model, FORA(4), schedule=Interval(4))
-    with pytest.raises(TypeError, match=r"the method is made by relcache\.RFC.*got 'rfc'"):
-        relcache.enable(model, "rfc")
+    with pytest.raises(TypeError, match=r"the method is made by relcache\.RFC.*got 4"):
+        relcache.enable(model, 4)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"unknown method .rfd.*rfc"):
+        relcache.enable(model, "rfd:order=2")
+    with pytest.raises(ValueError, match=r"full_steps does not go with FORA.*forecaster="):
+        relcache.enable(model, FORA(4), full_steps=5)
+    with pytest.raises(ValueError, match="either full_steps or speedup"):
+        relcache.enable(model, full_steps=5, speedup=2.0)
     assert "forward" not in model.__dict__
 
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from relcache import Always, ErrorBudget, Interval, Plan, Schedule
+from relcache.schedules.base import Setting
 
 
 def full_steps(schedule: Schedule, errors: list[float | None] | int) -> list[int]:
     """Steps that the schedule asks for, with the error of each step that it asked for one."""
     errors = [0.0] * errors if isinstance(errors, int) else errors
     assert schedule.remark(len(errors)) is None
-    state, chosen = schedule.start(), []
+    state, chosen = schedule.start(Setting(len(errors))), []
     for step, value in enumerate(errors):
         error = value if schedule.wants_signal(step) else None
         full = schedule.wants_full(state, step, error)
@@ -85,7 +86,7 @@ def test_longest_gap() -> None:
 def test_forced_full_step_restarts_the_budget() -> None:
     """A step that something else forced is as full as any other."""
     budget = ErrorBudget(1.0)
-    state = budget.advance(budget.start(), 2, 0.9, full=False)
+    state = budget.advance(budget.start(Setting()), 2, 0.9, full=False)
     assert budget.wants_full(state, 3, 0.2)
     state = budget.advance(state, 3, None, full=True)
     assert not budget.wants_full(state, 4, 0.9)

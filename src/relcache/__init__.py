@@ -1,13 +1,14 @@
 """relcache: diffusion transformers sample faster by Relational Feature Caching."""
 
 from relcache.api import Handle, enable
+from relcache.correctors import Corrector, Replay
 from relcache.flops import count_flops
 from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
 from relcache.inspection import Inspection, inspect
-from relcache.methods import FORA, RCS, RFC, RFE, Method, TaylorSeer, method_from_config, method_from_text
+from relcache.methods import FORA, RCS, RFC, RFE, Method, TaylorSeer, auto, method_from_config, method_from_text
 from relcache.models import ModelSpec, Part, Size, joint, parallel
 from relcache.report import Report
-from relcache.schedules import Always, ErrorBudget, Interval, Plan, Schedule
+from relcache.schedules import Always, ErrorBudget, Growing, Interval, Plan, Schedule
 
 __version__ = "0.1.0"
 
@@ -17,8 +18,10 @@ __all__ = [
     "RFC",
     "RFE",
     "Always",
+    "Corrector",
     "ErrorBudget",
     "Forecaster",
+    "Growing",
     "Handle",
     "Inspection",
     "Interval",
@@ -29,12 +32,14 @@ __all__ = [
     "Part",
     "Plan",
     "Relational",
+    "Replay",
     "Report",
     "Reuse",
     "Schedule",
     "Size",
     "Taylor",
     "TaylorSeer",
+    "auto",
     "count_flops",
     "enable",
     "inspect",

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from relcache.caller import Named
+from relcache.correctors import Corrector
 from relcache.forecasters import Forecaster
 from relcache.memory import Call, Choice, Way
 from relcache.memory_size import bytes_from
-from relcache.methods import Method
+from relcache.methods import Method, chosen_method
 from relcache.models import SPECS, UNSUPPORTED, ModelSpec, Size, spec_for
 from relcache.models.coarse import Granularity
 from relcache.offload import Offload
@@ -199,10 +200,13 @@ class Handle:
 
 def enable(
     model_or_pipe: Any,
-    method: Method | None = None,
+    method: Method | str | None = None,
     *,
+    full_steps: int | None = None,
+    speedup: float | None = None,
     forecaster: Forecaster | None = None,
     schedule: Schedule | None = None,
+    corrector: Corrector | None = None,
     spec: ModelSpec | None = None,
     num_inference_steps: int | None = None,
     granularity: Granularity | None = None,
@@ -212,7 +216,7 @@ def enable(
     free_at_end: bool = False,
     scheduler: Any = None,
 ) -> Handle:
-    """Let a diffusers pipeline, or a bare transformer, skip work by `method`.
+    """Let a diffusers pipeline, or a bare transformer, skip work by `method`, by default `relcache.auto()`.
 
     Where relcache is enabled on the transformer already, the old handle is disabled and the new one takes over; where
     enabling fails, all stays as it was, the old handle too. A wrapper that holds nothing but the transformer is looked
@@ -224,8 +228,15 @@ def enable(
 
     Args:
         model_or_pipe: a pipeline with a `transformer`, or the transformer itself.
-        method: a named pair such as `RFC(order=2, threshold=0.12)`.
-        forecaster, schedule: a pair of one's own, in place of `method`.
+        method: a method such as `RFC(order=2, threshold=0.12)`, or its text as on the command line,
+            "rfc:order=2,threshold=0.12".
+        full_steps: a budget: exactly so many full steps in each request, or all if it has no more. For the default
+            method, for RFC and RCS, whose threshold is then steered, and for a `forecaster` without a schedule.
+        speedup: instead, how many times faster the loop of denoising steps is to run, by times that the first request
+            of each size measures. For the default method, and a `forecaster` without a schedule.
+        forecaster, schedule: a pair of one's own, in place of `method`; the schedule by default `Growing`.
+        corrector: how gaps between full steps are made good, `Replay()` for example; by default the method's, which for
+            the methods of papers is none. It needs the scheduler: of the pipeline, or given as `scheduler`.
         spec: where the modules are, for a transformer that relcache does not know.
         num_inference_steps: steps of each request. A pipeline tells them by itself; a loop written by hand may.
         granularity: what is skipped and forecast as one: "module" (attention, feed-forward; the paper's), "block", or
@@ -244,7 +255,7 @@ def enable(
         free_at_end: drop the features of each branch at the end of its last step, not when the next request begins.
             Needs the number of steps, as `num_inference_steps` has it.
         scheduler: the diffusers scheduler that a loop written by hand steps: it tells where a request begins and how
-            far it is. A pipeline's own is found by itself.
+            far it is, and gaps are corrected at its updates. A pipeline's own is found by itself.
 
     Raises:
         TypeError: not a pipeline or transformer, or not a method; a wrapper in which calls cannot be told, as
@@ -256,8 +267,14 @@ def enable(
             become so.
         RuntimeError: another library's cache is active.
     """
-    chosen = _method(method, forecaster, schedule)
-    options = {"granularity": granularity, "cache_dtype": cache_dtype, "offload": offload, "memory_limit": memory_limit}
+    chosen = chosen_method(method, forecaster, schedule, full_steps, speedup)
+    options = {
+        "granularity": granularity,
+        "cache_dtype": cache_dtype,
+        "offload": offload,
+        "memory_limit": memory_limit,
+        "corrector": corrector,
+    }
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     chosen = replace(chosen, **given)
     way = Way(chosen.granularity, chosen.cache_dtype, chosen.offload)
@@ -289,6 +306,7 @@ def enable(
         fixed,
         free_at_end,
         scheduler,
+        chosen.corrector,
     )
     earlier = [known() for model in models.values() if (known := _sessions.get(model)) is not None]
     take_over(session, [past for past in dict.fromkeys(earlier) if past is not None and past.attached])
@@ -333,18 +351,6 @@ class Pixels(NamedTuple):
     def latents(self, height: int, width: int, frames: int) -> tuple[int, int, int]:
         """Size of the latents; video autoencoders give the first frame a latent of its own."""
         return height // self.spatial, width // self.spatial, (frames - 1) // self.temporal + 1
-
-
-def _method(method: Method | None, forecaster: Forecaster | None, schedule: Schedule | None) -> Method:
-    if method is None:
-        if forecaster is None or schedule is None:
-            raise TypeError("enable takes a method such as relcache.RFC(...), or both forecaster= and schedule=")
-        return Method(forecaster, schedule)
-    if forecaster is not None or schedule is not None:
-        raise TypeError("enable takes either a method, or forecaster= and schedule=, not both")
-    if not isinstance(method, Method):
-        raise TypeError(f"the method is made by relcache.RFC(...), TaylorSeer(...) or FORA(...), got {method!r}")
-    return method
 
 
 def find_transformers(model_or_pipe: Any, spec: ModelSpec | None = None) -> tuple[dict[str, nn.Module], Any]:

@@ -161,6 +161,8 @@ class Cache:
     def free(self, request: Request | None, branches: Iterable[Branch] | None = None) -> None:
         """Drop the features of a request, or of these branches of it: what comes next of them is computed in full."""
         if branches is None:
+            if request is not None:
+                request.gaps.clear()
             branches = request.branches.values() if request is not None else ()
         for branch in branches:
             for cell in branch.cells:

@@ -96,18 +96,35 @@ def find_caller(model: nn.Module) -> Caller:
     pipeline, mark = None, None
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        code = frame.f_code
-        if code.co_argcount and code.co_varnames[0] == "self":
-            module = frame.f_globals.get("__name__", "")
-            if pipeline is not None or not module.startswith(NOT_PIPELINES):
-                owner = frame.f_locals.get("self")
-                if pipeline is None and timesteps_of(owner) is not None and holds(owner, model):
-                    pipeline = owner
-                if owner is pipeline is not None and code.co_name == "__call__":
-                    mark = mark_of(frame)
-                    break
+        owner = _owner(frame, pipeline is None)
+        if pipeline is None and timesteps_of(owner) is not None and holds(owner, model):
+            pipeline = owner
+        if owner is pipeline is not None and frame.f_code.co_name == "__call__":
+            mark = mark_of(frame)
+            break
         frame = frame.f_back
     return Caller(pipeline, mark, threading.get_ident(), next(iter(_named.get()), None))
+
+
+def running_pipeline() -> Any:
+    """The innermost object with a scheduler of whose methods one is running in this thread; None if there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        owner = _owner(frame, True)
+        if timesteps_of(owner) is not None and not isinstance(owner, (nn.Module, type)):
+            return owner
+        frame = frame.f_back
+    return None
+
+
+def _owner(frame: FrameType, is_outside: bool) -> Any:
+    """The object whose method the frame runs; None if it runs none, or is passed over where `is_outside`."""
+    code = frame.f_code
+    if not code.co_argcount or code.co_varnames[0] != "self":
+        return None
+    if is_outside and frame.f_globals.get("__name__", "").startswith(NOT_PIPELINES):
+        return None
+    return frame.f_locals.get("self")
 
 
 def mark_of(frame: FrameType) -> Mark:

@@ -51,8 +51,6 @@ class Decision:
                 self._note("signal", "the error signal was NaN or infinite; such steps are computed in full")
                 error, forced = None, True
         wants = schedule.wants_full(request.schedule_state, step, error)
-        if schedule.full_last and request.total_steps is not None and request.total_steps - step <= schedule.full_last:
-            wants = True
         if not wants and not has_history:
             request.fallbacks["too few full steps yet: full step"] += 1
         self.settle(request, wants or forced, error)

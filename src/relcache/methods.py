@@ -1,4 +1,4 @@
-"""A method is a forecaster and a schedule; the pairs of the literature by name.
+"""A method is a forecaster, a schedule and perhaps a corrector; those of the literature by name, and the default.
 
 Knows forecasters and schedules, nothing of sessions or models.
 """
@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from relcache.correctors import Corrector, Replay
 from relcache.expansion import Form, Norm, check_choice
 from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
 from relcache.memory_size import bytes_from
 from relcache.models.coarse import Granularity
 from relcache.nearest import unknown
 from relcache.offload import Offload
-from relcache.schedules import Always, ErrorBudget, Interval, Plan, Schedule
+from relcache.schedules import Always, ErrorBudget, Growing, Interval, Plan, Schedule
 from relcache.storage import CacheDtype
 
 
@@ -29,6 +30,7 @@ class Method:
     `granularity` says what a unit is: "module" (the paper's), a whole "block", or the "stack" of all blocks;
     `cache_dtype` what features are packed into between the steps: "features" leaves them as they are; `offload="cpu"`
     keeps them in the host's memory. With a `memory_limit`, those of the three that are not named here are chosen.
+    `corrector` makes gaps between full steps good once their end is known.
     """
 
     forecaster: Forecaster
@@ -38,11 +40,14 @@ class Method:
     cache_dtype: CacheDtype = "features"
     offload: Offload = "none"
     memory_limit: int | str | None = None
+    corrector: Corrector | None = None
 
     def __post_init__(self) -> None:
         for value, kind, other in ((self.forecaster, Forecaster, "forecaster"), (self.schedule, Schedule, "schedule")):
             if not isinstance(value, kind):
                 raise TypeError(f"a method's {other} is a relcache {kind.__name__}, got {type(value).__name__}")
+        if self.corrector is not None and not isinstance(self.corrector, Corrector):
+            raise TypeError(f"a method's corrector is a relcache Corrector, got {type(self.corrector).__name__}")
         check_choice("the granularity", self.granularity, Granularity)
         check_choice("the cache_dtype", self.cache_dtype, CacheDtype)
         check_choice("offload", self.offload, Offload)
@@ -55,6 +60,27 @@ class Method:
     def order(self) -> int:
         """Order of the forecaster's expansion."""
         return self.forecaster.expansion.order
+
+    def with_budget(self, full_steps: int | None = None, speedup: float | None = None) -> Method:
+        """The same method with exactly `full_steps` full steps, or as many as make sampling `speedup` times faster.
+
+        Raises:
+            ValueError: both; or the schedule has full steps of its own.
+        """
+        if full_steps is not None and speedup is not None:
+            raise ValueError("a budget is either full_steps or speedup, not both")
+        if full_steps is None and speedup is None:
+            return self
+        if isinstance(self.schedule, Growing):
+            return replace(self, schedule=replace(self.schedule, full_steps=full_steps, speedup=speedup))
+        if isinstance(self.schedule, ErrorBudget) and speedup is None:
+            schedule = replace(self.schedule, full_steps=full_steps, longest_gap=None, full_last=0)
+            return replace(self, schedule=schedule)
+        option = "full_steps" if speedup is None else "speedup"
+        raise ValueError(
+            f"{option} does not go with {self.name}, whose schedule is {self.schedule}: pass "
+            f"forecaster=relcache.{self.forecaster} with {option} instead, and Growing lays the full steps"
+        )
 
     def with_threshold(self, threshold: float) -> Method:
         """The same method with another threshold.
@@ -77,6 +103,34 @@ def named_granularity(name: str) -> Granularity:
     return cast(Granularity, name)
 
 
+REPLAY = Replay()
+
+
+def auto(
+    full_steps: int | None = None,
+    speedup: float | None = None,
+    order: int = 1,
+    growth: float | None = None,
+    granularity: Granularity = "stack",
+    corrector: Corrector | None = REPLAY,
+) -> Method:
+    """The default: the stack of blocks forecast by Taylor, `Growing` full steps, gaps made good by `Replay`.
+
+    Which steps are full, and how an output follows its corrected sample, depend on what the scheduler says that the
+    model predicts, not on the model's name.
+
+    Args:
+        full_steps: exactly so many full steps; by default `schedules.growing.default_budget`.
+        speedup: instead, as many as make the loop so many times faster, by measured times.
+        order: of the expansion.
+        growth: of the gaps, as of `Growing`.
+        granularity: what is forecast as one.
+        corrector: None leaves gaps as they were forecast.
+    """
+    schedule = Growing(full_steps, growth, speedup)
+    return Method(Taylor(order, reuse_first=True), schedule, "auto", granularity, corrector=corrector)
+
+
 def FORA(interval: int, warmup: int = 2, phase: int | None = None) -> Method:
     """Reuse at a fixed interval (FORA, arXiv 2407.01425)."""
     return Method(Reuse(), Interval(interval, warmup, phase), "FORA")
@@ -96,14 +150,16 @@ def RFC(
     longest_gap: int | None = None,
     full_last: int = 0,
     token_stride: int = 1,
+    full_steps: int | None = None,
 ) -> Method:
     """Relational feature caching: relational estimation with relational scheduling (RFC, arXiv 2602.19506).
 
     With `norm="sample"` norms run over each sample, and a batch's one decision takes the mean of its samples' errors.
     With `norm="tensor"` norms and the error ratio run over the whole tensor, the paper's formula to the letter.
-    Norms and errors of inputs run over every `token_stride`-th token.
+    Norms and errors of inputs run over every `token_stride`-th token. With `full_steps` the threshold is only the first
+    one, and is steered so that exactly so many steps are full.
     """
-    schedule = ErrorBudget(threshold, warmup, norm, longest_gap, full_last, token_stride)
+    schedule = ErrorBudget(threshold, warmup, norm, longest_gap, full_last, token_stride, full_steps)
     return Method(Relational(order, direction, norm, token_stride), schedule, "RFC")
 
 
@@ -129,10 +185,11 @@ def RCS(
     full_last: int = 0,
     token_stride: int = 1,
     direction: Form = "taylor",
+    full_steps: int | None = None,
 ) -> Method:
     """Relational cache scheduling alone, on TaylorSeer's forecast: an ablation of RFC. Or on `Newton`'s."""
     check_choice("the direction of RCS", direction, Form)
-    schedule = ErrorBudget(threshold, warmup, norm, longest_gap, full_last, token_stride)
+    schedule = ErrorBudget(threshold, warmup, norm, longest_gap, full_last, token_stride, full_steps)
     return Method(Taylor(order) if direction == "taylor" else Newton(order), schedule, "RCS")
 
 
@@ -152,9 +209,42 @@ def _plan(full_steps: list[int], order: int = 2, direction: Form = "taylor", nor
     return Method(Relational(order, direction, norm), Plan(full_steps), "RFE on a plan")
 
 
+def chosen_method(
+    method: Method | str | None = None,
+    forecaster: Forecaster | None = None,
+    schedule: Schedule | None = None,
+    full_steps: int | None = None,
+    speedup: float | None = None,
+) -> Method:
+    """The method that is asked for in one of these ways, by default `auto()`, with its budget.
+
+    Raises:
+        TypeError: two ways at once, a schedule alone, or something else than a method.
+        ValueError: a text that names none, or a budget that does not go with the method.
+    """
+    if method is None and forecaster is None:
+        if schedule is not None:
+            raise TypeError("a schedule needs a forecaster beside it: forecaster=relcache.Taylor(1), for example")
+        return auto().with_budget(full_steps, speedup)
+    if forecaster is not None:
+        if method is not None:
+            raise TypeError("take either a method, or forecaster= and schedule=, not both")
+        return Method(forecaster, Growing() if schedule is None else schedule).with_budget(full_steps, speedup)
+    if schedule is not None:
+        raise TypeError("take either a method, or forecaster= and schedule=, not both")
+    if isinstance(method, str):
+        method = method_from_text(method)
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"the method is made by relcache.RFC(...), TaylorSeer(...) or FORA(...); or a text; got {method!r}"
+        )
+    return method.with_budget(full_steps, speedup)
+
+
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
-HELD = ("granularity", "cache_dtype", "offload", "memory_limit")  # options that every method has
+HELD = ("granularity", "cache_dtype", "offload", "memory_limit", "corrector")  # options that every method has
 BY_NAME: dict[str, Callable[..., Method]] = {
+    "auto": auto,
     "full": _full,
     "fora": FORA,
     "linear": _linear,
@@ -182,6 +272,8 @@ def method_from_config(config: Mapping[str, Any]) -> Method:
         raise ValueError(unknown("method", name, BY_NAME))
     build = BY_NAME[name]
     held = {name: options.pop(name) for name in HELD if name in options}
+    if "corrector" in held:
+        held["corrector"] = corrector_from(held["corrector"])
     parameters = inspect.signature(build).parameters
     for option in options:
         if option not in parameters:
@@ -192,6 +284,27 @@ def method_from_config(config: Mapping[str, Any]) -> Method:
             f"{name} needs {', '.join(missing)}: for example {name}:" + ",".join(f"{m}=…" for m in missing)
         )
     return replace(build(**options), **held)
+
+
+def corrector_from(value: Any) -> Corrector | None:
+    """The corrector that a config names: "replay", "none", or the options of `Replay` as a table.
+
+    Raises:
+        ValueError: it is neither, or an option that `Replay` has not.
+    """
+    if isinstance(value, Corrector) or value is None:
+        return value
+    if isinstance(value, Mapping):
+        known = inspect.signature(Replay).parameters
+        for option in value:
+            if option not in known:
+                raise ValueError(unknown("option of the corrector", str(option), known))
+        return Replay(**value)
+    if value == "replay":
+        return Replay()
+    if value == "none":
+        return None
+    raise ValueError(f'the corrector is "replay", "none", or {{"degree": 1, "theta": 1}}, got {value!r}')
 
 
 def method_from_text(text: str) -> Method:
@@ -241,7 +354,7 @@ def value_from_text(text: str) -> Any:
 def _split(options: str, text: str) -> list[str]:
     parts, depth = [""], 0
     for character in options:
-        depth += (character == "[") - (character == "]")
+        depth += (character in "[{") - (character in "]}")
         if character == "," and depth == 0:
             parts.append("")
         else:

@@ -33,10 +33,12 @@ class Replacement(Standing):
     functions have the same code, so that blocks of one kind share a graph; of any other object it takes each by itself.
     """
 
-    def __init__(self, module: Any, attribute: str, slot: Slot, call: Callable[..., Any] | None):
+    def __init__(
+        self, module: Any, attribute: str, slot: Slot, call: Callable[..., Any] | None, in_copies: bool = False
+    ):
         self.before = slot.holder.get(slot.key, _ABSENT)
         self.original = getattr(module, attribute) if self.before is _ABSENT else self.before
-        self.call = call
+        self.call, self.in_copies = call, in_copies
         self.attribute = attribute
         self.bound = self._bind()
 
@@ -51,9 +53,10 @@ class Replacement(Standing):
         return types.MethodType(function, self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Replacement:
-        """One that is retired, with what was there before, bound to the copy of the module that is being made."""
+        """One that is retired, unless it goes on in copies, with what was there before, bound to the copy of the module
+        that is being made."""
         copied = copy.copy(self)
-        copied.call, copied.before = None, None
+        copied.call, copied.before = (self.call if self.in_copies else None), None
         copied.original = copy.deepcopy(self.original, memo)
         copied.bound = copied._bind()
         return copied
@@ -103,10 +106,10 @@ class Patch:
         # by module and attribute the replacement that was put there last, and the class's own that is behind it
         self._outermost: dict[tuple[int, str], tuple[weakref.ref[Replacement], Any]] = {}
 
-    def swap(self, module: Any, attribute: str, call: Callable[..., Any]) -> None:
-        """Let `module.attribute(...)` become `call(original, ...)`."""
+    def swap(self, module: Any, attribute: str, call: Callable[..., Any], in_copies: bool = False) -> None:
+        """Let `module.attribute(...)` become `call(original, ...)`, and with `in_copies` also that of deep copies."""
         slot = slot_within_ranks(module, attribute)
-        replacement = Replacement(module, attribute, slot, call)
+        replacement = Replacement(module, attribute, slot, call, in_copies)
         slot.holder[slot.key] = replacement.bound
         self._swapped.append((weakref.ref(module), weakref.ref(replacement)))
         _, own = self._outermost.get((id(module), attribute), (None, None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from relcache.correctors import Corrector
 from relcache.forecasters.base import Forecaster
 from relcache.host import Host
 from relcache.meta import sketch
@@ -19,8 +20,17 @@ MOST_KINDS = 64  # kinds of calls that a request keeps a record of
 class Record:
     """What the report shows beside the request: the method, the model, and counts of operations."""
 
-    def __init__(self, method: str, forecaster: Forecaster, schedule: Schedule, model: str, hosts: Sequence[Host]):
+    def __init__(
+        self,
+        method: str,
+        forecaster: Forecaster,
+        schedule: Schedule,
+        corrector: Corrector | None,
+        model: str,
+        hosts: Sequence[Host],
+    ):
         self._method, self._forecaster, self._schedule, self._model = method, forecaster, schedule, model
+        self._corrector = corrector
         self.operations = Operations(hosts)
 
     def work(self, request: Request, host: Host, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Work:
@@ -62,5 +72,7 @@ class Record:
             cache_bytes=request.cache_bytes,
             device_bytes=request.device_bytes,
             fallbacks=request.fallback_counts(),
+            corrector=str(self._corrector or "none"),
+            corrections=request.correction_sizes(),
             notes=[*request.notes.values(), *totals.problems],
         )

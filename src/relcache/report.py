@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from statistics import mean
 from typing import Any
 
 
@@ -28,6 +29,9 @@ class Report:
         full_flops: `flops` with every step full.
         cache_bytes: most bytes that the cache held.
         device_bytes: most of them that lay on the device at once, where offload="cpu" keeps them in the host's memory.
+        corrector: how gaps between full steps were made good, with its options; "none" if they were not.
+        corrections: the full steps before which a gap was made good, each with the size of the correction relative to
+            the sample: ‖x̃ - x‖₂ / ‖x‖₂, mean over the batch.
         fallbacks: how often something other than the method's own forecast was used, and why.
         notes: what else is worth knowing.
     """
@@ -49,6 +53,8 @@ class Report:
     full_flops: int | None
     cache_bytes: int
     device_bytes: int
+    corrector: str = "none"
+    corrections: list[tuple[int, float]] = field(default_factory=list)
     fallbacks: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -75,6 +81,10 @@ class Report:
             f", at most {_number(self.device_bytes, 'B')} of it on the device"
         )  # fmt: skip
         rows.append(("cache", f"{_number(self.cache_bytes, 'B')}{on_device}"))
+        if self.corrections:
+            steps, sizes = zip(*self.corrections, strict=True)
+            rows.append(("corrected", f"by {self.corrector}, at steps {' '.join(map(str, steps))}"))
+            rows.append(("", f"by {mean(sizes):.2%} of the sample on average, {max(sizes):.2%} at most"))
         errors = [f"{step}:{error:.3g}" for step, error in enumerate(self.signal) if error is not None]
         if errors:
             rows.append(("signal", " ".join(errors)))

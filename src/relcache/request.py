@@ -5,15 +5,18 @@ Knows what fall-backs forecasters have; decides nothing.
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from relcache.correctors.base import Gap
 from relcache.forecasters.base import FALLBACKS
 from relcache.store import tensors, tensors_on_device
 
@@ -122,16 +125,31 @@ class Request:
         default_factory=dict
     )  # of the step, by full steps before it
 
+    is_exact: bool = True  # whether the calls of the present step so far were computed in full
+    calls: set[Hashable] = field(default_factory=set)  # of the present step: the model, branch and rows of each
+    gaps: weakref.WeakKeyDictionary[Any, Gap] = field(default_factory=weakref.WeakKeyDictionary)  # by scheduler
+    updates: int = 0  # of schedulers that were seen
+    uncorrected: bool = False  # gaps cannot be corrected
+    corrections: list[tuple[int, Tensor]] = field(default_factory=list)  # step, and size relative to the sample
+    step_began: list[float] = field(default_factory=list)  # seconds, while steps are timed
+    overwritten: list[Tensor] = field(default_factory=list)  # shares of samples that the pipeline has written over
+
     def open_step(self, full: bool | None = None) -> None:
         """The next step begins; `full` decides it beforehand."""
         self.signal.append(None)
         self.full = full
         self.coefficients.clear()
+        self.is_exact, self.calls = True, set()
 
     @property
     def step(self) -> int:
         """Number of the present step, from 0."""
         return len(self.signal) - 1
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether a full step has come after cached ones."""
+        return any(later - earlier > 1 for earlier, later in pairwise(self.full_steps))
 
     @property
     def ended(self) -> list[Branch]:
@@ -168,6 +186,13 @@ class Request:
         return next(
             ((step, full) for (step, full, _), is_finite in zip(watched, finite, strict=True) if not is_finite), None
         )
+
+    def correction_sizes(self) -> list[tuple[int, float]]:
+        """The full steps before which gaps were corrected, and the sizes; reads one tensor."""
+        if not self.corrections:
+            return []
+        sizes = torch.stack([size.to("cpu") for _, size in self.corrections]).tolist()
+        return [(step, size) for (step, _), size in zip(self.corrections, sizes, strict=True)]
 
     def held_bytes(self) -> tuple[int, int]:
         """Bytes that the cache holds now, and those of them on the device; memory that several tensors share counts

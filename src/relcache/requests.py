@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
+from collections.abc import Hashable
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,8 +23,10 @@ from relcache.host import Host, count_rows, form_of_arguments
 from relcache.notes import FORECAST_NOT_FINITE, NOT_FINITE, NOTES, ONCE, SILENT
 from relcache.request import Request
 from relcache.runs import Run, Runs
-from relcache.schedules.base import Schedule
+from relcache.sampler import predicts
+from relcache.schedules.base import Schedule, Setting
 from relcache.signs import same_memory
+from relcache.timing import Timing
 from relcache.tracker import Loop, Placement, Tracker, index_in
 
 
@@ -47,6 +50,7 @@ class Requests:
         scheduler: the one that steps a loop written by hand; kept weakly.
         num_inference_steps: steps of each request, where no scheduler tells.
         free_at_end: whether the number of steps has to be known.
+        history: full steps that a forecast needs.
     """
 
     def __init__(
@@ -57,7 +61,9 @@ class Requests:
         scheduler: Any = None,
         num_inference_steps: int | None = None,
         free_at_end: bool = False,
+        history: int = 1,
     ):
+        self._history, self._timing = history, Timing()
         self._schedule, self._time_runs = schedule, time_runs
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
         self._scheduler = weakref.ref(scheduler) if scheduler is not None else None
@@ -105,8 +111,10 @@ class Requests:
                 self.check_numbers(over)
         return Arrival(signs, rows, loop, place, begins)
 
-    def open(self, arrival: Arrival) -> Request:
+    def open(self, arrival: Arrival, size: Hashable, device: torch.device) -> Request:
         """The request of a call that was placed, with its step opened if it opens one.
+
+        `size` tells calls whose steps take different times, and `device` is where they run.
 
         Raises:
             ValueError: the number of steps is needed, and not known.
@@ -114,11 +122,14 @@ class Requests:
         run, place, loop = self.run, arrival.place, arrival.loop
         assert run is not None
         if arrival.begins:
-            run.request = self._begin(arrival)
+            run.request, run.size = self._begin(arrival, size), size
         request = run.request
         assert request is not None
         if place.new_step:
             request.open_step()
+            cost = self._timing.begin_step(request, run.size, device) if self._schedule.needs_cost else None
+            if cost is not None:
+                request.schedule_state = self._schedule.with_cost(request.schedule_state, request.step, cost)
             if not arrival.begins:
                 request.notes.pop("short", None)
             if loop is not None and loop.step_index == -1 and not arrival.begins:
@@ -185,35 +196,30 @@ class Requests:
             self.context.get(),
         )
 
-    def _begin(self, arrival: Arrival) -> Request:
+    def _begin(self, arrival: Arrival, size: Hashable) -> Request:
         total, loop = self._num_inference_steps, arrival.loop
         if loop is not None:
             index = index_in(loop.timesteps, arrival.signs.timestep, self._time_runs)
             total = len(loop.timesteps) - index if index is not None else None
         schedule = self._schedule
-        asking = {f"full_last={schedule.full_last}": schedule.full_last, "free_at_end": self._free_at_end}
-        for option, asks in asking.items() if total is None else ():
-            if asks:
-                raise ValueError(
-                    f"{option} needs the number of steps: enable the pipeline instead of the bare transformer, or pass "
-                    "scheduler= or num_inference_steps= to relcache.enable"
-                )
-        request = Request(schedule.start(), total, arrival.rows)
+        asks = schedule.needs_total_steps or ("free_at_end" if self._free_at_end else None)
+        if asks is not None and total is None:
+            raise ValueError(
+                f"{asks} needs the number of steps: enable the pipeline instead of the bare transformer, or pass "
+                "scheduler= or num_inference_steps= to relcache.enable"
+            )
+        scheduler = self.run.scheduler() if self.run is not None and self.run.scheduler is not None else None
+        state = schedule.start(Setting(total, predicts(scheduler), self._history, self._timing.cost(size)))
+        request = Request(state, total, arrival.rows)
         remark = schedule.remark(total) if total is not None else None
         if remark is not None:
             request.notes["steps"] = remark
         return request
 
     def _loop_of(self, run: Run, caller: Caller, timestep: Any) -> Loop | None:
-        """What the scheduler of a caller shows: of the pipeline that runs, else the one that was given, else of the
-        pipeline that was enabled, where the timestep is an entry of its table."""
-        scheduler = getattr(caller.pipeline, "scheduler", None)
-        if caller.pipeline is None and self._scheduler is not None:
-            scheduler = self._scheduler()
-        elif caller.pipeline is None:
-            scheduler = getattr(self.pipeline, "scheduler", None)
-            if not same_memory(getattr(scheduler, "timesteps", None), timestep):
-                return None
+        """What the scheduler of a caller shows."""
+        scheduler = self._scheduler_of(caller, timestep)
+        run.pipeline, run.scheduler = reference(caller.pipeline), reference(scheduler)
         timesteps = getattr(scheduler, "timesteps", None)
         if not isinstance(timesteps, Tensor) or not timesteps.numel():
             return None
@@ -223,3 +229,22 @@ class Requests:
         if run.loop is None or run.loop.timesteps is not timesteps:
             run.loop = Loop(timesteps, index, len(torch.unique(timesteps)) < len(timesteps))
         return run.loop._replace(step_index=index)
+
+    def _scheduler_of(self, caller: Caller, timestep: Any) -> Any:
+        """The scheduler of the pipeline that runs, else the one that was given, else that of the pipeline that was
+        enabled, where the timestep is an entry of its table."""
+        if caller.pipeline is not None:
+            return getattr(caller.pipeline, "scheduler", None)
+        if self._scheduler is not None:
+            return self._scheduler()
+        scheduler = getattr(self.pipeline, "scheduler", None)
+        return scheduler if same_memory(getattr(scheduler, "timesteps", None), timestep) else None
+
+
+def reference(value: Any) -> weakref.ref[Any] | None:
+    """A weak reference to `value`; None where there is nothing, or nothing that can be referred to."""
+    try:
+        hash(value)
+        return weakref.ref(value) if value is not None else None
+    except TypeError:
+        return None

@@ -30,7 +30,10 @@ class Run:
         roams: whether it has been called in several.
         tracker: tells its requests and steps apart.
         request: its present request.
+        pipeline: the one that runs; None of a loop written by hand.
+        scheduler: the one that goes on with the transformer's outputs, as far as is known.
         loop: what its scheduler showed at the request's beginning.
+        size: of the request's first call.
         way: how features are held for it, where there is a memory limit.
         calls: the calls of the request's branches, where there is a memory limit.
     """
@@ -40,6 +43,9 @@ class Run:
     tracker: Tracker
     request: Request | None = None
     loop: Loop | None = None
+    pipeline: weakref.ref[Any] | None = None
+    scheduler: weakref.ref[Any] | None = None
+    size: Any = None
     way: Any = None
     calls: dict[Any, Any] = field(default_factory=dict)
     ended: bool = False

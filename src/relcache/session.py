@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from relcache.cache import Cache
 from relcache.caller import is_around
+from relcache.correction import Correction
+from relcache.correctors import Corrector
 from relcache.forecasters.base import Forecaster
 from relcache.gauge import Gauge
 from relcache.host import Host, refuse_cache, refuse_training, wants_gradient
@@ -56,6 +58,7 @@ class Session:
         fixed: names of the fields of `way` that are not chosen.
         free_at_end: whether a branch's features are dropped at the end of its last step.
         scheduler: the one that steps a loop written by hand, kept weakly.
+        corrector: how gaps between full steps are made good; None leaves them as they are.
 
     Raises:
         ValueError: blocks that cannot be taken whole.
@@ -74,6 +77,7 @@ class Session:
         fixed: Collection[str] = (),
         free_at_end: bool = False,
         scheduler: Any = None,
+        corrector: Corrector | None = None,
     ):
         self.forecaster, self.schedule, self.method = forecaster, schedule, method
         self.specs = [spec for *_, spec in models]
@@ -83,7 +87,15 @@ class Session:
         self.model_name = " and ".join(dict.fromkeys(host.model_name for host in self.hosts))
         self.way, self.chooser, self.memory_limit = way, Chooser(way, fixed, forecaster, schedule), memory_limit
         time_runs = self.hosts[0].spec.time_runs
-        self.requests = Requests(schedule, time_runs, pipeline, scheduler, num_inference_steps, free_at_end)
+        self.requests = Requests(
+            schedule,
+            time_runs,
+            pipeline,
+            scheduler,
+            num_inference_steps,
+            free_at_end,
+            forecaster.full_steps_needed,
+        )
         self.unit_names: list[str] = []
         self._name_units()
         self.cache = Cache(
@@ -91,8 +103,9 @@ class Session:
         )
         self._free_at_end, self._turn = free_at_end, Turn()
         self._limit = Limit(memory_limit, self.chooser) if memory_limit is not None else None
-        self._record = Record(method, forecaster, schedule, self.model_name, self.hosts)
+        self._record = Record(method, forecaster, schedule, corrector, self.model_name, self.hosts)
         self._beginnings = Patch()
+        self.correction = Correction(corrector, self.requests)
         self.attached = False
 
     def _name_units(self) -> None:
@@ -161,7 +174,7 @@ class Session:
     def let_go(self) -> Callable[[], None]:
         """Put every forward back, and keep the cache; the function returned puts the very replacements in again."""
         self.attached = False
-        resumes = [*(host.suspend() for host in self.hosts), self._beginnings.suspend()]
+        resumes = [*(host.suspend() for host in self.hosts), self._beginnings.suspend(), self.correction.suspend()]
 
         def resume() -> None:
             for each in reversed(resumes):
@@ -177,6 +190,7 @@ class Session:
             for host in self.hosts:
                 host.let_go()
             self._beginnings.restore()
+            self.correction.let_go()
             if self.requests.run is not None:
                 self.requests.check_numbers(self.requests.run)
             self._free(broken_off)
@@ -288,6 +302,8 @@ class Session:
         if run is None or run.request is None:
             return
         run.request.watch(output)
+        run.request.is_exact &= run.request.full is not False or not self.cache.is_active
+        self.correction.watch(run)
         if self.cache.is_active:
             self._close_call(run, run.request)
         if run.request.has_ended:
@@ -330,12 +346,14 @@ class Session:
         shapes = (host.place, signs.form, *((tuple(value.shape), value.dtype) for value in tensors))
         shapes = (*shapes, *(other for other in signs.others if not isinstance(other, Tensor)))
         chosen = self._keep_limit(host, arrival, shapes, given, tensors)
-        request = self.cache.request = self.requests.open(arrival)
+        device = next((tensor.device for tensor in signs.sample), torch.device("cpu"))
+        request = self.cache.request = self.requests.open(arrival, shapes, device)
         if chosen is not None:
             request.notes["memory"] = chosen
         work = self._record.work(request, host, (self.way.granularity, *shapes), args, kwargs)
         if self.cache.store.offload == "cpu" and all(tensor.device.type in SHARED_MEMORY for tensor in tensors):
             self.requests.note("offload")
+        request.calls.add((host.place, place.branch, arrival.rows))
         if place.branch is not None:
             valid_tokens = partial(host.spec.valid_tokens, given)
             self.cache.open_call(host.place, place.branch, arrival.rows, work, valid_tokens)
@@ -414,4 +432,5 @@ class Session:
         strange = self._replaced()
         if strange is not None:
             self.requests.note("replaced", strange)
+        self.correction.remark(self.requests.last)
         return self._record.report(self.requests.last, len(self.unit_names))

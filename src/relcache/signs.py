@@ -36,6 +36,10 @@ class Seen(NamedTuple):
         """What was seen; None where it is gone."""
         return self.held if self.referred is None else self.referred()
 
+    def is_still(self, value: Any) -> bool:
+        """Whether `value` is the very tensor that was seen, and provably has not been changed since."""
+        return value is self.value and self.version is not None and version_of(value) == self.version
+
 
 def see(value: Any) -> Seen:
     """Remember `value` and hold it."""

@@ -15,6 +15,9 @@ class Taylor(LadderForecaster):
     N is the gap at the full step where the difference is taken, as in the authors' code; with equal gaps that is
     `Δ^i_N O(t) / N^i`. `Newton` is the form that knows the true positions. Order 0 is reuse.
 
+    With `reuse_first` a forecast needs one full step only: until the second one there is no difference yet, and the
+    output is reused. The paper computes the second step in full.
+
     Source: TaylorSeer, arXiv 2503.06923.
 
     Raises:
@@ -22,9 +25,16 @@ class Taylor(LadderForecaster):
     """
 
     order: int = 1
+    reuse_first: bool = False
 
     def __post_init__(self) -> None:
         Expansion(self.order)
+        if not isinstance(self.reuse_first, bool):
+            raise ValueError(f"reuse_first of Taylor is true or false, got {self.reuse_first!r}")
+
+    @property
+    def full_steps_needed(self) -> int:
+        return 1 if self.reuse_first else super().full_steps_needed
 
     @property
     def expansion(self) -> Expansion:

@@ -3,7 +3,8 @@
 from relcache.schedules.always import Always
 from relcache.schedules.base import Schedule
 from relcache.schedules.error_budget import ErrorBudget
+from relcache.schedules.growing import Growing
 from relcache.schedules.interval import Interval
 from relcache.schedules.plan import Plan
 
-__all__ = ["Always", "ErrorBudget", "Interval", "Plan", "Schedule"]
+__all__ = ["Always", "ErrorBudget", "Growing", "Interval", "Plan", "Schedule"]

@@ -1,15 +1,32 @@
 """What every schedule is. Knows nothing of forecasters, models or the session.
 
 A schedule answers: when is a step computed in full? It holds options, never history: `start` makes the state of one
-request, `wants_full` reads it before a step, `advance` returns it after the decision.
+request from its `Setting`, `wants_full` reads it before a step, `advance` returns it after the decision.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
+
+
+class Setting(NamedTuple):
+    """What is known of a request when it begins.
+
+    Attributes:
+        total_steps: its number of steps; None if nothing tells.
+        predicts: what its scheduler takes the model's output for: "velocity", "noise", "clean", "v"; None if unknown.
+        history: full steps that a forecast needs: before so many, a step is full whatever the schedule wants.
+        cost: time of a cached step, of a full one's; None if it has not been measured.
+    """
+
+    total_steps: int | None = None
+    predicts: str | None = None
+    history: int = 1
+    cost: float | None = None
 
 
 class Schedule(ABC):
@@ -19,16 +36,28 @@ class Schedule(ABC):
     """Whether `wants_full` needs the error of the first module's predicted input at steps past the warm-up."""
     token_stride: int = 1
     """The error runs over each token of that input whose number this divides."""
-    full_last: int = 0
-    """How many last steps are always full; above 0, the session has to know how many steps a request has."""
+
+    @property
+    def needs_total_steps(self) -> str | None:
+        """The option for which the number of a request's steps has to be known, as text; None if there is none."""
+        return None
 
     def remark(self, total_steps: int) -> str | None:
         """What is to be said of a request of `total_steps` steps that cannot follow this schedule to its end."""
         return None
 
-    def start(self) -> Any:
+    def start(self, setting: Setting) -> Any:
         """State at the beginning of a request; None where the schedule keeps none."""
         return None
+
+    @property
+    def needs_cost(self) -> bool:
+        """Whether full and cached steps are to be timed."""
+        return False
+
+    def with_cost(self, state: Any, step: int, cost: float) -> Any:
+        """State from step `step` on, where the cost of a cached step has become known in the middle of a request."""
+        return state
 
     def wants_signal(self, step: int) -> bool:
         """Whether the error signal has a say in step `step`."""
@@ -57,8 +86,25 @@ def check_count(what: str, value: object, at_least: int) -> None:
         raise ValueError(f"{what} is a whole number of at least {at_least}, got {value!r}")
 
 
+def check_number(what: str, value: object, above: float) -> None:
+    """Raise ValueError unless `value` is a finite number above `above`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not value > above:  # type: ignore[arg-type, operator]
+        raise ValueError(f"{what} is a finite number above {above:g}, got {value!r}")
+
+
 def short_of_warmup(warmup: int, total_steps: int) -> str | None:
     """What is to be said of a request that is shorter than its warm-up."""
     if total_steps >= warmup:
         return None
     return f"the request has fewer steps ({total_steps}) than the warm-up ({warmup}): all of them are full"
+
+
+def short_of_budget(full_steps: int | None, total_steps: int) -> str | None:
+    """What is to be said of a request that has no more steps than may be full."""
+    if full_steps is None or total_steps > full_steps:
+        return None
+    return (
+        f"nothing is skipped: the request has {total_steps} steps, and full_steps={full_steps}. Ask the pipeline for "
+        "more steps, or relcache for fewer full ones"
+    )

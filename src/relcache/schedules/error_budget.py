@@ -9,14 +9,25 @@ from typing import NamedTuple
 from torch import Tensor
 
 from relcache.expansion import Norm, check_choice, check_stride
-from relcache.schedules.base import Schedule, check_count, short_of_warmup
+from relcache.schedules.base import Schedule, Setting, check_count, short_of_budget, short_of_warmup
 
 
 class Spent(NamedTuple):
-    """What a request has spent since its last full step: the sum of errors, and the number of steps."""
+    """What a request has spent since its last full step, and what is left to it.
 
+    Attributes:
+        threshold: the present one.
+        error: the sum of errors since the last full step.
+        steps: the cached steps since then.
+        left: steps of the request that are not decided yet; None if their number is not known.
+        full_left: how many of them may be full; None if there is no budget.
+    """
+
+    threshold: float
     error: float = 0.0
     steps: int = 0
+    left: int | None = None
+    full_left: int | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,10 @@ class ErrorBudget(Schedule):
     `norm="tensor"` the ratio of the sums over the batch (the paper's formula; the same at batch 1). A sample's full
     steps therefore depend on its batch mates; Interval and Plan do not.
 
+    With `full_steps` exactly so many steps are full. `threshold` is then the first one only: after each gap the next
+    threshold is `(G / g)^0.5` times the last, where g is the gap that it led to and G the mean gap that is left to the
+    budget. When as many steps are left as may be full, all of them are; when none may, none is.
+
     `longest_gap` caps the number of steps from one full step to the next; the last `full_last` steps are always full.
     With a `token_stride` above 1 both sums run over every so manieth token, and only these are kept; the stride is the
     next one without a factor in common with the number of tokens.
@@ -39,7 +54,8 @@ class ErrorBudget(Schedule):
 
     Raises:
         ValueError: a negative or infinite threshold, a warm-up below 1, a longest gap below 1, a negative
-            `full_last`, a `token_stride` below 1.
+            `full_last`, a `token_stride` below 1, `full_steps` below 1 or with a threshold of 0, `longest_gap` or
+            `full_last`, which it leaves nothing to say.
     """
 
     threshold: float
@@ -48,6 +64,7 @@ class ErrorBudget(Schedule):
     longest_gap: int | None = None
     full_last: int = 0
     token_stride: int = 1
+    full_steps: int | None = None
     needs_signal = True
 
     def __post_init__(self) -> None:
@@ -60,12 +77,24 @@ class ErrorBudget(Schedule):
             check_count("the longest_gap of ErrorBudget", self.longest_gap, 1)
         check_stride("ErrorBudget", self.token_stride)
         check_count("the full_last of ErrorBudget", self.full_last, 0)
+        if self.full_steps is not None:
+            check_count("the full_steps of ErrorBudget", self.full_steps, 1)
+            if self.longest_gap is not None or self.full_last or not self.threshold:
+                raise ValueError(
+                    "full_steps of ErrorBudget goes with a threshold above 0, and without longest_gap and full_last"
+                )
+
+    @property
+    def needs_total_steps(self) -> str | None:
+        if self.full_steps is not None:
+            return f"full_steps={self.full_steps}"
+        return f"full_last={self.full_last}" if self.full_last else None
 
     def remark(self, total_steps: int) -> str | None:
-        return short_of_warmup(self.warmup, total_steps)
+        return short_of_budget(self.full_steps, total_steps) or short_of_warmup(self.warmup, total_steps)
 
-    def start(self) -> Spent:
-        return Spent()
+    def start(self, setting: Setting) -> Spent:
+        return Spent(self.threshold, left=setting.total_steps, full_left=self.full_steps)
 
     def wants_signal(self, step: int) -> bool:
         return step >= self.warmup
@@ -76,13 +105,27 @@ class ErrorBudget(Schedule):
         return (numerator / denominator).mean()
 
     def wants_full(self, state: Spent, step: int, error: float | None) -> bool:
+        if state.full_left is not None and state.left is not None:
+            if state.full_left >= state.left:
+                return True
+            if state.full_left <= 0:
+                return False
         if step < self.warmup:
             return True
         if self.longest_gap is not None and state.steps + 1 >= self.longest_gap:
             return True
-        return error is not None and state.error + error > self.threshold
+        if state.left is not None and 0 < state.left <= self.full_last:
+            return True
+        return error is not None and state.error + error > state.threshold
 
     def advance(self, state: Spent, step: int, error: float | None, full: bool) -> Spent:
-        if full:
-            return Spent()
-        return Spent(state.error + (error or 0.0), state.steps + 1)
+        left = None if state.left is None else max(state.left - 1, 0)
+        if not full:
+            return Spent(state.threshold, state.error + (error or 0.0), state.steps + 1, left, state.full_left)
+        if state.full_left is None:
+            return Spent(state.threshold, left=left)
+        full_left = state.full_left - 1
+        threshold = state.threshold
+        if step >= self.warmup and left and full_left > 0:
+            threshold *= (left / full_left / (state.steps + 1)) ** 0.5
+        return Spent(threshold, left=left, full_left=full_left)

@@ -1,0 +1,161 @@
+"""A sampler's update, `scheduler.step`, by its interface only: repeated, copied, and asked for its noise level.
+
+Knows nothing of diffusers: a scheduler is an object whose `step` takes a `model_output` and a `sample`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+OUTPUT, SAMPLE = "model_output", "sample"
+Predicts = Literal["velocity", "noise", "clean", "v"]
+NAMED: dict[str, Predicts] = {
+    "epsilon": "noise",
+    "sample": "clean",
+    "v_prediction": "v",
+    "flow_prediction": "velocity",
+}
+
+
+class Update(NamedTuple):
+    """A call of `scheduler.step`: the model's output, the sample, and the other arguments by name."""
+
+    output: Tensor
+    sample: Tensor
+    others: dict[str, Any]
+
+    def by(self, step: Callable[..., Any]) -> Any:
+        """Make the update by `step`."""
+        return step(**{OUTPUT: self.output, SAMPLE: self.sample}, **self.others)
+
+    @property
+    def takes_more_samples(self) -> bool:
+        """Whether another argument is a tensor of the sample's shape, such as noise or an earlier prediction."""
+        return any(isinstance(leaf, Tensor) and leaf.shape == self.sample.shape for leaf in tree_leaves(self.others))
+
+    def generators(self) -> Iterator[torch.Generator]:
+        """The random number generators that the update may draw from."""
+        yield from (leaf for leaf in tree_leaves(self.others) if isinstance(leaf, torch.Generator))
+        yield torch.default_generator
+        if self.sample.device.type == "cuda":
+            yield torch.cuda.default_generators[self.sample.device.index or 0]
+
+
+def update_of(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Update | None:
+    """The update that `step(*args, **kwargs)` asks for; None if it is not one of a floating-point sample."""
+    function, owner = getattr(step, "__func__", step), getattr(step, "__self__", None)
+    try:
+        given = dict(_signature(function).bind(*([] if owner is None else [owner]), *args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        return None
+    if owner is not None:
+        given.pop(next(iter(given)))
+    given |= given.pop("kwargs", {})
+    output, sample = given.pop(OUTPUT, None), given.pop(SAMPLE, None)
+    if not isinstance(output, Tensor) or not isinstance(sample, Tensor) or not sample.is_floating_point():
+        return None
+    return Update(output, sample, given)
+
+
+def updated(step: Callable[..., Any], output: Tensor, sample: Tensor, others: Mapping[str, Any]) -> Tensor:
+    """The next sample, by `step` with these arguments."""
+    value = sample_of(step(**{OUTPUT: output, SAMPLE: sample}, **others))
+    if value is None:
+        raise TypeError("a scheduler's step returned no sample")
+    return value
+
+
+@lru_cache(maxsize=64)
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
+
+
+def sample_of(result: Any) -> Tensor | None:
+    """The next sample in the tuple, or the output object, that `scheduler.step` returned; None if there is none."""
+    try:
+        value = result[0]
+    except (TypeError, KeyError, IndexError):
+        return None
+    return value if isinstance(value, Tensor) else None
+
+
+def twin_of(scheduler: Any, of_state: Callable[[Tensor], Tensor] = torch.clone) -> Any:
+    """A scheduler in the same state that steps by itself.
+
+    Tables, which have one dimension, are shared. `of_state` is applied to tensors of more: past outputs and samples.
+    """
+    twin = object.__new__(type(scheduler))
+    vars(twin).update({name: _kept(value, of_state) for name, value in vars(scheduler).items() if name != "step"})
+    return twin
+
+
+def take_state(scheduler: Any, twin: Any) -> None:
+    """Let `scheduler` go on from the state of `twin`, which is not used again."""
+    vars(scheduler).update(vars(twin))
+
+
+def _kept(value: Any, of_state: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return of_state(value) if value.ndim > 1 else value
+    if type(value) in (list, tuple):
+        return type(value)(_kept(item, of_state) for item in value)
+    if type(value) is dict:
+        return {key: _kept(item, of_state) for key, item in value.items()}
+    if isinstance(value, deque):
+        return deque((_kept(item, of_state) for item in value), value.maxlen)
+    return value
+
+
+def predicts(scheduler: Any) -> Predicts | None:
+    """What the scheduler takes a model's output for; None if it does not show it.
+
+    "velocity" is noise minus clean sample, of flow matching; "v" is the prediction of that name under a diffusion's
+    alphas and sigmas.
+    """
+    kind = getattr(getattr(scheduler, "config", None), "prediction_type", None)
+    if kind in NAMED:
+        return NAMED[kind]
+    has_sigmas = isinstance(getattr(scheduler, "sigmas", None), Tensor)
+    return "velocity" if has_sigmas and not hasattr(scheduler, "alphas_cumprod") else None
+
+
+def slope_at(scheduler: Any, timestep: Any) -> Tensor | None:
+    """How a model's output changes with its sample while its prediction of the clean sample stays: ∂v/∂x, a scalar.
+
+    The scheduler is about to make the update at `timestep`. None if it does not show its noise level.
+    """
+    kind, level = predicts(scheduler), _level_at(scheduler, timestep)
+    if kind is None or level is None:
+        return None
+    alpha, sigma = level
+    if kind == "clean":
+        return torch.zeros_like(sigma)
+    return (alpha if kind == "v" else 1) / sigma
+
+
+def _level_at(scheduler: Any, timestep: Any) -> tuple[Tensor, Tensor] | None:
+    """`alpha` and `sigma` of the present sample: it is `alpha` times the clean one and `sigma` times noise."""
+    sigmas, products = getattr(scheduler, "sigmas", None), getattr(scheduler, "alphas_cumprod", None)
+    if isinstance(sigmas, Tensor) and sigmas.ndim == 1 and hasattr(scheduler, "step_index"):
+        index = scheduler.step_index
+        if index is None or not 0 <= index < len(sigmas):
+            return None
+        sigma = sigmas[index]
+        if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
+            alpha, sigma = scheduler._sigma_to_alpha_sigma_t(sigma)
+            return alpha, sigma
+        if predicts(scheduler) == "velocity":
+            return 1 - sigma, sigma
+        return (1 + sigma**2) ** -0.5, sigma  # of a sample that is not scaled; `alpha` as "v" needs it
+    if isinstance(products, Tensor) and isinstance(timestep, (int, float, Tensor)):
+        product = products[int(timestep)]
+        return product**0.5, (1 - product) ** 0.5
+    return None

@@ -1,0 +1,128 @@
+"""Growing: a budget of full steps, dense where errors weigh most."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from relcache.schedules.base import Schedule, Setting, check_count, check_number, short_of_budget
+
+GROWTH = {"velocity": 1.5, "noise": 0.9}
+UNKNOWN = 1.0  # growth where nothing shows what the model predicts
+SUPPOSED = 0.05  # cost of a cached step, of a full one, until it has been measured
+
+
+class Laid(NamedTuple):
+    """Full steps that are still to come, how many there were, and what the request is like."""
+
+    planned: tuple[int, ...]
+    done: int
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class Growing(Schedule):
+    """Exactly `full_steps` full steps, laid by the number of steps and by what the model predicts alone.
+
+    Full step i of K, from 0, is at `L (i / (K - 1))^growth`, where L is close to the last step. An error made early
+    in flow matching grows until the end, so gaps grow there: 1.5. Under noise prediction the first steps, at high
+    noise, are made good by the next full step, so gaps are about even: 0.9. Where the model's prediction is unknown, 1.
+    Needs no signal and no synchronisation, and depends on no batch mate.
+
+    Without `full_steps` the budget is `default_budget`. With `speedup` it is as large as lets the loop run so many
+    times faster, by the times of full and cached steps that the first request of each size measures.
+
+    Where something else makes a step full, such as a branch that comes later, the next planned full step is cached
+    instead. Steps beyond the number that was told are full.
+
+    Raises:
+        ValueError: `full_steps` below 1, a `speedup` not above 1, a `growth` not above 0, or both budgets.
+    """
+
+    full_steps: int | None = None
+    growth: float | None = None
+    speedup: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.full_steps is not None:
+            check_count("the full_steps of Growing", self.full_steps, 1)
+        if self.growth is not None:
+            check_number("the growth of Growing", self.growth, above=0)
+        if self.speedup is not None:
+            check_number("the speedup of Growing", self.speedup, above=1)
+            if self.full_steps is not None:
+                raise ValueError("a budget is either full_steps or speedup, not both")
+
+    @property
+    def needs_cost(self) -> bool:
+        return self.speedup is not None
+
+    @property
+    def needs_total_steps(self) -> str:
+        if self.speedup is not None:
+            return f"speedup={self.speedup:g}"
+        return "the default budget" if self.full_steps is None else f"full_steps={self.full_steps}"
+
+    def remark(self, total_steps: int) -> str | None:
+        return short_of_budget(self._budget(Setting(total_steps)), total_steps)
+
+    def start(self, setting: Setting) -> Laid:
+        return Laid(self._lay(setting), 0, setting)
+
+    def wants_full(self, state: Laid, step: int, error: float | None) -> bool:
+        total = state.setting.total_steps
+        return step in state.planned or (total is not None and step >= total)
+
+    def advance(self, state: Laid, step: int, error: float | None, full: bool) -> Laid:
+        if not full:
+            return state
+        later = tuple(planned for planned in state.planned if planned > step)
+        return state._replace(planned=later if step in state.planned else later[1:], done=state.done + 1)
+
+    def with_cost(self, state: Laid, step: int, cost: float) -> Laid:
+        setting = state.setting._replace(cost=cost)
+        due = max(self._budget(setting) - state.done, 0)
+        later = [planned for planned in self._lay(setting) if planned >= step]
+        while len(later) < due and step + len(later) < (setting.total_steps or 0):
+            later = with_one_more(later, step, setting.total_steps or 0)
+        return Laid(tuple(later[len(later) - due :]), state.done, setting)
+
+    def _lay(self, setting: Setting) -> tuple[int, ...]:
+        growth = self.growth or GROWTH.get(setting.predicts or "", UNKNOWN)
+        return growing_steps(setting.total_steps or 1, self._budget(setting), growth, setting.history)
+
+    def _budget(self, setting: Setting) -> int:
+        total = setting.total_steps or 1
+        if self.speedup is None:
+            return default_budget(total) if self.full_steps is None else self.full_steps
+        cost = SUPPOSED if setting.cost is None else setting.cost
+        return max(1, math.floor((total / self.speedup - cost * total) / (1 - cost) + 1e-9)) if cost < 1 else 1
+
+
+def default_budget(total_steps: int) -> int:
+    """Full steps where nothing is asked for: 14 of 50, 9 of 28, 7 of 20, 5 of 10; all of 6 or fewer."""
+    return total_steps if total_steps <= 6 else int(0.22 * total_steps + 3)
+
+
+def growing_steps(total: int, full_steps: int, growth: float, history: int = 1) -> tuple[int, ...]:
+    """`full_steps` of `total` steps, from 0, with gaps that grow as the power `growth` has it.
+
+    The first `history` are full. Fewer than that cannot be asked for.
+    """
+    count = min(total, max(full_steps, history))
+    last = round(0.98 * (total - 1))
+    steps: list[int] = []
+    for index in range(count):
+        wanted = round(last * (index / max(count - 1, 1)) ** growth) if index >= history else index
+        steps.append(max(wanted, steps[-1] + 1) if steps else 0)
+    for place in range(count - 1, -1, -1):  # none beyond the last step
+        steps[place] = min(steps[place], total - count + place)
+    return tuple(steps)
+
+
+def with_one_more(steps: list[int], first: int, total: int) -> list[int]:
+    """The same, with one more step in the middle of the widest gap from `first` on."""
+    ends = [first - 1, *steps, total]
+    at = max(range(len(ends) - 1), key=lambda place: ends[place + 1] - ends[place])
+    return [*steps[:at], (ends[at] + ends[at + 1]) // 2, *steps[at:]]
