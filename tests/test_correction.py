@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,11 @@ import diffusers
 import pytest
 import torch
 from oracle import Oracle, Recipe
-from tiny import BETAS, TRAIN_STEPS, noise_for, tiny_dit
+from tiny import BETAS, TRAIN_STEPS, noise_for, tiny_dit, tiny_pipeline
 from torch import Tensor
 
 import relcache
-from relcache import Interval, Replay, Taylor
+from relcache import Always, Interval, Replay, Taylor
 
 STEPS = 16
 LABELS = torch.tensor([3, 5])
@@ -157,3 +158,188 @@ def test_the_end_of_a_gap_holds_the_clean_sample(name: str, theta: float) -> Non
         made = sampled(model, scheduler)
     expected = naive(make(), handle.full_steps, 1, theta, SIGMAS[name])
     torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_full_compute_is_untouched() -> None:
+    """With every step full there is no gap, and each output goes to the scheduler as it is."""
+    for make in DETERMINISTIC.values():
+        model, scheduler = tiny_dit(), make()
+        expected = sampled(model, scheduler)
+        with relcache.enable(
+            model, forecaster=Taylor(1), schedule=Always(), corrector=Replay(2), scheduler=scheduler
+        ) as handle:
+            assert torch.equal(sampled(model, scheduler), expected)
+            assert handle.report().corrections == []
+
+
+def test_disabled_schedulers_are_as_before() -> None:
+    model, scheduler = tiny_dit(), DETERMINISTIC["DDIM"]()
+    expected = sampled(model, scheduler)
+    handle = relcache.enable(model, forecaster=Taylor(1), schedule=Interval(4), corrector=Replay(), scheduler=scheduler)
+    sampled(model, scheduler)
+    assert "step" in vars(scheduler)
+    copied = copy.deepcopy(scheduler)
+    handle.disable()
+    assert "step" not in vars(scheduler)
+    assert torch.equal(sampled(model, scheduler), expected)
+    assert torch.equal(sampled(model, copied), expected)
+
+
+RANDOM: dict[str, tuple[Make, dict[str, Any]]] = {
+    "DDIM, eta": (DETERMINISTIC["DDIM"], {"eta": 1.0}),
+    "DDPM": (lambda: diffusers.DDPMScheduler(**DIFFUSION), {}),
+    "ancestral": (lambda: diffusers.EulerAncestralDiscreteScheduler(**DIFFUSION), {}),
+    "SDE": (lambda: diffusers.DPMSolverMultistepScheduler(**DIFFUSION, algorithm_type="sde-dpmsolver++"), {}),
+    "LCM": (lambda: diffusers.LCMScheduler(**DIFFUSION, original_inference_steps=200), {}),
+    "flow LCM": (lambda: diffusers.FlowMatchLCMScheduler(**FLOW), {}),
+    "stochastic flow": (lambda: diffusers.FlowMatchEulerDiscreteScheduler(**FLOW, stochastic_sampling=True), {}),
+}
+
+
+@pytest.mark.parametrize("own_generator", [False, True])
+@pytest.mark.parametrize("name", RANDOM)
+def test_stochastic_schedulers_are_not_corrected(name: str, own_generator: bool) -> None:
+    """The picture is the uncorrected one, and the report says why."""
+    make, options = RANDOM[name]
+    model = tiny_dit()
+    made = []
+    for corrector in (None, Replay()):
+        scheduler = make()
+        generator = torch.Generator().manual_seed(7) if own_generator else None
+        torch.manual_seed(7)
+        with (
+            warnings.catch_warnings(),
+            relcache.enable(
+                model, forecaster=Taylor(1), schedule=Interval(4), corrector=corrector, scheduler=scheduler
+            ) as handle,
+        ):
+            warnings.simplefilter("ignore")
+            made.append(sampled(model, scheduler, generator=generator, **options))
+            report = handle.report()
+    assert torch.equal(*made)
+    assert report.corrections == []
+    assert any("draws random numbers" in note for note in report.notes)
+
+
+def test_updates_that_nobody_shows() -> None:
+    """A loop that steps by itself: uncorrected, and the report says what to do."""
+    model, scheduler = tiny_dit(), DETERMINISTIC["DDIM"]()
+    with relcache.enable(
+        model, forecaster=Taylor(1), schedule=Interval(4), corrector=Replay(), num_inference_steps=STEPS
+    ) as handle:
+        sampled(model, scheduler)
+        report = handle.report()
+    assert report.corrections == []
+    assert any("pass the scheduler=" in note for note in report.notes)
+
+
+def test_a_step_that_other_code_has_replaced() -> None:
+    model, scheduler = tiny_dit(), DETERMINISTIC["DDIM"]()
+    own = scheduler.step
+    scheduler.step = lambda *args, **kwargs: own(*args, **kwargs)
+    with (
+        pytest.warns(UserWarning, match=r"other code has replaced scheduler\.step"),
+        relcache.enable(
+            model, forecaster=Taylor(1), schedule=Interval(4), corrector=Replay(), scheduler=scheduler
+        ) as handle,
+    ):
+        sampled(model, scheduler)
+    assert handle.report().corrections == []
+
+
+def test_two_updates_after_one_call() -> None:
+    """As pipelines do that ask the scheduler for the clean sample, and set its index back."""
+    model, scheduler = tiny_dit(), DETERMINISTIC["Euler"]()
+    scheduler.set_timesteps(STEPS)
+    sample = noise_for([1, 2]) * scheduler.init_noise_sigma
+    with (
+        pytest.warns(UserWarning) as told,
+        relcache.enable(
+            model, forecaster=Taylor(1), schedule=Interval(4), corrector=Replay(), scheduler=scheduler
+        ) as handle,
+    ):
+        for time in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(sample, time)
+            with torch.no_grad():
+                output = model(scaled, timestep=time.expand(2), class_labels=LABELS).sample
+            scheduler.step(output, time, sample)
+            scheduler._step_index -= 1
+            sample = scheduler.step(output, time, sample).prev_sample
+    assert handle.report().corrections == []
+    assert ["several updates after one call" in str(each.message) for each in told] == [True]
+
+
+def test_overwritten_parts_stay_as_the_pipeline_made_them() -> None:
+    """Half of the sample is set anew after each update, as inpainting does: that half is what it would be anyway."""
+    model = tiny_dit()
+    kept = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    kept[..., 4:] = True
+    seen: list[Tensor] = []
+    for corrector in (None, Replay(1, 0.0)):
+        scheduler = DETERMINISTIC["flow Euler"]()
+        scheduler.set_timesteps(STEPS)
+        with relcache.enable(
+            model, forecaster=Taylor(1), schedule=Interval(4), corrector=corrector, scheduler=scheduler
+        ) as handle:
+            sample = noise_for([1, 2])
+            for time in scheduler.timesteps:
+                with torch.no_grad():
+                    output = model(sample, timestep=time.expand(2), class_labels=LABELS).sample
+                sample = scheduler.step(output, time, sample).prev_sample
+                sample = torch.where(kept, sample, torch.full_like(sample, 0.25) * time / TRAIN_STEPS)
+            report = handle.report()
+        seen.append(sample)
+    assert len(report.corrections) == (3 if corrector else 0)
+    assert report.notes == [
+        "between two updates the pipeline overwrote up to 50.0% of the sample, which is not corrected"
+    ]
+    assert torch.equal(*(sample[~kept.expand_as(sample)] for sample in seen))
+    assert not torch.equal(*seen)
+
+
+def test_a_sample_that_is_replaced_whole() -> None:
+    model, scheduler = tiny_dit(), DETERMINISTIC["flow Euler"]()
+    scheduler.set_timesteps(STEPS)
+    with relcache.enable(
+        model, forecaster=Taylor(1), schedule=Interval(4), corrector=Replay(), scheduler=scheduler
+    ) as handle:
+        sample = noise_for([1, 2])
+        for step, time in enumerate(scheduler.timesteps):
+            with torch.no_grad():
+                output = model(sample, timestep=time.expand(2), class_labels=LABELS).sample
+            sample = scheduler.step(output, time, sample).prev_sample
+            sample = sample * 1.01 if step == 6 else sample
+        report = handle.report()
+    assert [step for step, _ in report.corrections] == [5, 13]
+    assert report.fallbacks == {"gap in which the pipeline replaced the sample: not corrected": 1}
+
+
+def test_pipelines_that_share_a_transformer_are_corrected_apart() -> None:
+    """One inside the other's callback, with a scheduler of the same class: each as alone."""
+    first = tiny_pipeline()
+    second = type(first)(**{**first.components, "scheduler": copy.deepcopy(first.scheduler)})
+
+    def run(pipe: Any, seed: int) -> Tensor:
+        pipe.set_progress_bar_config(disable=True)
+        made = pipe(
+            class_labels=[seed], num_inference_steps=12, generator=torch.Generator().manual_seed(seed),
+            guidance_scale=1.0, output_type="np",
+        )  # fmt: skip
+        return torch.as_tensor(made.images)
+
+    with relcache.enable(first, full_steps=5) as handle:
+        alone = [run(first, 1), run(second, 2)]
+        assert handle.report().corrections
+        step, inside = first.scheduler.step, []
+        own = type(first.scheduler).step
+
+        def nested(*args: Any, **kwargs: Any) -> Any:
+            if len(inside) == 0:
+                inside.append(run(second, 2))
+            return step(*args, **kwargs)
+
+        first.scheduler.step = nested
+        assert torch.equal(run(first, 1), alone[0])
+        assert torch.equal(inside[0], alone[1])
+        del first.scheduler.step
+    assert type(first.scheduler).step is own

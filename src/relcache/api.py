@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -294,20 +295,30 @@ def enable(
             )
     specs = {name: spec or spec_for(model, SPECS, UNSUPPORTED) for name, model in models.items()}
     hosts = [(name, model, specs[name]) for name, model in models.items()]
-    session = Session(
-        hosts,
-        chosen.forecaster,
-        chosen.schedule,
-        chosen.name,
-        pipeline,
-        num_inference_steps,
-        way,
-        limit,
-        fixed,
-        free_at_end,
-        scheduler,
-        chosen.corrector,
-    )
+
+    def session_by(way: Way) -> Session:
+        return Session(
+            hosts,
+            chosen.forecaster,
+            chosen.schedule,
+            chosen.name,
+            pipeline,
+            num_inference_steps,
+            way,
+            limit,
+            fixed,
+            free_at_end,
+            scheduler,
+            chosen.corrector,
+        )
+
+    try:
+        session = session_by(way)
+    except ValueError as error:
+        if method is not None or forecaster is not None or granularity is not None:
+            raise
+        warnings.warn(f"relcache: modules are cached one by one, as {error}", stacklevel=2)
+        session = session_by(way._replace(granularity="module"))
     earlier = [known() for model in models.values() if (known := _sessions.get(model)) is not None]
     take_over(session, [past for past in dict.fromkeys(earlier) if past is not None and past.attached])
     for model in models.values():

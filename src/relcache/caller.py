@@ -91,30 +91,19 @@ class Caller(NamedTuple):
         return self.mark or self.name
 
 
-def find_caller(model: nn.Module) -> Caller:
-    """Who is calling `model` in this thread: the innermost pipeline that runs and holds it."""
+def find_caller(model: nn.Module | None = None) -> Caller:
+    """Who is calling in this thread: the innermost pipeline that runs, and holds `model` if one is given."""
     pipeline, mark = None, None
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         owner = _owner(frame, pipeline is None)
-        if pipeline is None and timesteps_of(owner) is not None and holds(owner, model):
+        if pipeline is None and timesteps_of(owner) is not None and (model is None or holds(owner, model)):
             pipeline = owner
         if owner is pipeline is not None and frame.f_code.co_name == "__call__":
             mark = mark_of(frame)
             break
         frame = frame.f_back
     return Caller(pipeline, mark, threading.get_ident(), next(iter(_named.get()), None))
-
-
-def running_pipeline() -> Any:
-    """The innermost object with a scheduler of whose methods one is running in this thread; None if there is none."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        owner = _owner(frame, True)
-        if timesteps_of(owner) is not None and not isinstance(owner, (nn.Module, type)):
-            return owner
-        frame = frame.f_back
-    return None
 
 
 def _owner(frame: FrameType, is_outside: bool) -> Any:

@@ -174,7 +174,16 @@ def sample(
     classes: Annotated[
         str | None, typer.Option(help="Comma-separated class names or numbers, for class-conditional models.")
     ] = None,
-    method: Annotated[str, typer.Option(help="Such as rfc:order=2,threshold=0.12 or fora:interval=4 or full.")] = "rfc",
+    method: Annotated[
+        str, typer.Option(help="auto, or such as rfc:order=2,threshold=0.12 or fora:interval=4 or full.")
+    ] = "auto",
+    full_steps: Annotated[
+        int | None, typer.Option(help="A budget: exactly so many full steps; of auto, rfc and rcs.")
+    ] = None,
+    speedup: Annotated[
+        float | None,
+        typer.Option(help="Instead, how many times faster the steps are to run, by measured time; of auto."),
+    ] = None,
     compare: Annotated[
         str | None,
         typer.Option(help="Comma-separated methods side by side instead: full,fora,taylorseer,rfc; with --nfc."),
@@ -199,13 +208,15 @@ def sample(
     relief = relief_of(batch, device, dtype, offload)
     with plain_errors(relief):
         model = model or ("small-flux" if prompt else DEFAULT_MODEL)
+        if nfc is not None and (full_steps is not None or speedup is not None):
+            raise ValueError("give one of --nfc, --full-steps and --speedup")
         given = [text.strip() for text in split_methods(method if compare is None else compare)]
         if not given or (compare is None and len(given) > 1):
             asked_for = repr(method) if compare is None else repr(compare)
             raise ValueError(f"--method takes one method, --compare one or more; got {asked_for}")
         configs = {text: named_config(text) for text in given}
         for config in configs.values():  # a mistake shows before anything is loaded
-            method_from_config(config if nfc is None else with_any_budget(config))
+            method_from_config(config if nfc is None else with_any_budget(config)).with_budget(full_steps, speedup)
             if nfc is not None:
                 check_budget(config, nfc, steps)
         files.check_folder(out, ["sheet.png", "report.json"])
@@ -222,7 +233,7 @@ def sample(
             for text, config in configs.items():
                 bar.update(task, description=text)
                 if nfc is None:
-                    chosen = method_from_config(config)
+                    chosen = method_from_config(config).with_budget(full_steps, speedup)
                 else:
                     calibration = for_calibration(pipeline, asked, min(8, len(asked)))
                     chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)

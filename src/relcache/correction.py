@@ -5,7 +5,6 @@ Knows correctors by their base class, and schedulers by their interface.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relcache.caller import running_pipeline
+from relcache.caller import find_caller
 from relcache.correctors import Corrector, Gap, Known, Link
 from relcache.patch import Patch
 from relcache.request import Request
@@ -24,7 +23,8 @@ from relcache.sampler import Update, sample_of, take_state, twin_of, update_of
 from relcache.signs import glimpse
 
 OTHER_CALLS = "gap ends with calls of another kind: not corrected"
-OTHER_SHAPE = "gap whose sample changed its shape: not corrected"
+OTHER_SHAPE = "gap in which the sample changed its shape: not corrected"
+REPLACED = "gap in which the pipeline replaced the sample: not corrected"
 OFF = {
     "random": "the scheduler draws random numbers in each update, so gaps between full steps are not corrected",
     "latents": (
@@ -43,7 +43,7 @@ NO_UPDATE = (
     "scheduler= that the loop steps"
 )
 
-OVERWRITTEN = "{:.1%} of the samples between full steps were written over by the pipeline, and not corrected there"
+OVERWRITTEN = "between two updates the pipeline overwrote up to {:.1%} of the sample, which is not corrected"
 
 
 class Correction:
@@ -58,7 +58,6 @@ class Correction:
         self.corrector, self._requests = corrector, requests
         self._joined = Patch()
         self._schedulers: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._present = threading.local()  # the run whose transformer this thread has called last
         self._is_attached = False
 
     def watch(self, run: Run) -> None:
@@ -66,7 +65,6 @@ class Correction:
         if self.corrector is None:
             return
         self._is_attached = True
-        self._present.run = weakref.ref(run)
         scheduler = run.scheduler() if run.scheduler is not None else None
         if scheduler is not None and scheduler not in self._schedulers and callable(getattr(scheduler, "step", None)):
             self._schedulers.add(scheduler)
@@ -90,22 +88,20 @@ class Correction:
         self._schedulers.clear()
 
     def remark(self, request: Request) -> None:
-        """Note in a request's record where its gaps could not be corrected as they are. Reads one tensor."""
+        """Note in a request's record where its gaps could not be corrected as they are."""
         if self.corrector is None:
             return
         if request.has_gaps and not request.updates and not request.uncorrected:
             request.notes["correction"] = NO_UPDATE
-        if request.overwritten:
-            share = float(torch.stack([value.to("cpu") for value in request.overwritten]).mean())
-            if share:
-                request.notes["overwritten"] = OVERWRITTEN.format(share)
+        if any(share < 1 for share in request.kept):
+            request.notes["overwritten"] = OVERWRITTEN.format(1 - min(request.kept))
 
     # One update
 
     def _step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        run = self._present.run() if self._is_attached and hasattr(self._present, "run") else None
         scheduler = getattr(original, "__self__", None)
-        if run is None or run.request is None or run.request.uncorrected or not _is_of(run, scheduler):
+        run = self._run_of(scheduler) if self._is_attached else None
+        if run is None or run.request is None or run.request.uncorrected:
             return original(*args, **kwargs)
         request = run.request
         update = update_of(original, args, kwargs)
@@ -123,6 +119,16 @@ class Correction:
         if gap.is_open or gap.known:
             return self._go_on(gap, update, scheduler, run, request, original)
         return original(*args, **kwargs)
+
+    def _run_of(self, scheduler: Any) -> Run | None:
+        """The run that an update is of: of the pipeline that makes it, or the last loop that has this scheduler."""
+        caller = find_caller()
+        if caller.pipeline is not None:
+            run = self._requests.runs.get(caller)
+            is_its_own = run is not None and run.pipeline is not None and run.pipeline() is caller.pipeline
+            return run if is_its_own else None
+        mine = [run for run in self._requests.runs if run.pipeline is None and run.thread == caller.thread]
+        return next((run for run in reversed(mine) if run.scheduler and scheduler in (None, run.scheduler())), None)
 
     def _go_on(
         self, gap: Gap, update: Update, scheduler: Any, run: Run, request: Request, original: Callable[..., Any]
@@ -152,7 +158,10 @@ class Correction:
         calls = frozenset(request.calls)
         if gap.is_open and not gap.known[0].fits(calls, update.output):
             request.fallbacks[OTHER_CALLS] += 1
+        elif gap.is_open and (kept := gap.kept()) is not None and not min(kept):
+            request.fallbacks[REPLACED] += 1
         elif gap.is_open:
+            request.kept += kept or []
             corrected = self.corrector.correct(gap, request.step, update, scheduler)
             take_state(scheduler, corrected.scheduler)
             request.corrections.append((request.step, relative_size(corrected.sample, update.sample)))
@@ -166,14 +175,6 @@ class Correction:
         request.uncorrected = True
         request.gaps.clear()
         self._requests.note("correction", OFF[problem], run)
-
-
-def _is_of(run: Run, scheduler: Any) -> bool:
-    """Whether an update that is being made is of the run: of its own pipeline, or by its own scheduler."""
-    pipeline = running_pipeline()
-    if run.pipeline is not None:
-        return pipeline is not None and pipeline is run.pipeline()
-    return pipeline is None and run.scheduler is not None and scheduler in (None, run.scheduler())
 
 
 def _problem(original: Callable[..., Any], scheduler: Any, update: Update | None, request: Request) -> str | None:
@@ -197,9 +198,7 @@ def _handed(gap: Gap, sample: Tensor, request: Request) -> Gap:
         return Gap()
     if last.returned is not None and last.returned.is_still(sample):
         return gap.with_handed(sample, None)
-    same = sample == last.result.to(sample.dtype)
-    request.overwritten.append(1 - same.float().mean())
-    return gap.with_handed(sample, same)
+    return gap.with_handed(sample, sample == last.result.to(sample.dtype))
 
 
 def relative_size(corrected: Tensor, sample: Tensor) -> Tensor:

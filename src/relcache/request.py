@@ -132,7 +132,7 @@ class Request:
     uncorrected: bool = False  # gaps cannot be corrected
     corrections: list[tuple[int, Tensor]] = field(default_factory=list)  # step, and size relative to the sample
     step_began: list[float] = field(default_factory=list)  # seconds, while steps are timed
-    overwritten: list[Tensor] = field(default_factory=list)  # shares of samples that the pipeline has written over
+    kept: list[float] = field(default_factory=list)  # shares of corrected samples that were left as they were
 
     def open_step(self, full: bool | None = None) -> None:
         """The next step begins; `full` decides it beforehand."""

@@ -76,14 +76,14 @@ def with_any_budget(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _budget_options(config: Mapping[str, Any]) -> list[str]:
-    """The options by which the method of `config` may have any number of full steps."""
+    """The options by which the method of `config` may have any number of full steps, the usual one first."""
     build = BY_NAME.get(str(config.get("method")).lower())
     parameters = inspect.signature(build).parameters if build else {}
-    return [name for name in ("interval", "threshold") if name in parameters]
+    return [name for name in ("interval", "threshold", "full_steps", "speedup") if name in parameters]
 
 
 def has_budget(config: Mapping[str, Any]) -> bool:
-    """Whether the options of `config` alone decide its full steps: an interval, a threshold, a plan, or all of them."""
+    """Whether the options of `config` alone decide its full steps, or all are full."""
     budgets = _budget_options(config)
     return not budgets or any(name in config for name in budgets)
 
@@ -98,12 +98,12 @@ def check_budget(config: Mapping[str, Any], nfc: float, steps: int) -> None:
     if name == "full":
         return
     if has_budget(config):
-        own = next((key for key in ("interval", "threshold", "full_steps") if key in config), "options")
+        own = next((key for key in ("interval", "threshold", "full_steps", "speedup") if key in config), "options")
         raise ValueError(
             f"{name} has {own}={config.get(own)}, which decides its full steps: leave that out, or do not ask for "
             f"{nfc:g} full steps"
         )
-    warmup = config.get("warmup", WARMUP)
+    warmup = config.get("warmup", WARMUP) if name != "auto" else 1
     if steps <= warmup:
         raise ValueError(
             f"{steps} steps are no more than the warm-up of {warmup} full steps, so all are full: leave --nfc out, or "
@@ -136,8 +136,10 @@ def at_budget(
     if "interval" in budgets:
         spacing = spacing_for(nfc, sampler.steps, config.get("phase"), config.get("warmup", WARMUP))
         return method_from_config({**config, **spacing})
+    if "threshold" not in budgets and "full_steps" in budgets:
+        return method_from_config({**config, "full_steps": nfc})
     method = method_from_config(config)
-    if "threshold" not in budgets:
+    if not budgets:
         return method
     return method.with_threshold(calibrate(sampler, method, nfc, seeds, conditions, known, tell=tell))
 

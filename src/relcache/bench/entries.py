@@ -60,7 +60,7 @@ PUBLISHED = {
     "rfc-1": "rfc:order=1",
     "rfc-2": "rfc:order=2",
 }
-"""What is compared unless methods are named: the peers, each half of RFC alone, and RFC."""
+"""What is compared unless methods are named, beside our default: the peers, each half of RFC alone, and RFC."""
 
 OURS = {
     "newton-1": "newton:order=1",
@@ -70,8 +70,9 @@ OURS = {
     "rfc-newton-1": "rfc:order=1,direction=newton",
     "rfc-newton-2": "rfc:order=2,direction=newton",
 }
+DEFAULT = {"auto": "auto"}
 WEIGHTS = {f"linear-{weight}": f"linear:weight={weight}" for weight in (0.8, 1.0, 1.2)}
-SHORT = {**PUBLISHED, **OURS, **WEIGHTS}
+SHORT = {**DEFAULT, **PUBLISHED, **OURS, **WEIGHTS}
 
 ABLATION = ("taylorseer-1", "rfe-1", "rcs-1", "rfc-1", *WEIGHTS)
 """The paper's ablation: first order with neither half, with each and with both; and fixed weights instead of RFE."""
@@ -81,13 +82,14 @@ def choose(text: str | None) -> list[Entry]:
     """The methods of a comma-separated list, or of a TOML or YAML file.
 
     A name of the table above stands for one method, a part of names for all orders (`rfc`), `ablation` for the paper's
-    ablation, `all` for everything; `name:option=value,…` is a method with options. None is the published comparison.
+    ablation, `all` for everything; `name:option=value,…` is a method with options. None is the published comparison and
+    our default.
 
     Raises:
         ValueError: an unknown name (the message gives the nearest right one), wrong options, or no method at all.
     """
     if text is None:
-        return [_short(name) for name in PUBLISHED]
+        return [_short(name) for name in (*PUBLISHED, *DEFAULT)]
     if Path(text).suffix.lower() in FILES:
         chosen = {entry.name: entry for entry in from_file(Path(text))}
     else:

@@ -85,6 +85,14 @@ class Gap:
             return self.links[-1].step
         return self.known[0].step if self.known else None
 
+    def kept(self) -> list[float] | None:
+        """Shares of the samples that went unchanged from one update to the next, as far as pipelines touched them.
+
+        None if they touched none. Waits for the device.
+        """
+        touched = [link.same.float().mean() for link in self.links if link.same is not None]
+        return torch.stack(touched).tolist() if touched else None
+
     def with_link(self, link: Link) -> Gap:
         """One cached step more."""
         return replace(self, links=(*self.links, link))
