@@ -247,17 +247,15 @@ def test_a_step_that_other_code_has_replaced() -> None:
     assert handle.report().corrections == []
 
 
+@pytest.mark.filterwarnings("ignore:relcache")
 def test_two_updates_after_one_call() -> None:
     """As pipelines do that ask the scheduler for the clean sample, and set its index back."""
     model, scheduler = tiny_dit(), DETERMINISTIC["Euler"]()
     scheduler.set_timesteps(STEPS)
     sample = noise_for([1, 2]) * scheduler.init_noise_sigma
-    with (
-        pytest.warns(UserWarning) as told,
-        relcache.enable(
-            model, forecaster=Taylor(1), schedule=Interval(4), corrector=Replay(), scheduler=scheduler
-        ) as handle,
-    ):
+    with relcache.enable(
+        model, forecaster=Taylor(1), schedule=Interval(4), corrector=Replay(), scheduler=scheduler
+    ) as handle:
         for time in scheduler.timesteps:
             scaled = scheduler.scale_model_input(sample, time)
             with torch.no_grad():
@@ -266,7 +264,7 @@ def test_two_updates_after_one_call() -> None:
             scheduler._step_index -= 1
             sample = scheduler.step(output, time, sample).prev_sample
     assert handle.report().corrections == []
-    assert ["several updates after one call" in str(each.message) for each in told] == [True]
+    assert any("several updates after one call" in note for note in handle.report().notes)
 
 
 def test_overwritten_parts_stay_as_the_pipeline_made_them() -> None:

@@ -15,6 +15,7 @@ RANKS = {
     "expansion": 0,
     "nearest": 0,
     "sampler": 0,
+    "finer": 0,
     "forecasters": 1,
     "schedules": 1,
     "models": 2,

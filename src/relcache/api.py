@@ -208,6 +208,7 @@ def enable(
     forecaster: Forecaster | None = None,
     schedule: Schedule | None = None,
     corrector: Corrector | None = None,
+    finer: int | None = None,
     spec: ModelSpec | None = None,
     num_inference_steps: int | None = None,
     granularity: Granularity | None = None,
@@ -238,6 +239,9 @@ def enable(
         forecaster, schedule: a pair of one's own, in place of `method`; the schedule by default `Growing`.
         corrector: how gaps between full steps are made good, `Replay()` for example; by default the method's, which for
             the methods of papers is none. It needs the scheduler: of the pipeline, or given as `scheduler`.
+        finer: 4 makes four times as many steps as the pipeline asks its scheduler for, at the same number of full ones.
+            Where cached steps cost little, this comes nearer to the exact solution. The pipeline shows the greater
+            number, also to callbacks. By default the method's, 1.
         spec: where the modules are, for a transformer that relcache does not know.
         num_inference_steps: steps of each request. A pipeline tells them by itself; a loop written by hand may.
         granularity: what is skipped and forecast as one: "module" (attention, feed-forward; the paper's), "block", or
@@ -275,6 +279,7 @@ def enable(
         "offload": offload,
         "memory_limit": memory_limit,
         "corrector": corrector,
+        "finer": finer,
     }
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     chosen = replace(chosen, **given)
@@ -310,6 +315,7 @@ def enable(
             free_at_end,
             scheduler,
             chosen.corrector,
+            chosen.finer,
         )
 
     try:

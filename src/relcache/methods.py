@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from relcache.correctors import Corrector, Replay
 from relcache.expansion import Form, Norm, check_choice
+from relcache.finer import check_finer
 from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
 from relcache.memory_size import bytes_from
 from relcache.models.coarse import Granularity
@@ -30,7 +31,8 @@ class Method:
     `granularity` says what a unit is: "module" (the paper's), a whole "block", or the "stack" of all blocks;
     `cache_dtype` what features are packed into between the steps: "features" leaves them as they are; `offload="cpu"`
     keeps them in the host's memory. With a `memory_limit`, those of the three that are not named here are chosen.
-    `corrector` makes gaps between full steps good once their end is known.
+    `corrector` makes gaps between full steps good once their end is known. `finer` times as many steps are made as are
+    asked of the pipeline, at the same number of full ones.
     """
 
     forecaster: Forecaster
@@ -41,6 +43,7 @@ class Method:
     offload: Offload = "none"
     memory_limit: int | str | None = None
     corrector: Corrector | None = None
+    finer: int = 1
 
     def __post_init__(self) -> None:
         for value, kind, other in ((self.forecaster, Forecaster, "forecaster"), (self.schedule, Schedule, "schedule")):
@@ -48,6 +51,7 @@ class Method:
                 raise TypeError(f"a method's {other} is a relcache {kind.__name__}, got {type(value).__name__}")
         if self.corrector is not None and not isinstance(self.corrector, Corrector):
             raise TypeError(f"a method's corrector is a relcache Corrector, got {type(self.corrector).__name__}")
+        check_finer(self.finer)
         check_choice("the granularity", self.granularity, Granularity)
         check_choice("the cache_dtype", self.cache_dtype, CacheDtype)
         check_choice("offload", self.offload, Offload)
@@ -242,7 +246,7 @@ def chosen_method(
 
 
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
-HELD = ("granularity", "cache_dtype", "offload", "memory_limit", "corrector")  # options that every method has
+HELD = ("granularity", "cache_dtype", "offload", "memory_limit", "corrector", "finer")  # options that every method has
 BY_NAME: dict[str, Callable[..., Method]] = {
     "auto": auto,
     "full": _full,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,8 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 from relcache.branches import Signs
 from relcache.caller import Caller, find_caller
+from relcache.finer import finer_timesteps
 from relcache.host import Host, count_rows, form_of_arguments
 from relcache.notes import FORECAST_NOT_FINITE, NOT_FINITE, NOTES, ONCE, SILENT
+from relcache.patch import Patch
 from relcache.request import Request
 from relcache.runs import Run, Runs
 from relcache.sampler import predicts
@@ -51,6 +53,7 @@ class Requests:
         num_inference_steps: steps of each request, where no scheduler tells.
         free_at_end: whether the number of steps has to be known.
         history: full steps that a forecast needs.
+        finer: how many times as many steps are made as a scheduler is asked for.
     """
 
     def __init__(
@@ -62,7 +65,10 @@ class Requests:
         num_inference_steps: int | None = None,
         free_at_end: bool = False,
         history: int = 1,
+        finer: int = 1,
     ):
+        self._finer = finer
+        self._made_finer: Callable[[], Any] = lambda: None
         self._history, self._timing = history, Timing()
         self._schedule, self._time_runs = schedule, time_runs
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
@@ -89,6 +95,22 @@ class Requests:
         """The present or last request, an empty one before the first."""
         request = self.run.request if self.run is not None else None
         return request if request is not None else Request(None, None, 0)
+
+    def make_finer(self, patch: Patch) -> None:
+        """Let the scheduler make more steps than it is asked for, if that is wanted.
+
+        Raises:
+            ValueError: no scheduler is known.
+        """
+        if self._finer == 1:
+            return
+        scheduler = self._scheduler() if self._scheduler is not None else getattr(self.pipeline, "scheduler", None)
+        if not callable(getattr(scheduler, "set_timesteps", None)):
+            raise ValueError(
+                f"finer={self._finer} needs a scheduler with timesteps: enable the pipeline, or pass scheduler="
+            )
+        patch.swap(scheduler, "set_timesteps", finer_timesteps(self._finer))
+        self._made_finer = weakref.ref(scheduler)
 
     def arrive(self, host: Host, model: nn.Module, given: dict[str, Any], hooks: tuple[str, ...]) -> Arrival:
         """Place a call; what a request that begins needs is made by `open`.
@@ -209,7 +231,8 @@ class Requests:
                 "scheduler= or num_inference_steps= to relcache.enable"
             )
         scheduler = self.run.scheduler() if self.run is not None and self.run.scheduler is not None else None
-        state = schedule.start(Setting(total, predicts(scheduler), self._history, self._timing.cost(size)))
+        finer = self._finer if scheduler is not None and scheduler is self._made_finer() else 1
+        state = schedule.start(Setting(total, predicts(scheduler), self._history, self._timing.cost(size), finer))
         request = Request(state, total, arrival.rows)
         remark = schedule.remark(total) if total is not None else None
         if remark is not None:

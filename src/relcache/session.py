@@ -59,6 +59,7 @@ class Session:
         free_at_end: whether a branch's features are dropped at the end of its last step.
         scheduler: the one that steps a loop written by hand, kept weakly.
         corrector: how gaps between full steps are made good; None leaves them as they are.
+        finer: how many times as many steps are made as a pipeline asks its scheduler for.
 
     Raises:
         ValueError: blocks that cannot be taken whole.
@@ -78,6 +79,7 @@ class Session:
         free_at_end: bool = False,
         scheduler: Any = None,
         corrector: Corrector | None = None,
+        finer: int = 1,
     ):
         self.forecaster, self.schedule, self.method = forecaster, schedule, method
         self.specs = [spec for *_, spec in models]
@@ -95,6 +97,7 @@ class Session:
             num_inference_steps,
             free_at_end,
             forecaster.full_steps_needed,
+            finer,
         )
         self.unit_names: list[str] = []
         self._name_units()
@@ -153,6 +156,7 @@ class Session:
             pipeline = self.requests.pipeline
             if callable(getattr(pipeline, "progress_bar", None)):  # what diffusers' pipelines call before their loop
                 self._beginnings.swap(pipeline, "progress_bar", self._see_beginning)
+            self.requests.make_finer(self._beginnings)
         except BaseException:
             self.detach()
             raise

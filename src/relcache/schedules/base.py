@@ -21,12 +21,14 @@ class Setting(NamedTuple):
         predicts: what its scheduler takes the model's output for: "velocity", "noise", "clean", "v"; None if unknown.
         history: full steps that a forecast needs: before so many, a step is full whatever the schedule wants.
         cost: time of a cached step, of a full one's; None if it has not been measured.
+        finer: how many times as many steps as the pipeline was asked for.
     """
 
     total_steps: int | None = None
     predicts: str | None = None
     history: int = 1
     cost: float | None = None
+    finer: int = 1
 
 
 class Schedule(ABC):

@@ -95,10 +95,11 @@ class Growing(Schedule):
 
     def _budget(self, setting: Setting) -> int:
         total = setting.total_steps or 1
+        asked = max(1, total // setting.finer)
         if self.speedup is None:
-            return default_budget(total) if self.full_steps is None else self.full_steps
+            return default_budget(asked) if self.full_steps is None else self.full_steps
         cost = SUPPOSED if setting.cost is None else setting.cost
-        return max(1, math.floor((total / self.speedup - cost * total) / (1 - cost) + 1e-9)) if cost < 1 else 1
+        return max(1, math.floor((asked / self.speedup - cost * total) / (1 - cost) + 1e-9)) if cost < 1 else 1
 
 
 def default_budget(total_steps: int) -> int:

@@ -1,0 +1,219 @@
+"""What each part of the default is worth on the shipped models: one part changed at a time.
+
+    python benchmarks/correction.py --out benchmarks/results/correction
+    python benchmarks/correction.py --out benchmarks/results/correction --table
+
+Each row is 64 samples whose seeds no other table uses, in batches of 32: PSNR in dB to full compute of the same seeds,
+and to the exact solution (400 steps of the same scheduler, the first 32 samples), mean and half the width of the 95 %
+interval. Every row has exactly the number of full steps that is asked for. A row ends in a file; run again, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from rich.console import Console
+from torch import Tensor
+
+import relcache
+from relcache import FORA, RFC, Growing, Newton, Plan, Relational, Replay, Reuse, Taylor, TaylorSeer, auto
+from relcache.bench import files
+from relcache.bench.asked import call_options
+from relcache.bench.benchmarks import SMALL
+from relcache.bench.calibration import spacing_for
+from relcache.bench.pipelines import load_pipeline
+from relcache.bench.sampling import Sampler
+from relcache.methods import Method
+from relcache.metrics.pair import psnr
+from relcache.schedules.growing import GROWTH, growing_steps
+
+FIRST_SEED, SAMPLES, EXACT_SAMPLES, EXACT_STEPS, BATCH = 3000, 64, 32, 400, 32
+BUDGETS = [(50, 14), (50, 8), (50, 20), (50, 10), (50, 6), (28, 8), (20, 7), (10, 5)]
+WHOLE = {(50, 14), (50, 8)}  # budgets with every row; the others have the short list
+FINER = [(100, 14), (200, 14), (100, 8), (200, 8)]
+MODELS = [task.model for task in SMALL.values()]
+console = Console(stderr=True)
+
+
+def ending(full: int, steps: int) -> Method:
+    """The default of a flow model with its last full step at the very end."""
+    *before, _ = growing_steps(steps, full, GROWTH["velocity"])
+    return Method(Taylor(1, reuse_first=True), Plan([*before, steps - 1]), granularity="stack", corrector=Replay())
+
+
+def held(method: Method, **options: Any) -> Method:
+    """The same method, held in another way."""
+    return replace(method, name="", **options)
+
+
+Make = Callable[[int, int], Method]
+SHORT: dict[str, Make] = {
+    "default": lambda full, steps: auto(full),
+    "default, uncorrected": lambda full, steps: auto(full, corrector=None),
+    "RFC m=2, threshold steered": lambda full, steps: RFC(2, full_steps=full),
+    "TaylorSeer m=1": lambda full, steps: TaylorSeer(1, **spacing_for(full, steps)),
+}
+ROWS: dict[str, Make] = {
+    **SHORT,
+    "FORA": lambda full, steps: FORA(**spacing_for(full, steps)),
+    "TaylorSeer m=1, corrected": lambda full, steps: held(
+        TaylorSeer(1, **spacing_for(full, steps)), corrector=Replay()
+    ),
+    "RFC m=2, threshold steered, corrected": lambda full, steps: held(RFC(2, full_steps=full), corrector=Replay()),
+    "RFC m=2 at the stack, steered, corrected": lambda full, steps: held(
+        RFC(2, full_steps=full), corrector=Replay(), granularity="stack"
+    ),
+    "degree 2": lambda full, steps: auto(full, corrector=Replay(2)),
+    "theta 0": lambda full, steps: auto(full, corrector=Replay(1, 0.0)),
+    "theta 0.3": lambda full, steps: auto(full, corrector=Replay(1, 0.3)),
+    "theta 1": lambda full, steps: auto(full, corrector=Replay(1, 1.0)),
+    "even gaps": lambda full, steps: auto(full, growth=1.0),
+    "even gaps, uncorrected": lambda full, steps: auto(full, growth=1.0, corrector=None),
+    "second step full": lambda full, steps: Method(Taylor(1), Growing(full), granularity="stack", corrector=Replay()),
+    "last step full": ending,
+    "modules": lambda full, steps: auto(full, granularity="module"),
+    "reuse": lambda full, steps: Method(Reuse(), Growing(full), granularity="stack", corrector=Replay()),
+    "Taylor m=2": lambda full, steps: auto(full, order=2),
+    "RFE m=1": lambda full, steps: Method(Relational(1), Growing(full), granularity="stack", corrector=Replay()),
+    "RFE m=2": lambda full, steps: Method(Relational(2), Growing(full), granularity="stack", corrector=Replay()),
+    "Newton m=2": lambda full, steps: Method(Newton(2), Growing(full), granularity="stack", corrector=Replay()),
+}
+
+
+def solver(name: str, base: Any) -> Any:
+    """A plain solver of the same model, None for the pipeline's own scheduler."""
+    if name == "same scheduler":
+        return base
+    flow = not hasattr(base, "alphas_cumprod")
+    options = (
+        {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": base.config.shift} if flow else {}
+    )
+    return getattr(diffusers, name).from_config(base.config, **options)
+
+
+SOLVERS = ["same scheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"]
+
+
+@dataclass
+class Bench:
+    """One model, its samples by full compute and by the exact solution."""
+
+    model: str
+    out: Path
+
+    def __post_init__(self) -> None:
+        self.pipe = load_pipeline(self.model)
+        self.seeds = [FIRST_SEED + index for index in range(SAMPLES)]
+        task = next(task for task in SMALL.values() if task.model == self.model)
+        self.conditions = task.conditions(self.seeds)
+        self.options = call_options(self.model, None, None, None, [])
+
+    def sample(self, steps: int, count: int = SAMPLES, method: Method | None = None) -> tuple[Tensor, list[list[int]]]:
+        """Pictures by a method, by default with nothing enabled, and the full steps of each batch."""
+        sampler, made, full = Sampler(self.pipe, steps, BATCH, self.options), [], []
+        for start in range(0, count, BATCH):
+            rows = slice(start, min(start + BATCH, count))
+            if method is None:
+                made.append(sampler.call(self.seeds[rows], self.conditions[rows]))
+                continue
+            with relcache.enable(self.pipe, method) as handle:
+                made.append(sampler.call(self.seeds[rows], self.conditions[rows]))
+                full.append(handle.full_steps)
+        return torch.cat(made), full
+
+    def reference(self, steps: int, count: int = SAMPLES) -> Tensor:
+        """Full compute, kept in a file."""
+        path = self.out / "pictures" / f"{self.model}-{steps}.pt"
+        if not path.is_file():
+            console.print(f"{self.model}: {steps} full steps")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(self.sample(steps, count)[0], path)
+        return torch.load(path)
+
+    def row(self, name: str, steps: int, full: int, make: Callable[[], tuple[Tensor, list[list[int]]]]) -> None:
+        """Write a row, if it is not there."""
+        path = self.out / self.model / f"{steps}-{full}-{name.replace(' ', '-').replace(',', '')}.json"
+        if path.is_file():
+            return
+        console.print(f"{self.model}: {full} of {steps}, {name}")
+        reference = self.reference(50 if steps > 50 else steps)
+        exact = self.reference(EXACT_STEPS, EXACT_SAMPLES)
+        try:
+            made, taken = make()
+        except ValueError as error:
+            files.write_json(path, {"problem": str(error)})
+            return
+        known: dict[str, Any] = {"row": name, "model": self.model, "steps": steps, "full_steps": taken}
+        known["to full compute"] = spread(psnr(made, reference))
+        known["to the exact solution"] = spread(psnr(made[:EXACT_SAMPLES], exact))
+        files.write_json(path, known)
+
+    def rows(self, budgets: list[tuple[int, int]]) -> None:
+        """All rows of some budgets."""
+        for steps, full in budgets:
+            listed = ROWS if (steps, full) in WHOLE else SHORT if steps <= 50 else {"default": SHORT["default"]}
+            for name, build in listed.items():
+                self.row(name, steps, full, lambda build=build, at=(full, steps): self.sample(at[1], method=build(*at)))
+            if steps <= 50:
+                base = self.pipe.scheduler
+                for name in SOLVERS:
+                    self.pipe.scheduler = solver(name, base)
+                    self.row(f"no cache, {name}", steps, full, lambda full=full: self.sample(full))
+                    self.pipe.scheduler = base
+        self.row("full compute", 50, 50, lambda: (self.reference(50), []))
+
+
+def spread(values: Tensor) -> list[float]:
+    """Mean, and half the width of its 95 % interval."""
+    return [round(float(values.mean()), 3), round(1.96 * float(values.std()) / len(values) ** 0.5, 3)]
+
+
+def table(out: Path) -> Iterator[str]:
+    """The rows as Markdown."""
+    for steps, full in (*BUDGETS, *FINER, (50, 50)):
+        found: dict[str, dict[str, Any]] = {}
+        for path in sorted(out.glob(f"*/{steps}-{full}-*.json")):
+            row = json.loads(path.read_text(encoding="utf-8"))
+            if "row" in row:
+                found.setdefault(row["row"], {})[row["model"]] = row
+        if not found:
+            continue
+        yield f"| {full} full steps of {steps} | " + " | ".join(MODELS) + " |"
+        yield "| --- " * (len(MODELS) + 1) + "|"
+        order = [*ROWS, *(f"no cache, {name}" for name in SOLVERS), "full compute"]
+        for name in sorted(found, key=order.index):
+            cells = []
+            for model in MODELS:
+                row = found[name].get(model)
+                pairs = [row["to full compute"], row["to the exact solution"]] if row else []
+                cells.append(" · ".join(f"{mean:.1f} ± {half:.1f}" for mean, half in pairs) or "–")
+            yield f"| {name} | " + " | ".join(cells) + " |"
+        yield ""
+
+
+def main() -> None:
+    """Make rows, or print those that there are."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    parser.add_argument("--table", action="store_true", help="print the table of what is there")
+    options = parser.parse_args()
+    if not options.table:
+        benches = [Bench(model, options.out) for model in options.models]
+        for budgets in (BUDGETS[:2], FINER, BUDGETS[2:]):
+            for bench in benches:
+                bench.rows(budgets)
+    text = "\n".join(table(options.out))
+    (options.out / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

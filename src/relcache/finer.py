@@ -1,0 +1,51 @@
+"""More steps than a pipeline asks its scheduler for: finer steps at the same number of full ones.
+
+Knows schedulers by their `set_timesteps` alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MOST = 16  # times as many steps
+
+
+def check_finer(finer: object) -> None:
+    """Raise ValueError unless `finer` is a whole number of times from 1 to 16."""
+    if not isinstance(finer, int) or isinstance(finer, bool) or not 1 <= finer <= MOST:
+        raise ValueError(f"finer is a whole number from 1 to {MOST}, got {finer!r}")
+
+
+def finer_timesteps(finer: int) -> Callable[..., Any]:
+    """A stand-in for `scheduler.set_timesteps` that asks for `finer` times as many steps."""
+
+    def set_timesteps(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(original).bind(*args, **kwargs).arguments
+        given |= given.pop("kwargs", {})
+        if given.get("timesteps") is not None:
+            raise ValueError(
+                f"finer={finer} does not go with timesteps of one's own: give as many of them as there are to be"
+            )
+        if given.get("num_inference_steps") is not None:
+            given["num_inference_steps"] *= finer
+        if given.get("sigmas") is not None:
+            given["sigmas"] = between(given["sigmas"], finer)
+        return original(**given)
+
+    return set_timesteps
+
+
+def between(sigmas: Any, finer: int) -> Any:
+    """`finer` times as many sigmas, evenly between those given, and after the last one on the way to 0."""
+    given = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
+    ends = torch.cat([given, given.new_zeros(1)])
+    shares = torch.arange(finer, dtype=torch.float64) / finer
+    wanted = (ends[:-1, None] + (ends[1:] - ends[:-1])[:, None] * shares).flatten()
+    if isinstance(sigmas, Tensor):
+        return wanted.to(sigmas.device, sigmas.dtype)
+    return wanted.tolist() if isinstance(sigmas, (list, tuple)) else wanted.numpy().astype(sigmas.dtype)
