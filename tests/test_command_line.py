@@ -187,7 +187,7 @@ def test_calibrate_prints_the_threshold(tmp_path: Path) -> None:
             ["sample", "--dtype", "float3"],
             "unknown dtype 'float3': did you mean 'float32'? there are float32, bfloat16",
         ),
-        (["sample", "--nfc", "60"], "between the warm-up, 2, and 50"),
+        (["sample", "--nfc", "60"], "between 1 and 50"),
         (["calibrate", "--nfc", "5", "--method", "fora:interval=4"], "no threshold"),
         (["calibrate", "--nfc", "1"], "between the warm-up"),
         (["calibrate", "--nfc", "5", "--method", "rfcc"], "did you mean 'rfc'?"),

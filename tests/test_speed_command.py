@@ -170,7 +170,7 @@ def test_options_of_a_method_reach_the_race() -> None:
     """Whatever a method holds beside its budget stays as it was given."""
     (chosen,) = methods_at(choose("rfc:order=1,granularity=stack,cache_dtype=int8,token_stride=3"), ("module", "block"))
     assert chosen.config["granularity"] == "stack"
-    held = held_to(method_from_config({**chosen.config}), 5)
+    held = held_to(method_from_config({**chosen.config}), 5, 50)
     assert (held.granularity, held.cache_dtype, held.schedule.longest_gap) == ("stack", "int8", 5)
     assert held.schedule.token_stride == held.forecaster.token_stride == 3
-    assert held_to(method_from_text("taylorseer:order=1,phase=3,interval=4"), 5).schedule.phase == 3
+    assert held_to(method_from_text("taylorseer:order=1,phase=3,interval=4"), 5, 50).schedule.phase == 3

@@ -110,7 +110,8 @@ def check_budget(config: Mapping[str, Any], nfc: float, steps: int) -> None:
             "ask for more --steps"
         )
     if not warmup <= nfc <= steps:
-        raise ValueError(f"the number of full steps lies between the warm-up, {warmup}, and {steps}; got {nfc:g}")
+        least = f"the warm-up, {warmup}," if warmup > 1 else f"{warmup}"
+        raise ValueError(f"the number of full steps lies between {least} and {steps}; got {nfc:g}")
 
 
 def at_budget(

@@ -11,12 +11,12 @@ from torch import nn
 
 import relcache
 from relcache.api import find_transformers
-from relcache.bench.calibration import Calibration, interval_for, smallest_threshold, with_any_budget
+from relcache.bench.calibration import Calibration, full_steps, interval_for, smallest_threshold, with_any_budget
 from relcache.bench.entries import Entry
 from relcache.bench.peers import Peer
 from relcache.methods import Method, method_from_config
 from relcache.models import ModelSpec
-from relcache.schedules import ErrorBudget, Interval
+from relcache.schedules import ErrorBudget, Growing, Interval
 
 NEVER = 1e9  # a threshold that no error reaches
 WARMUP = 2
@@ -67,19 +67,21 @@ def methods_at(entries: Sequence[Entry], granularities: Sequence[str]) -> list[N
     return found
 
 
-def ours(name: str, method: Method) -> Contestant:
-    """A method with the interval or threshold that it has."""
+def ours(name: str, method: Method, steps: int | None = None) -> Contestant:
+    """A method with the interval or threshold that it has; `steps` are those of a bare transformer's loop."""
     budgets = {key: getattr(method.schedule, key, None) for key in ("interval", "threshold")}
     budget = {key: value for key, value in budgets.items() if value is not None and value != NEVER}
-    return Contestant(name, lambda model: relcache.enable(model, method), budget=budget)
+    return Contestant(name, lambda model: relcache.enable(model, method, num_inference_steps=steps), budget=budget)
 
 
-def held_to(method: Method, interval: int, warmup: int = WARMUP) -> Method:
-    """A method with as many full steps as the interval has, at the same places.
+def held_to(method: Method, interval: int, steps: int, warmup: int = WARMUP) -> Method:
+    """A method with as many full steps of `steps` as the interval has, at the same places where it has none of its own.
 
     An error budget measures its signal at each step, and is held to the interval by its longest gap.
     """
     schedule = method.schedule
+    if isinstance(schedule, Growing):
+        return method.with_budget(full_steps(interval, steps, None, warmup))
     if isinstance(schedule, ErrorBudget):
         schedule = replace(schedule, threshold=NEVER, warmup=warmup, longest_gap=interval, full_last=0)
     elif isinstance(schedule, Interval):

@@ -43,7 +43,7 @@ def python_cost(subject: Subject, method: Method) -> dict[str, float]:
     if not isinstance(method.schedule, ErrorBudget):
         method = replace(method, schedule=Interval(2))
     calls = calls_of(model, spec, tiny.size, history + 1 + TIMED)
-    with relcache.enable(model, held_to(method, len(calls), history)):
+    with relcache.enable(model, held_to(method, len(calls), len(calls), history)):
         for call in calls[:history]:
             model(**call)
         counted = calls_within_relcache(lambda: model(**calls[history]))

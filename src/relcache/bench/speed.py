@@ -195,7 +195,10 @@ def contestants_for(
     """
     steps = len(course.calls)
     interval = interval_for(nfc, steps)
-    found = [ours(name, held_to(method_from_config(with_any_budget(config)), interval)) for name, config in methods]
+    found = [
+        ours(name, held_to(method_from_config(with_any_budget(config)), interval, steps), steps)
+        for name, config in methods
+    ]
 
     def count(contestant: Contestant) -> float:
         tell(f"{contestant.name}: which threshold")
