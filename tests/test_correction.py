@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import diffusers
 import pytest
+import requesting
 import torch
 from oracle import Oracle, Recipe
+from test_whose_call import skyreels
 from tiny import BETAS, TRAIN_STEPS, noise_for, tiny_dit, tiny_pipeline
 from torch import Tensor
 
@@ -341,3 +344,21 @@ def test_pipelines_that_share_a_transformer_are_corrected_apart() -> None:
         assert torch.equal(inside[0], alone[1])
         del first.scheduler.step
     assert type(first.scheduler).step is own
+
+
+def test_schedulers_that_are_copied_for_each_frame() -> None:
+    """SkyReels-V2: each frame's own scheduler makes its updates, and each is corrected."""
+    pipe, call = skyreels(13)
+    made = []
+    for corrector in ("none", Replay()):
+        with relcache.enable(pipe, full_steps=4, corrector=corrector) as handle:
+            made.append(requesting.run(pipe, call, steps=8))
+            report = handle.report()
+    assert report.notes == []
+    full = report.full_steps
+    assert [step for step, _ in report.corrections] == [b for a, b in pairwise(full) if b - a > 1]
+    assert not torch.equal(*made)
+    assert "step" not in vars(pipe.scheduler)
+    with relcache.enable(pipe, full_steps=4) as handle:
+        requesting.run(pipe, call, steps=8, ar_step=2, causal_block_size=2)
+        assert any("beyond the budget" in note for note in handle.report().notes)

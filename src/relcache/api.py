@@ -16,7 +16,7 @@ from relcache.correctors import Corrector
 from relcache.forecasters import Forecaster
 from relcache.memory import Call, Choice, Way
 from relcache.memory_size import bytes_from
-from relcache.methods import Method, chosen_method
+from relcache.methods import Method, chosen_method, corrector_from
 from relcache.models import SPECS, UNSUPPORTED, ModelSpec, Size, spec_for
 from relcache.models.coarse import Granularity
 from relcache.offload import Offload
@@ -207,7 +207,7 @@ def enable(
     speedup: float | None = None,
     forecaster: Forecaster | None = None,
     schedule: Schedule | None = None,
-    corrector: Corrector | None = None,
+    corrector: Corrector | str | None = None,
     finer: int | None = None,
     spec: ModelSpec | None = None,
     num_inference_steps: int | None = None,
@@ -237,8 +237,8 @@ def enable(
         speedup: instead, how many times faster the loop of denoising steps is to run, by times that the first request
             of each size measures. For the default method, and a `forecaster` without a schedule.
         forecaster, schedule: a pair of one's own, in place of `method`; the schedule by default `Growing`.
-        corrector: how gaps between full steps are made good, `Replay()` for example; by default the method's, which for
-            the methods of papers is none. It needs the scheduler: of the pipeline, or given as `scheduler`.
+        corrector: how gaps between full steps are made good, `Replay()` or "replay", or "none"; by default the method's,
+            which for the methods of papers is none. It needs the scheduler: of the pipeline, or given as `scheduler`.
         finer: 4 makes four times as many steps as the pipeline asks its scheduler for, at the same number of full ones.
             Where cached steps cost little, this comes nearer to the exact solution. The pipeline shows the greater
             number, also to callbacks. By default the method's, 1.
@@ -278,10 +278,11 @@ def enable(
         "cache_dtype": cache_dtype,
         "offload": offload,
         "memory_limit": memory_limit,
-        "corrector": corrector,
         "finer": finer,
     }
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if corrector is not None:
+        given["corrector"] = corrector_from(corrector)
     chosen = replace(chosen, **given)
     way = Way(chosen.granularity, chosen.cache_dtype, chosen.offload)
     fixed = {name for name in Way._fields if name in given or getattr(way, name) != getattr(Way(), name)}

@@ -17,7 +17,7 @@ from relcache.caller import find_caller
 from relcache.correctors import Corrector, Gap, Known, Link
 from relcache.patch import Patch
 from relcache.request import Request
-from relcache.requests import Requests
+from relcache.requests import Requests, reference
 from relcache.runs import Run
 from relcache.sampler import Update, sample_of, take_state, twin_of, update_of
 from relcache.signs import glimpse
@@ -62,11 +62,15 @@ class Correction:
 
     def watch(self, run: Run) -> None:
         """A run's transformer has been called, and its scheduler will go on with the output."""
+        self.join(run.scheduler() if run.scheduler is not None else None)
+
+    def join(self, scheduler: Any) -> None:
+        """See the updates of a scheduler, and of deep copies that are made of it from now on."""
         if self.corrector is None:
             return
         self._is_attached = True
-        scheduler = run.scheduler() if run.scheduler is not None else None
-        if scheduler is not None and scheduler not in self._schedulers and callable(getattr(scheduler, "step", None)):
+        can_be = reference(scheduler) is not None and callable(getattr(scheduler, "step", None))
+        if can_be and scheduler not in self._schedulers:
             self._schedulers.add(scheduler)
             self._joined.swap(scheduler, "step", self._step, in_copies=True)
 

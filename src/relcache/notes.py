@@ -28,6 +28,10 @@ NOTES = {
         "they take turns, little or nothing is cached. Run them one after another, or give a higher memory_limit"
     ),
     "number": "the request goes on after the number of steps that was given as num_inference_steps",
+    "beyond": (
+        "the loop goes on after the number of steps that its scheduler showed at the beginning; these steps are "
+        "computed in full, beyond the budget"
+    ),
     "offload": "offload='cpu' has no effect: features are already in the host's memory",
     "branches": (
         f"the conditioning changed more than {MOST_BRANCHES} times within a request; each change is computed in full, "
@@ -42,5 +46,5 @@ FORECAST_NOT_FINITE = (
     "the output was NaN or infinite at step {}, whose modules were forecast, and at no step before: use bfloat16 or "
     "float32, or forecaster=relcache.Reuse(), which extrapolates nothing"
 )
-SILENT = {"offload"}  # notes of the report that are no warnings
+SILENT = {"offload", "beyond"}  # notes of the report that are no warnings
 ONCE = {"short"}  # those that each request of a loop has, and that are warned of once

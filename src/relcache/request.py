@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
@@ -111,6 +112,7 @@ class Request:
     total_steps: int | None
     batch: int
     branches: dict[str, Branch] = field(default_factory=dict)
+    planned_steps: int | None = None  # as many as were known of at its beginning
     full_steps: list[int] = field(default_factory=list)
     signal: list[float | None] = field(default_factory=list)
     fallbacks: Counter[str] = field(default_factory=Counter)
@@ -188,11 +190,11 @@ class Request:
         )
 
     def correction_sizes(self) -> list[tuple[int, float]]:
-        """The full steps before which gaps were corrected, and the sizes; reads one tensor."""
-        if not self.corrections:
-            return []
-        sizes = torch.stack([size.to("cpu") for _, size in self.corrections]).tolist()
-        return [(step, size) for (step, _), size in zip(self.corrections, sizes, strict=True)]
+        """The full steps before which gaps were corrected, and the sizes: means where several schedulers' were."""
+        sizes: dict[int, list[float]] = {}
+        for step, size in self.corrections:
+            sizes.setdefault(step, []).append(float(size))
+        return [(step, mean(each)) for step, each in sizes.items()]
 
     def held_bytes(self) -> tuple[int, int]:
         """Bytes that the cache holds now, and those of them on the device; memory that several tensors share counts

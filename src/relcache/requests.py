@@ -85,6 +85,11 @@ class Requests:
         return self._pipeline() if self._pipeline is not None else None
 
     @property
+    def scheduler(self) -> Any:
+        """The one that was given for a loop, else that of the pipeline that was enabled; None if there is none."""
+        return self._scheduler() if self._scheduler is not None else getattr(self.pipeline, "scheduler", None)
+
+    @property
     def all(self) -> list[Run]:
         """All runs that may hold features."""
         others = [run for run in self.runs if run is not self.run]
@@ -104,7 +109,7 @@ class Requests:
         """
         if self._finer == 1:
             return
-        scheduler = self._scheduler() if self._scheduler is not None else getattr(self.pipeline, "scheduler", None)
+        scheduler = self.scheduler
         if not callable(getattr(scheduler, "set_timesteps", None)):
             raise ValueError(
                 f"finer={self._finer} needs a scheduler with timesteps: enable the pipeline, or pass scheduler="
@@ -156,6 +161,8 @@ class Requests:
                 request.notes.pop("short", None)
             if loop is not None and loop.step_index == -1 and not arrival.begins:
                 request.total_steps = None  # the loop steps copies of this scheduler
+            if self._schedule.needs_total_steps and request.step == request.planned_steps:
+                self.note("beyond")
         if place.note is not None:
             self.note(place.note)
             request.total_steps = request.total_steps if place.note != "number" else None
@@ -233,7 +240,7 @@ class Requests:
         scheduler = self.run.scheduler() if self.run is not None and self.run.scheduler is not None else None
         finer = self._finer if scheduler is not None and scheduler is self._made_finer() else 1
         state = schedule.start(Setting(total, predicts(scheduler), self._history, self._timing.cost(size), finer))
-        request = Request(state, total, arrival.rows)
+        request = Request(state, total, arrival.rows, planned_steps=total)
         remark = schedule.remark(total) if total is not None else None
         if remark is not None:
             request.notes["steps"] = remark

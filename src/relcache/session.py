@@ -157,6 +157,7 @@ class Session:
             if callable(getattr(pipeline, "progress_bar", None)):  # what diffusers' pipelines call before their loop
                 self._beginnings.swap(pipeline, "progress_bar", self._see_beginning)
             self.requests.make_finer(self._beginnings)
+            self.correction.join(self.requests.scheduler)
         except BaseException:
             self.detach()
             raise

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from relcache.schedules.base import Schedule, Setting, check_count, check_number, short_of_budget
 
 GROWTH = {"velocity": 1.7, "noise": 0.9}
+FINE, FINE_GROWTH = 64, 2.0  # in flow matching with more steps than so many, where first gaps can be shorter
 UNKNOWN = 1.0  # growth where nothing shows what the model predicts
 SUPPOSED = 0.05  # cost of a cached step, of a full one, until it has been measured
 
@@ -27,9 +28,9 @@ class Growing(Schedule):
     """Exactly `full_steps` full steps, laid by the number of steps and by what the model predicts alone.
 
     Full step i of K, from 0, is at `L (i / (K - 1))^growth`, where L is close to the last step. An error made early
-    in flow matching grows until the end, so gaps grow there: 1.7. Under noise prediction the first steps, at high
-    noise, are made good by the next full step, so gaps are about even: 0.9. Where the model's prediction is unknown, 1.
-    Needs no signal and no synchronisation, and depends on no batch mate.
+    in flow matching grows until the end, so gaps grow there: 1.7, and 2 with more than 64 steps. Under noise prediction
+    the first steps, at high noise, are made good by the next full step, so gaps are about even: 0.9. Where the model's
+    prediction is unknown, 1. Needs no signal and no synchronisation, and depends on no batch mate.
 
     Without `full_steps` the budget is `default_budget`. With `speedup` it is as large as lets the loop run so many
     times faster, by the times of full and cached steps that the first request of each size measures.
@@ -90,8 +91,10 @@ class Growing(Schedule):
         return Laid(tuple(later[len(later) - due :]), state.done, setting)
 
     def _lay(self, setting: Setting) -> tuple[int, ...]:
-        growth = self.growth or GROWTH.get(setting.predicts or "", UNKNOWN)
-        return growing_steps(setting.total_steps or 1, self._budget(setting), growth, setting.history)
+        total, growth = setting.total_steps or 1, GROWTH.get(setting.predicts or "", UNKNOWN)
+        if setting.predicts == "velocity" and total > FINE:
+            growth = FINE_GROWTH
+        return growing_steps(total, self._budget(setting), self.growth or growth, setting.history)
 
     def _budget(self, setting: Setting) -> int:
         total = setting.total_steps or 1
@@ -110,13 +113,14 @@ def default_budget(total_steps: int) -> int:
 def growing_steps(total: int, full_steps: int, growth: float, history: int = 1) -> tuple[int, ...]:
     """`full_steps` of `total` steps, from 0, with gaps that grow as the power `growth` has it.
 
-    The first `history` are full, so fewer than that cannot be had. After the last one as many steps are cached as make
-    0.4 of a mean gap, which nothing corrects. Where gaps grow, none is shorter than the one before it, nor more than
+    The first `history` are full, so fewer than that cannot be had. After the last one some 0.4 of a mean gap is cached,
+    which nothing corrects. Where gaps grow, none is shorter than the one before it, nor more than
     twice as long, if that can be: a slope over one step says little about the third.
     """
     count = min(total, max(full_steps, history))
     first = min(history, count) - 1  # of these steps the last
-    last = max(total - 1 - round(0.4 * total / count), count - 1)
+    behind = round(0.4 * total / count) if growth >= 1 else int(0.55 * total / count)
+    last = max(total - 1 - behind, count - 1)
     steps = list(range(first + 1))
     for index in range(first + 1, count):
         wanted = round(first + (last - first) * ((index - first) / (count - 1 - first)) ** growth)
