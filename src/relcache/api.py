@@ -237,7 +237,7 @@ def enable(
         speedup: instead, how many times faster the loop of denoising steps is to run, by times that the first request
             of each size measures. For the default method, and a `forecaster` without a schedule.
         forecaster, schedule: a pair of one's own, in place of `method`; the schedule by default `Growing`.
-        corrector: how gaps between full steps are made good, `Replay()` or "replay", or "none"; by default the method's,
+        corrector: how gaps between full steps are made good: `Replay()`, "replay" or "none"; by default the method's,
             which for the methods of papers is none. It needs the scheduler: of the pipeline, or given as `scheduler`.
         finer: 4 makes four times as many steps as the pipeline asks its scheduler for, at the same number of full ones.
             Where cached steps cost little, this comes nearer to the exact solution. The pipeline shows the greater

@@ -6,7 +6,7 @@ its own. It knows forecasters, schedules and specs by their base classes only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -31,15 +31,13 @@ from relcache.patch import Patch
 from relcache.record import Record
 from relcache.report import Report
 from relcache.request import Request
-from relcache.requests import Arrival, Requests
+from relcache.requests import Requests
 from relcache.runs import Run
 from relcache.schedules.base import Schedule
 from relcache.store import Store
 from relcache.turn import Turn
 
 AS_IT_IS = Way()
-MOST_USUAL = 64  # requests whose branches are remembered
-MOST_KINDS = 64  # kinds of calls that a request keeps a record of
 
 
 class Session:
@@ -105,7 +103,7 @@ class Session:
             *self._units(), forecaster, schedule, self.requests.note, Store(way.cache_dtype, way.offload)
         )
         self._free_at_end, self._turn = free_at_end, Turn()
-        self._limit = Limit(memory_limit, self.chooser) if memory_limit is not None else None
+        self._limit = Limit(memory_limit, self.chooser, self.requests, self.cache) if memory_limit is not None else None
         self._record = Record(method, forecaster, schedule, corrector, self.model_name, self.hosts)
         self._beginnings = Patch()
         self.correction = Correction(corrector, self.requests)
@@ -350,7 +348,10 @@ class Session:
         signs, place = arrival.signs, arrival.place
         shapes = (host.place, signs.form, *((tuple(value.shape), value.dtype) for value in tensors))
         shapes = (*shapes, *(other for other in signs.others if not isinstance(other, Tensor)))
-        chosen = self._keep_limit(host, arrival, shapes, given, tensors)
+        chosen = None
+        if self._limit is not None and place.branch is not None:
+            way, chosen = self._limit.keep(host, self.specs[host.place], arrival, shapes, given, tensors, self.way)
+            self.hold(way)
         device = next((tensor.device for tensor in signs.sample), torch.device("cpu"))
         request = self.cache.request = self.requests.open(arrival, shapes, device)
         if chosen is not None:
@@ -367,40 +368,6 @@ class Session:
         if place.forgotten is not None:
             request.branches.pop(place.forgotten, None)
             self.requests.note("branches")
-
-    def _keep_limit(
-        self, host: Host, arrival: Arrival, shapes: Hashable, given: dict[str, Any], tensors: list[Tensor]
-    ) -> str | None:
-        """See that the cache stays within the memory limit; what was chosen for that, if anything was.
-
-        What is cached may then be dropped, and that of other requests is in any case.
-        """
-        run, place = self.requests.run, arrival.place
-        if self._limit is None or place.branch is None or run is None:
-            return None
-        for other in self.requests.all:
-            if other is not run and other.request is not None:
-                if other.is_live and other.request.holds_features:
-                    self.requests.note("limit", run=other)
-                self.cache.free(other.request)
-        if arrival.begins:
-            run.calls = self._limit.usual(shapes)
-        if place.forgotten is not None:
-            run.calls.pop((host.place, place.forgotten), None)
-        known = run.calls.get((host.place, place.branch))
-        if known is not None and known.shapes == shapes and not arrival.begins:
-            self.hold(run.way)
-            return None
-        movable = any(has_own_memory(tensor.device) for tensor in tensors)
-        spec = self.specs[host.place]
-        choice = self._limit.choose(run.calls, host, spec, place.branch, shapes, given, movable)
-        text = str(choice)
-        if choice.way != self.way and not arrival.begins and run.request is not None:
-            step = run.request.step + place.new_step
-            text += f"; chosen at step {step}, when branch {place.branch!r} came: what was cached was dropped"
-        run.way = choice.way
-        self.hold(choice.way)
-        return text
 
     @property
     def is_movable(self) -> bool:
