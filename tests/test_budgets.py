@@ -193,6 +193,9 @@ def test_a_speed_is_turned_into_full_steps(monkeypatch: pytest.MonkeyPatch) -> N
         run(pipe, 20)
         assert len(handle.full_steps) == 8
     assert Growing(speedup=2.0).start(Setting(50, cost=0.7)).planned == (0,)
+    assert "cannot be reached: a cached step takes 70%" in str(
+        Growing(speedup=2.0).short_of_speed(Setting(50, cost=0.7))
+    )
 
 
 def test_texts_and_budgets() -> None:

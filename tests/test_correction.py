@@ -362,3 +362,28 @@ def test_schedulers_that_are_copied_for_each_frame() -> None:
     with relcache.enable(pipe, full_steps=4) as handle:
         requesting.run(pipe, call, steps=8, ar_step=2, causal_block_size=2)
         assert any("beyond the budget" in note for note in handle.report().notes)
+
+
+def test_updates_that_cannot_be_repeated() -> None:
+    """The request goes on as it would have without a corrector."""
+
+    class Counting(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+        def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **options: Any) -> Any:
+            if getattr(self, "last_time", timestep + 1) <= timestep:
+                raise RuntimeError("time runs backwards")
+            type(self).last_time = timestep
+            return super().step(model_output, timestep, sample, **options)
+
+    made, model = [], tiny_dit()
+    for corrector in ("none", "replay"):
+        scheduler = Counting(**FLOW)
+        Counting.last_time = torch.tensor(2000.0)
+        handle = relcache.enable(
+            model, forecaster=Taylor(1), schedule=Interval(4), corrector=corrector, scheduler=scheduler
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made.append(sampled(model, scheduler))
+        assert handle.report().corrections == []
+    assert any("could not be repeated (RuntimeError: time runs backwards)" in note for note in handle.report().notes)
+    assert torch.equal(*made)

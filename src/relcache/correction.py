@@ -36,6 +36,7 @@ OFF = {
         "corrected"
     ),
     "replaced": "other code has replaced scheduler.step, so gaps between full steps are not corrected",
+    "failed": "the scheduler's updates could not be repeated ({}), so gaps between full steps are not corrected",
     "unlike": "the scheduler's step takes no model_output and sample, so gaps between full steps are not corrected",
 }
 NO_UPDATE = (
@@ -119,7 +120,7 @@ class Correction:
         if gap.is_open:
             gap = _handed(gap, update.sample, request)
         if request.is_exact:
-            return self._end(gap, update, scheduler, request, original)
+            return self._end(gap, update, scheduler, run, request, original)
         if gap.is_open or gap.known:
             return self._go_on(gap, update, scheduler, run, request, original)
         return original(*args, **kwargs)
@@ -144,9 +145,9 @@ class Correction:
             return update.by(original)
         if not gap.is_open:
             gap = replace(gap, before=twin_of(scheduler), sample=update.sample.clone())
-        states = [generator.get_state() for generator in update.generators()]
+        states = update.random_states()
         returned = update.by(original)
-        if any(not torch.equal(old, new.get_state()) for old, new in zip(states, update.generators(), strict=True)):
+        if not all(map(torch.equal, states, update.random_states())):
             self._leave("random", run, request)
             return returned
         result = sample_of(returned)
@@ -156,7 +157,9 @@ class Correction:
         request.gaps[scheduler] = gap.with_link(Link(request.step, update.others, result.clone(), glimpse(result)))
         return returned
 
-    def _end(self, gap: Gap, update: Update, scheduler: Any, request: Request, original: Callable[..., Any]) -> Any:
+    def _end(
+        self, gap: Gap, update: Update, scheduler: Any, run: Run, request: Request, original: Callable[..., Any]
+    ) -> Any:
         """The update of a full step: what came before it is made good."""
         assert self.corrector is not None
         calls = frozenset(request.calls)
@@ -166,19 +169,29 @@ class Correction:
             request.fallbacks[REPLACED] += 1
         elif gap.is_open:
             request.kept += kept or []
-            corrected = self.corrector.correct(gap, request.step, update, scheduler)
-            take_state(scheduler, corrected.scheduler)
-            request.corrections.append((request.step, relative_size(corrected.sample, update.sample)))
-            update = update._replace(output=corrected.output, sample=corrected.sample)
+            update = self._correct(gap, update, scheduler, run, request)
         full = Known(request.step, update.output.clone(), calls)
-        request.gaps[scheduler] = gap.closed(full, self.corrector.full_steps_needed)
+        if not request.uncorrected:
+            request.gaps[scheduler] = gap.closed(full, self.corrector.full_steps_needed)
         return update.by(original)
 
-    def _leave(self, problem: str, run: Run, request: Request) -> None:
+    def _correct(self, gap: Gap, update: Update, scheduler: Any, run: Run, request: Request) -> Update:
+        """The update at a gap's end, with the sample and output that the gap should have led to."""
+        assert self.corrector is not None
+        try:
+            corrected = self.corrector.correct(gap, request.step, update, scheduler)
+        except Exception as error:  # it was a copy of the scheduler that failed: the request goes on as it was
+            self._leave("failed", run, request, f"{type(error).__name__}: {error}")
+            return update
+        take_state(scheduler, corrected.scheduler)
+        request.corrections.append((request.step, relative_size(corrected.sample, update.sample)))
+        return update._replace(output=corrected.output, sample=corrected.sample)
+
+    def _leave(self, problem: str, run: Run, request: Request, reason: str = "") -> None:
         """From here on this request goes on uncorrected."""
         request.uncorrected = True
         request.gaps.clear()
-        self._requests.note("correction", OFF[problem], run)
+        self._requests.note("correction", OFF[problem].format(reason), run)
 
 
 def _problem(original: Callable[..., Any], scheduler: Any, update: Update | None, request: Request) -> str | None:

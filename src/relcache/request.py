@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from relcache.correctors.base import Gap
 from relcache.forecasters.base import FALLBACKS
+from relcache.schedules.base import Setting
 from relcache.store import tensors, tensors_on_device
 
 Shape = tuple[tuple[torch.Size, torch.dtype, torch.device] | None, ...]
@@ -111,8 +112,8 @@ class Request:
     schedule_state: Any
     total_steps: int | None
     batch: int
+    setting: Setting = field(default_factory=Setting)  # as it was known at the beginning
     branches: dict[str, Branch] = field(default_factory=dict)
-    planned_steps: int | None = None  # as many as were known of at its beginning
     full_steps: list[int] = field(default_factory=list)
     signal: list[float | None] = field(default_factory=list)
     fallbacks: Counter[str] = field(default_factory=Counter)

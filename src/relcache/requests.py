@@ -157,11 +157,12 @@ class Requests:
             cost = self._timing.begin_step(request, run.size, device) if self._schedule.needs_cost else None
             if cost is not None:
                 request.schedule_state = self._schedule.with_cost(request.schedule_state, request.step, cost)
+                self._note_speed(request, cost)
             if not arrival.begins:
                 request.notes.pop("short", None)
             if loop is not None and loop.step_index == -1 and not arrival.begins:
                 request.total_steps = None  # the loop steps copies of this scheduler
-            if self._schedule.needs_total_steps and request.step == request.planned_steps:
+            if self._schedule.needs_total_steps and request.step == request.setting.total_steps:
                 self.note("beyond")
         if place.note is not None:
             self.note(place.note)
@@ -239,12 +240,19 @@ class Requests:
             )
         scheduler = self.run.scheduler() if self.run is not None and self.run.scheduler is not None else None
         finer = self._finer if scheduler is not None and scheduler is self._made_finer() else 1
-        state = schedule.start(Setting(total, predicts(scheduler), self._history, self._timing.cost(size), finer))
-        request = Request(state, total, arrival.rows, planned_steps=total)
+        setting = Setting(total, predicts(scheduler), self._history, self._timing.cost(size), finer)
+        request = Request(schedule.start(setting), total, arrival.rows, setting)
         remark = schedule.remark(total) if total is not None else None
         if remark is not None:
             request.notes["steps"] = remark
+        self._note_speed(request, setting.cost)
         return request
+
+    def _note_speed(self, request: Request, cost: float | None) -> None:
+        """Note where a speed cannot be reached at this cost of a cached step."""
+        short = self._schedule.short_of_speed(request.setting._replace(cost=cost))
+        if short is not None:
+            request.notes["speed"] = short
 
     def _loop_of(self, run: Run, caller: Caller, timestep: Any) -> Loop | None:
         """What the scheduler of a caller shows."""

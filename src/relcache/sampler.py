@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -41,12 +41,14 @@ class Update(NamedTuple):
         """Whether another argument is a tensor of the sample's shape, such as noise or an earlier prediction."""
         return any(isinstance(leaf, Tensor) and leaf.shape == self.sample.shape for leaf in tree_leaves(self.others))
 
-    def generators(self) -> Iterator[torch.Generator]:
-        """The random number generators that the update may draw from."""
-        yield from (leaf for leaf in tree_leaves(self.others) if isinstance(leaf, torch.Generator))
-        yield torch.default_generator
-        if self.sample.device.type == "cuda":
-            yield torch.cuda.default_generators[self.sample.device.index or 0]
+    def random_states(self) -> list[Tensor]:
+        """States of the random number generators that the update may draw from."""
+        given = [leaf.get_state() for leaf in tree_leaves(self.others) if isinstance(leaf, torch.Generator)]
+        device = self.sample.device
+        if device.type == "cpu":
+            return [*given, torch.get_rng_state()]
+        own = getattr(torch.get_device_module(device), "get_rng_state", None)
+        return [*given, torch.get_rng_state(), *([own()] if own is not None else [])]
 
 
 def update_of(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Update | None:

@@ -61,6 +61,10 @@ class Schedule(ABC):
         """State from step `step` on, where the cost of a cached step has become known in the middle of a request."""
         return state
 
+    def short_of_speed(self, setting: Setting) -> str | None:
+        """What is to be said where the cost of a cached step leaves the schedule short of what was asked for."""
+        return None
+
     def wants_signal(self, step: int) -> bool:
         """Whether the error signal has a say in step `step`."""
         return False

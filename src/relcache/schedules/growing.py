@@ -90,6 +90,18 @@ class Growing(Schedule):
             later = with_one_more(later, step, setting.total_steps or 0)
         return Laid(tuple(later[len(later) - due :]), state.done, setting)
 
+    def short_of_speed(self, setting: Setting) -> str | None:
+        if self.speedup is None or setting.cost is None or setting.total_steps is None:
+            return None
+        asked = max(1, setting.total_steps // setting.finer)
+        reached = asked / (1 + setting.cost * (setting.total_steps - 1))
+        if reached >= self.speedup:
+            return None
+        return (
+            f"speedup={self.speedup:g} cannot be reached: a cached step takes {setting.cost:.0%} of a full one, so one "
+            f"full step of {setting.total_steps} makes {reached:.2g}. Take granularity='stack', compile, or leave finer out"
+        )
+
     def _lay(self, setting: Setting) -> tuple[int, ...]:
         total, growth = setting.total_steps or 1, GROWTH.get(setting.predicts or "", UNKNOWN)
         if setting.predicts == "velocity" and total > FINE:
