@@ -14,7 +14,7 @@ from typing import Any
 
 SCORES = {"class": "accuracy", "text": "right", "video": "right"}
 LABELS = {"fora": "FORA", "taylorseer": "TaylorSeer", "taylorseer-p3": "TaylorSeer, other phase", "rfe": "RFE alone",
-          "rcs": "RCS alone", "rfc": "RFC"}  # fmt: skip
+          "rcs": "RCS alone", "rfc": "RFC", "auto": "relcache's default"}  # fmt: skip
 
 
 def label(row: dict[str, Any]) -> str:

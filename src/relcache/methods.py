@@ -82,8 +82,8 @@ class Method:
             return replace(self, schedule=schedule)
         option = "full_steps" if speedup is None else "speedup"
         raise ValueError(
-            f"{option} does not go with {self.name}, whose schedule is {self.schedule}: pass "
-            f"forecaster=relcache.{self.forecaster} with {option} instead, and Growing lays the full steps"
+            f"{option} does not go with {self.name}, whose schedule is {self.schedule}: take the method auto, or "
+            f"in Python forecaster=relcache.{self.forecaster}, for which Growing lays the full steps"
         )
 
     def with_threshold(self, threshold: float) -> Method:

@@ -99,7 +99,7 @@ class Growing(Schedule):
             return None
         return (
             f"speedup={self.speedup:g} cannot be reached: a cached step takes {setting.cost:.0%} of a full one, so one "
-            f"full step of {setting.total_steps} makes {reached:.2g}. Take granularity='stack', compile, or leave finer out"
+            f"full step of {setting.total_steps} makes {reached:.2g}: take granularity='stack', or compile"
         )
 
     def _lay(self, setting: Setting) -> tuple[int, ...]:
