@@ -139,7 +139,7 @@ class Bench:
 
     def row(self, name: str, steps: int, full: int, make: Callable[[], tuple[Tensor, list[list[int]]]]) -> None:
         """Write a row, if it is not there."""
-        path = self.out / self.model / f"{steps}-{full}-{name.replace(' ', '-').replace(',', '')}.json"
+        path = self.out / "parts" / self.model / f"{steps}-{full}-{name.replace(' ', '-').replace(',', '')}.json"
         if path.is_file():
             return
         console.print(f"{self.model}: {full} of {steps}, {name}")
@@ -150,7 +150,7 @@ class Bench:
         except ValueError as error:
             files.write_json(path, {"problem": str(error)})
             return
-        known: dict[str, Any] = {"row": name, "model": self.model, "steps": steps, "full_steps": taken}
+        known: dict[str, Any] = {"row": name, "model": self.model, "steps": steps, "budget": full, "full_steps": taken}
         known["to full compute"] = spread(psnr(made, reference))
         known["to the exact solution"] = spread(psnr(made[:EXACT_SAMPLES], exact))
         files.write_json(path, known)
@@ -175,13 +175,20 @@ def spread(values: Tensor) -> list[float]:
     return [round(float(values.mean()), 3), round(1.96 * float(values.std()) / len(values) ** 0.5, 3)]
 
 
-def table(out: Path) -> Iterator[str]:
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """The rows that there are: those of `parts`, and of a table that was written before."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("parts/*/*.json"))]
+    if not found and (out / "table.json").is_file():
+        found = json.loads((out / "table.json").read_text(encoding="utf-8"))
+    return [row for row in found if "row" in row]
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The rows as Markdown."""
     for steps, full in (*BUDGETS, *FINER, (50, 50)):
         found: dict[str, dict[str, Any]] = {}
-        for path in sorted(out.glob(f"*/{steps}-{full}-*.json")):
-            row = json.loads(path.read_text(encoding="utf-8"))
-            if "row" in row:
+        for row in rows:
+            if (row["steps"], row["budget"]) == (steps, full):
                 found.setdefault(row["row"], {})[row["model"]] = row
         if not found:
             continue
@@ -210,7 +217,9 @@ def main() -> None:
         for budgets in (BUDGETS[:2], FINER, BUDGETS[2:]):
             for bench in benches:
                 bench.rows(budgets)
-    text = "\n".join(table(options.out))
+    rows = rows_of(options.out)
+    files.write_json(options.out / "table.json", rows)
+    text = "\n".join(table(rows))
     (options.out / "table.md").write_text(text, encoding="utf-8")
     print(text)
 
