@@ -1,4 +1,4 @@
-"""Budgets: exactly so many full steps, whatever the number of steps, the method and what forces others."""
+"""Budgets: each request has exactly the number of full steps that was asked for."""
 
 from __future__ import annotations
 

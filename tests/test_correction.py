@@ -387,3 +387,33 @@ def test_updates_that_cannot_be_repeated() -> None:
         assert handle.report().corrections == []
     assert any("could not be repeated (RuntimeError: time runs backwards)" in note for note in handle.report().notes)
     assert torch.equal(*made)
+
+
+def test_schedulers_with_arguments_of_their_own() -> None:
+    """Keywords of any name reach the scheduler as they were given; positions that nobody named are left alone."""
+
+    class Free(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+        def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **extra: Any) -> Any:
+            assert extra.pop("marked") == "yes"
+            return super().step(model_output, timestep, sample, **extra)
+
+    class Positional(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+        def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *more: Any) -> Any:
+            assert more == ("yes",)
+            return super().step(model_output, timestep, sample)
+
+    model = tiny_dit()
+    scheduler = Free(**FLOW)
+    with relcache.enable(model, full_steps=5, scheduler=scheduler) as handle:
+        sampled(model, scheduler, marked="yes")
+        assert len(handle.report().corrections) > 0
+    scheduler = Positional(**FLOW)
+    scheduler.set_timesteps(STEPS)
+    with warnings.catch_warnings(), relcache.enable(model, full_steps=5, scheduler=scheduler) as handle:
+        warnings.simplefilter("ignore")
+        sample = noise_for([1, 2])
+        for time in scheduler.timesteps:
+            with torch.no_grad():
+                output = model(sample, timestep=time.expand(2), class_labels=LABELS).sample
+            sample = scheduler.step(output, time, sample, "yes").prev_sample
+        assert any("does not take its arguments by name" in note for note in handle.report().notes)

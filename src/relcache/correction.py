@@ -37,7 +37,7 @@ OFF = {
     ),
     "replaced": "other code has replaced scheduler.step, so gaps between full steps are not corrected",
     "failed": "the scheduler's updates could not be repeated ({}), so gaps between full steps are not corrected",
-    "unlike": "the scheduler's step takes no model_output and sample, so gaps between full steps are not corrected",
+    "unlike": "the scheduler's step does not take its arguments by name, so gaps between full steps are not corrected",
 }
 NO_UPDATE = (
     "no update by a scheduler was seen, so gaps between full steps are not corrected: enable the pipeline, or pass the "

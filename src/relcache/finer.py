@@ -25,8 +25,8 @@ def finer_timesteps(finer: int) -> Callable[..., Any]:
     """A stand-in for `scheduler.set_timesteps` that asks for `finer` times as many steps."""
 
     def set_timesteps(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        given = inspect.signature(original).bind(*args, **kwargs).arguments
-        given |= given.pop("kwargs", {})
+        bound = inspect.signature(original).bind(*args, **kwargs)
+        given = bound.arguments
         if given.get("timesteps") is not None:
             raise ValueError(
                 f"finer={finer} does not go with timesteps of one's own: give as many of them as there are to be"
@@ -35,7 +35,7 @@ def finer_timesteps(finer: int) -> Callable[..., Any]:
             given["num_inference_steps"] *= finer
         if given.get("sigmas") is not None:
             given["sigmas"] = between(given["sigmas"], finer)
-        return original(**given)
+        return original(*bound.args, **bound.kwargs)
 
     return set_timesteps
 

@@ -60,7 +60,11 @@ def update_of(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         return None
     if owner is not None:
         given.pop(next(iter(given)))
-    given |= given.pop("kwargs", {})
+    for name, parameter in _signature(function).parameters.items():
+        if name in given and parameter.kind is parameter.VAR_KEYWORD:
+            given |= given.pop(name)
+        elif name in given and parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+            return None
     output, sample = given.pop(OUTPUT, None), given.pop(SAMPLE, None)
     if not isinstance(output, Tensor) or not isinstance(sample, Tensor) or not sample.is_floating_point():
         return None

@@ -19,7 +19,7 @@ class Setting(NamedTuple):
     Attributes:
         total_steps: its number of steps; None if nothing tells.
         predicts: what its scheduler takes the model's output for: "velocity", "noise", "clean", "v"; None if unknown.
-        history: full steps that a forecast needs: before so many, a step is full whatever the schedule wants.
+        history: full steps that a forecast needs. Until there are so many, every step is full.
         cost: time of a cached step, of a full one's; None if it has not been measured.
         finer: how many times as many steps as the pipeline was asked for.
     """
