@@ -30,7 +30,7 @@ from relcache.bench.benchmarks import SMALL
 from relcache.bench.calibration import spacing_for
 from relcache.bench.pipelines import load_pipeline
 from relcache.bench.sampling import Sampler
-from relcache.methods import Method
+from relcache.method import Method
 from relcache.metrics.pair import psnr
 from relcache.schedules.growing import GROWTH, growing_steps
 

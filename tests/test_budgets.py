@@ -73,13 +73,13 @@ def test_the_default_meets_its_budget(steps: int) -> None:
         report = handle.report()
     assert report.nfc == default_budget(steps)
     assert report.method == "auto"
-    assert report.forecaster == "Taylor(order=1, reuse_first=True)"
+    assert report.forecaster == "Taylor(order=2, reuse_first=True, damping=0.5)"
     assert report.modules == 1
     assert report.notes == []
     assert len(report.corrections) == sum(later - earlier > 1 for earlier, later in pairwise(report.full_steps))
 
 
-FORECASTERS = [Reuse(), Taylor(1), Taylor(2), Taylor(1, reuse_first=True), Newton(2), Relational(1), Relational(2)]
+FORECASTERS = [Reuse(), Taylor(1), Taylor(2), Taylor(2, reuse_first=True, damping=0.5), Newton(2), Relational(1), Relational(2)]
 
 
 @pytest.mark.parametrize("forecaster", FORECASTERS, ids=str)

@@ -57,7 +57,12 @@ RANKS = {
     "correction": 9,
     "limit": 10,
     "session": 11,
-    "methods": 8,
+    "origin": 0,
+    "writing": 0,
+    "method": 8,
+    "presets": 9,
+    "methods": 10,
+    "calibration": 13,
     "api": 12,
     "inspection": 13,
     "": 14,  # the package's own __init__: the public face

@@ -1,12 +1,15 @@
 """relcache: diffusion transformers sample faster by Relational Feature Caching."""
 
 from relcache.api import Handle, enable
+from relcache.calibration import calibrate
 from relcache.correctors import Corrector, Replay
 from relcache.flops import count_flops
 from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
 from relcache.inspection import Inspection, inspect
-from relcache.methods import FORA, RCS, RFC, RFE, Method, TaylorSeer, auto, method_from_config, method_from_text
+from relcache.method import Method
+from relcache.methods import FORA, RCS, RFC, RFE, TaylorSeer, auto, method_from_config, method_from_text
 from relcache.models import ModelSpec, Part, Size, joint, parallel
+from relcache.presets import Preset
 from relcache.report import Report
 from relcache.schedules import Always, ErrorBudget, Growing, Interval, Plan, Schedule
 
@@ -31,6 +34,7 @@ __all__ = [
     "Newton",
     "Part",
     "Plan",
+    "Preset",
     "Relational",
     "Replay",
     "Report",
@@ -40,6 +44,7 @@ __all__ = [
     "Taylor",
     "TaylorSeer",
     "auto",
+    "calibrate",
     "count_flops",
     "enable",
     "inspect",

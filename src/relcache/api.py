@@ -16,10 +16,12 @@ from relcache.correctors import Corrector
 from relcache.forecasters import Forecaster
 from relcache.memory import Call, Choice, Way
 from relcache.memory_size import bytes_from
-from relcache.methods import Method, chosen_method, corrector_from
+from relcache.method import Method
+from relcache.methods import chosen_method, corrector_from
 from relcache.models import SPECS, UNSUPPORTED, ModelSpec, Size, spec_for
 from relcache.models.coarse import Granularity
 from relcache.offload import Offload
+from relcache.presets import Preset
 from relcache.report import Report
 from relcache.schedules import Schedule
 from relcache.session import Session
@@ -201,7 +203,7 @@ class Handle:
 
 def enable(
     model_or_pipe: Any,
-    method: Method | str | None = None,
+    method: Method | Preset | str | None = None,
     *,
     full_steps: int | None = None,
     speedup: float | None = None,
@@ -231,7 +233,7 @@ def enable(
     Args:
         model_or_pipe: a pipeline with a `transformer`, or the transformer itself.
         method: a method such as `RFC(order=2, threshold=0.12)`, or its text as on the command line,
-            "rfc:order=2,threshold=0.12".
+            "rfc:order=2,threshold=0.12"; or a `Preset`, or its text, "preset:name=small-flux-8".
         full_steps: a budget: exactly so many full steps in each request, or all if it has no more. For the default
             method, for RFC and RCS, whose threshold is then steered, and for a `forecaster` without a schedule.
         speedup: instead, how many times faster the loop of denoising steps is to run, by times that the first request
@@ -265,11 +267,11 @@ def enable(
     Raises:
         TypeError: not a pipeline or transformer, or not a method; a wrapper in which calls cannot be told, as
             torch.compile(model) makes.
-        ValueError: no spec for the transformer, a spec that matches no module, a cache of diffusers is active, blocks
-            that cannot be taken whole or are wrapped one by one, a memory limit that is no amount of memory; a schedule
-            that follows the error, on a transformer that processes share under context parallelism or with FSDP inside
-            its units. A call of the transformer raises it where nothing keeps within the limit, or where that has
-            become so.
+        ValueError: no spec for the transformer, a spec that matches no module, a preset for another model or
+            scheduler, a cache of diffusers is active, blocks that cannot be taken whole or are wrapped one by one, a
+            memory limit that is no amount of memory; a schedule that follows the error, on a transformer that processes
+            share under context parallelism or with FSDP inside its units. A call of the transformer raises it where
+            nothing keeps within the limit, or where that has become so.
         RuntimeError: another library's cache is active.
     """
     chosen = chosen_method(method, forecaster, schedule, full_steps, speedup)
@@ -299,6 +301,8 @@ def enable(
                 f"{type(model).__name__} already has a cache of diffusers active ({active}): call "
                 "transformer.disable_cache() first, two caches would skip each other's work"
             )
+    if chosen.made_for is not None:
+        chosen.made_for.check("the preset", models, getattr(pipeline, "scheduler", None) or scheduler)
     specs = {name: spec or spec_for(model, SPECS, UNSUPPORTED) for name, model in models.items()}
     hosts = [(name, model, specs[name]) for name, model in models.items()]
 

@@ -15,8 +15,7 @@ from relcache.bench import files
 from relcache.bench.analysis import analyze as record
 from relcache.bench.asked import asked_of, call_options, conditions, for_calibration
 from relcache.bench.benchmarks import SMALL
-from relcache.bench.calibration import at_budget, calibration_seeds, check_budget, to_begin_with, with_any_budget
-from relcache.bench.calibration import calibrate as find_threshold
+from relcache.bench.calibration import at_budget, calibration_seeds, check_budget, with_any_budget
 from relcache.bench.entries import choose, named_config, split_methods
 from relcache.bench.equal_cost import CLOSE
 from relcache.bench.external import make as make_environment
@@ -26,6 +25,7 @@ from relcache.bench.pipelines import DEFAULT_MODEL, load_pipeline, usable_device
 from relcache.bench.prepare import Asked, tasks
 from relcache.bench.sampling import Sampler, Samples, smaller
 from relcache.commands.bench import bench_app
+from relcache.commands.calibrate import calibrate, list_presets
 from relcache.commands.compare import compare as run_comparison
 from relcache.commands.models import list_models
 from relcache.commands.options import (
@@ -44,7 +44,7 @@ from relcache.commands.options import (
     Steps,
     Targets,
 )
-from relcache.commands.terminal import console, errors, plain_errors, progress_bar, relief_of, say
+from relcache.commands.terminal import console, plain_errors, progress_bar, relief_of, say
 from relcache.figures.sheet import Row
 from relcache.figures.text import drawable
 from relcache.methods import method_from_config, named_granularity
@@ -262,49 +262,8 @@ def sample(
         say(f"Written to {out}")
 
 
-@app.command()
-def calibrate(
-    nfc: Annotated[float, typer.Option(help="Mean number of full steps that is wanted.")],
-    method: Annotated[str, typer.Option(help="A method with a threshold: rfc:order=2, rcs:order=1, …")] = "rfc",
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="A prompt to calibrate on; give the option again for more.")
-    ] = None,
-    model: Model = None,
-    steps: Steps = 50,
-    guidance: Guidance = None,
-    size: Size = None,
-    frames: Frames = None,
-    option: Option = None,
-    samples: Annotated[int, typer.Option(min=1, help="Calibration samples.")] = 16,
-    batch: Batch = 16,
-    device: Device = "auto",
-    dtype: DType = "float32",
-    offload: Offload = "none",
-) -> None:
-    """Print the threshold at which a method has a given mean number of full steps."""
-    relief = relief_of(batch, device, dtype, offload)
-    with plain_errors(relief):
-        model = model or ("small-flux" if prompt else DEFAULT_MODEL)
-        chosen = method_from_config(to_begin_with(named_config(method)))
-        options = call_options(model, guidance, size, frames, option or [])
-        pipeline = load_pipeline(model, device, dtype, offload)
-        relief += smaller(pipeline)
-        sampler = Sampler(pipeline, steps, batch, options)
-        seeds = calibration_seeds(samples)
-        asked = for_calibration(pipeline, conditions(pipeline, prompt, None)[0], samples)
-        found: list[tuple[float, float]] = []
-
-        def tell(threshold: float, count: float) -> None:
-            found.append((threshold, count))
-            errors.print(f"threshold {threshold:<8g} {count:g} full steps")
-
-        threshold = find_threshold(sampler, chosen, nfc, seeds, asked, tell=tell)
-        reached = dict(found).get(threshold, float(steps) if threshold == 0 else None)
-        if reached is not None and reached != nfc:
-            errors.print(f"no threshold gave {nfc:g} full steps; the nearest gives {reached:g}")
-        console.print(f"{threshold:g}", highlight=False)
-
-
+app.command("calibrate")(calibrate)
+app.command("presets")(list_presets)
 app.command("models")(list_models)
 
 

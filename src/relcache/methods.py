@@ -1,4 +1,4 @@
-"""A method is a forecaster, a schedule and perhaps a corrector; those of the literature by name, and the default.
+"""Methods by name: those of the literature, the default, and presets.
 
 Knows forecasters and schedules, nothing of sessions or models.
 """
@@ -9,92 +9,17 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 from relcache.correctors import Corrector, Replay
 from relcache.expansion import Form, Norm, check_choice
-from relcache.finer import check_finer
 from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
-from relcache.memory_size import bytes_from
+from relcache.method import Method
 from relcache.models.coarse import Granularity
 from relcache.nearest import unknown
-from relcache.offload import Offload
+from relcache.presets import Preset
 from relcache.schedules import Always, ErrorBudget, Growing, Interval, Plan, Schedule
-from relcache.storage import CacheDtype
-
-
-@dataclass(frozen=True)
-class Method:
-    """What a skipped unit returns (`forecaster`), when a step is full (`schedule`), and what the pair is called.
-
-    `granularity` says what a unit is: "module" (the paper's), a whole "block", or the "stack" of all blocks;
-    `cache_dtype` what features are packed into between the steps: "features" leaves them as they are; `offload="cpu"`
-    keeps them in the host's memory. With a `memory_limit`, those of the three that are not named here are chosen.
-    `corrector` makes gaps between full steps good once their end is known. `finer` times as many steps are made as are
-    asked of the pipeline, at the same number of full ones.
-    """
-
-    forecaster: Forecaster
-    schedule: Schedule
-    name: str = ""
-    granularity: Granularity = "module"
-    cache_dtype: CacheDtype = "features"
-    offload: Offload = "none"
-    memory_limit: int | str | None = None
-    corrector: Corrector | None = None
-    finer: int = 1
-
-    def __post_init__(self) -> None:
-        for value, kind, other in ((self.forecaster, Forecaster, "forecaster"), (self.schedule, Schedule, "schedule")):
-            if not isinstance(value, kind):
-                raise TypeError(f"a method's {other} is a relcache {kind.__name__}, got {type(value).__name__}")
-        if self.corrector is not None and not isinstance(self.corrector, Corrector):
-            raise TypeError(f"a method's corrector is a relcache Corrector, got {type(self.corrector).__name__}")
-        check_finer(self.finer)
-        check_choice("the granularity", self.granularity, Granularity)
-        check_choice("the cache_dtype", self.cache_dtype, CacheDtype)
-        check_choice("offload", self.offload, Offload)
-        if self.memory_limit is not None:
-            bytes_from(self.memory_limit)
-        if not self.name:
-            object.__setattr__(self, "name", f"{self.forecaster} with {self.schedule}")
-
-    @property
-    def order(self) -> int:
-        """Order of the forecaster's expansion."""
-        return self.forecaster.expansion.order
-
-    def with_budget(self, full_steps: int | None = None, speedup: float | None = None) -> Method:
-        """The same method with exactly `full_steps` full steps, or as many as make sampling `speedup` times faster.
-
-        Raises:
-            ValueError: both; or the schedule has full steps of its own.
-        """
-        if full_steps is not None and speedup is not None:
-            raise ValueError("a budget is either full_steps or speedup, not both")
-        if full_steps is None and speedup is None:
-            return self
-        if isinstance(self.schedule, Growing):
-            return replace(self, schedule=replace(self.schedule, full_steps=full_steps, speedup=speedup))
-        if isinstance(self.schedule, ErrorBudget) and speedup is None:
-            schedule = replace(self.schedule, full_steps=full_steps, longest_gap=None, full_last=0)
-            return replace(self, schedule=schedule)
-        option = "full_steps" if speedup is None else "speedup"
-        raise ValueError(
-            f"{option} does not go with {self.name}, whose schedule is {self.schedule}: take the method auto, or "
-            f"in Python forecaster=relcache.{self.forecaster}, for which Growing lays the full steps"
-        )
-
-    def with_threshold(self, threshold: float) -> Method:
-        """The same method with another threshold.
-
-        Raises:
-            ValueError: the schedule has no threshold.
-        """
-        if not isinstance(self.schedule, ErrorBudget):
-            raise ValueError(f"{self.name} has no threshold: its schedule is {type(self.schedule).__name__}")
-        return replace(self, schedule=replace(self.schedule, threshold=threshold))
 
 
 def named_granularity(name: str) -> Granularity:
@@ -113,7 +38,8 @@ REPLAY = Replay()
 def auto(
     full_steps: int | None = None,
     speedup: float | None = None,
-    order: int = 1,
+    order: int = 2,
+    damping: float = 0.5,
     growth: float | None = None,
     granularity: Granularity = "stack",
     corrector: Corrector | None = REPLAY,
@@ -126,13 +52,14 @@ def auto(
     Args:
         full_steps: exactly so many full steps; by default `schedules.growing.default_budget`.
         speedup: instead, as many as make the loop so many times faster, by measured times.
-        order: of the expansion.
+        order: of the expansion. Order 1 holds two features instead of three.
+        damping: weight of the term of order 2, as of `Taylor`.
         growth: of the gaps, as of `Growing`.
         granularity: what is forecast as one.
         corrector: None leaves gaps as they were forecast.
     """
     schedule = Growing(full_steps, growth, speedup)
-    return Method(Taylor(order, reuse_first=True), schedule, "auto", granularity, corrector=corrector)
+    return Method(Taylor(order, reuse_first=True, damping=damping), schedule, "auto", granularity, corrector=corrector)
 
 
 def FORA(interval: int, warmup: int = 2, phase: int | None = None) -> Method:
@@ -213,8 +140,12 @@ def _plan(full_steps: list[int], order: int = 2, direction: Form = "taylor", nor
     return Method(Relational(order, direction, norm), Plan(full_steps), "RFE on a plan")
 
 
+def _preset(name: str) -> Method:
+    return Preset.named(name).method
+
+
 def chosen_method(
-    method: Method | str | None = None,
+    method: Method | Preset | str | None = None,
     forecaster: Forecaster | None = None,
     schedule: Schedule | None = None,
     full_steps: int | None = None,
@@ -238,10 +169,10 @@ def chosen_method(
         raise TypeError("take either a method, or forecaster= and schedule=, not both")
     if isinstance(method, str):
         method = method_from_text(method)
+    if isinstance(method, Preset):
+        method = method.method
     if not isinstance(method, Method):
-        raise TypeError(
-            f"the method is made by relcache.RFC(...), TaylorSeer(...) or FORA(...); or a text; got {method!r}"
-        )
+        raise TypeError(f"the method is relcache.auto(...), RFC(...) or the like, a preset or a text; got {method!r}")
     return method.with_budget(full_steps, speedup)
 
 
@@ -258,6 +189,7 @@ BY_NAME: dict[str, Callable[..., Method]] = {
     "rcs": RCS,
     "rfc": RFC,
     "plan": _plan,
+    "preset": _preset,
 }
 
 

@@ -25,7 +25,8 @@ from relcache.bench.sampling import Sampler
 from relcache.bench.saved import INDEX_FORM
 from relcache.expansion import Expansion, norm_l2, sum_absolute, weighted_sum
 from relcache.forecasters.base import Forecast, Forecaster
-from relcache.methods import Method, method_from_config
+from relcache.method import Method
+from relcache.methods import method_from_config
 from relcache.models.coarse import Granularity
 from relcache.nearest import unknown
 from relcache.schedules import Always, Interval

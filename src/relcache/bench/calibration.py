@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relcache.bench.sampling import Sampler
-from relcache.methods import BY_NAME, Method, method_from_config
+from relcache.method import Method
+from relcache.methods import BY_NAME, method_from_config
 
 WARMUP = 2  # full steps that every run begins with unless its method says otherwise
 CLOSE = 1.05  # ratio of thresholds between which the smallest that gives a number of full steps is not sought

@@ -22,7 +22,7 @@ from relcache.bench.python_cost import python_cost
 from relcache.bench.subjects import Subject
 from relcache.estimate import fill
 from relcache.meta import without_values
-from relcache.methods import Method
+from relcache.method import Method
 from relcache.models import SPECS
 from relcache.models.coarse import coarsened
 

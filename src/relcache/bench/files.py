@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from relcache.bench.form import check_form
+from relcache.writing import reason, write_whole
 
 AGAIN = "delete it, and the same command makes it again"
 PROBE = 1 << 16  # bytes that a folder must have room for
@@ -43,7 +43,7 @@ def check_folder(folder: Path, names: Sequence[str] = ()) -> None:
             probe.write(bytes(PROBE))
         taken = next((folder / name for name in names if (folder / name).is_dir()), None)
     except OSError as error:
-        raise ValueError(f"nothing can be written to {folder} ({_reason(error)}): give another --out") from error
+        raise ValueError(f"nothing can be written to {folder} ({reason(error)}): give another --out") from error
     if taken is not None:
         raise ValueError(f"{taken} is a folder, and a file of that name is to be written: give another --out")
 
@@ -59,25 +59,6 @@ def _existing(path: Path) -> Path:
             raise OSError(str(error)) from error
         else:
             return path
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path` through a temporary file beside it.
-
-    Raises:
-        OSError: it cannot be written; the message names the path.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise OSError(f"{path} cannot be written ({_reason(error)}); what was written before is kept") from error
-        raise
 
 
 def write_or_elsewhere(folder: Path, write: Callable[[Path], T]) -> T:
@@ -96,10 +77,6 @@ def write_or_elsewhere(folder: Path, write: Callable[[Path], T]) -> T:
             shutil.rmtree(other, ignore_errors=True)
             raise error from None
         raise OSError(f"{error}; what was computed now was written to {other}") from error
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from torch import nn
 import relcache
 from relcache.bench.contestants import held_to
 from relcache.bench.subjects import Subject, calls_of, model_of
-from relcache.methods import Method
+from relcache.method import Method
 from relcache.models.coarse import coarsened
 from relcache.schedules import ErrorBudget, Interval
 

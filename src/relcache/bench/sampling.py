@@ -18,7 +18,7 @@ from torch import Tensor
 import relcache
 from relcache.api import enable
 from relcache.bench.pipelines import is_out_of_memory
-from relcache.methods import Method
+from relcache.method import Method
 from relcache.nearest import did_you_mean
 from relcache.report import Report
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relcache.expansion import Expansion
@@ -16,21 +18,26 @@ class Taylor(LadderForecaster):
     `Δ^i_N O(t) / N^i`. `Newton` is the form that knows the true positions. Order 0 is reuse.
 
     With `reuse_first` a forecast needs one full step only: until the second one there is no difference yet, and the
-    output is reused. The paper computes the second step in full.
+    output is reused. The paper computes the second step in full. With a `damping` below 1 the term of order i is
+    multiplied by `damping^(i-1)`: differences of higher order hold more of what full steps differ in by chance.
 
-    Source: TaylorSeer, arXiv 2503.06923.
+    Source: TaylorSeer, arXiv 2503.06923; `damping` is ours.
 
     Raises:
-        ValueError: a negative order.
+        ValueError: a negative order, or a damping that is not between 0 and 1.
     """
 
     order: int = 1
     reuse_first: bool = False
+    damping: float = 1.0
 
     def __post_init__(self) -> None:
         Expansion(self.order)
         if not isinstance(self.reuse_first, bool):
             raise ValueError(f"reuse_first of Taylor is true or false, got {self.reuse_first!r}")
+        number = isinstance(self.damping, (int, float)) and not isinstance(self.damping, bool)
+        if not number or not math.isfinite(self.damping) or not 0 <= self.damping <= 1:
+            raise ValueError(f"the damping of Taylor is a number from 0 to 1, got {self.damping!r}")
 
     @property
     def full_steps_needed(self) -> int:
@@ -39,3 +46,7 @@ class Taylor(LadderForecaster):
     @property
     def expansion(self) -> Expansion:
         return Expansion(self.order, "taylor")
+
+    def coefficients(self, steps: Sequence[int], step: int) -> list[float]:
+        plain = super().coefficients(steps, step)
+        return [value * self.damping**place for place, value in enumerate(plain)] if self.damping != 1 else plain

@@ -11,6 +11,7 @@ from relcache.schedules.base import Schedule, Setting, check_count, check_number
 
 GROWTH = {"velocity": 1.7, "noise": 0.9}
 FINE, FINE_GROWTH = 64, 2.0  # in flow matching with more steps than so many, where first gaps can be shorter
+LONGER = 1.7  # times: the most that one gap is longer than the one before
 UNKNOWN = 1.0  # growth where nothing shows what the model predicts
 SUPPOSED = 0.05  # cost of a cached step, of a full one, until it has been measured
 
@@ -126,8 +127,8 @@ def growing_steps(total: int, full_steps: int, growth: float, history: int = 1) 
     """`full_steps` of `total` steps, from 0, with gaps that grow as the power `growth` has it.
 
     The first `history` are full, so fewer than that cannot be had. After the last one some 0.4 of a mean gap is cached,
-    which nothing corrects. Where gaps grow, none is shorter than the one before it, nor more than
-    twice as long, if that can be: a slope over one step says little about the third.
+    which nothing corrects. Where gaps grow, none is shorter than the one before it, nor more than 1.7 times as long or
+    one step longer, if that can be: a slope over few steps says little about many.
     """
     count = min(total, max(full_steps, history))
     first = min(history, count) - 1  # of these steps the last
@@ -141,7 +142,9 @@ def growing_steps(total: int, full_steps: int, growth: float, history: int = 1) 
         return tuple(steps)
     gaps = sorted(later - earlier for earlier, later in pairwise(steps[first:]))
     for _ in range(total):  # as many moves as there are steps are enough
-        short = next((place for place, (one, two) in enumerate(pairwise(gaps)) if two > 2 * one), None)
+        short = next(
+            (place for place, (one, two) in enumerate(pairwise(gaps)) if two > max(LONGER * one, one + 1)), None
+        )
         if short is None or gaps[-1] - gaps[short] < 2:
             break
         gaps[short] += 1

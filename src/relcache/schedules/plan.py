@@ -5,26 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from relcache.schedules.base import Schedule, check_count
+from relcache.schedules.base import Schedule, Setting, check_count
 
 
 @dataclass(frozen=True)
 class Plan(Schedule):
     """The steps in `full_steps` are full, all others cached; the step numbers count from 0.
 
+    With `total_steps` the plan is one of requests of so many steps. In a request of another number its full steps lie
+    at the same shares of the way, as many as there are, or all steps where there are no more than those.
+
     Raises:
         ValueError: an empty list, a number that is not a step, or a number twice.
     """
 
     full_steps: tuple[int, ...]
+    total_steps: int | None = None
 
-    def __init__(self, full_steps: Iterable[int]) -> None:
+    def __init__(self, full_steps: Iterable[int], total_steps: int | None = None) -> None:
         if not isinstance(full_steps, Iterable):
             raise ValueError(f"a Plan takes a list of step numbers, got {full_steps!r}")
         steps = list(full_steps)
         for step in steps:
             check_count("each full step of a Plan", step, 0)
         object.__setattr__(self, "full_steps", tuple(sorted(steps)))
+        object.__setattr__(self, "total_steps", total_steps)
         self.__post_init__()
 
     def __post_init__(self) -> None:
@@ -32,12 +37,40 @@ class Plan(Schedule):
             raise ValueError("a Plan names at least one full step, got none")
         if len(set(self.full_steps)) < len(self.full_steps):
             raise ValueError(f"a Plan names each full step once, got {list(self.full_steps)}")
+        if self.total_steps is not None:
+            check_count("the total_steps of a Plan", self.total_steps, self.full_steps[-1] + 1)
+
+    @property
+    def needs_total_steps(self) -> str | None:
+        return None if self.total_steps is None else f"a Plan of {self.total_steps} steps"
 
     def remark(self, total_steps: int) -> str | None:
+        if self.total_steps is not None:
+            if total_steps == self.total_steps:
+                return None
+            return (
+                f"the Plan is one of {self.total_steps} steps: its full steps lie at the same shares of the way of the "
+                f"{total_steps} of this request"
+            )
         beyond = [step for step in self.full_steps if step >= total_steps]
         if not beyond:
             return None
         return f"the Plan names steps that the request of {total_steps} steps does not have: {beyond}"
 
-    def wants_full(self, state: None, step: int, error: float | None) -> bool:
-        return step in self.full_steps
+    def start(self, setting: Setting) -> tuple[int, ...]:
+        if self.total_steps is None or setting.total_steps in (None, self.total_steps):
+            return self.full_steps
+        return resampled(self.full_steps, self.total_steps, setting.total_steps or 1)
+
+    def wants_full(self, state: tuple[int, ...], step: int, error: float | None) -> bool:
+        return step in state
+
+
+def resampled(steps: tuple[int, ...], total: int, wanted: int) -> tuple[int, ...]:
+    """Full `steps` of `total`, at the same shares of the way of `wanted` steps, each at a step of its own."""
+    scale, made = (wanted - 1) / max(total - 1, 1), [-1]
+    count = min(len(steps), wanted)
+    for place, step in enumerate(steps[:count]):
+        most = wanted - (count - place)  # leaves a step for each that comes
+        made.append(min(max(round(step * scale), made[-1] + 1), most))
+    return tuple(made[1:])

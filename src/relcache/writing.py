@@ -1,0 +1,31 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to `path` through a temporary file beside it.
+
+    Raises:
+        OSError: it cannot be written; the message names the path.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise OSError(f"{path} cannot be written ({reason(error)}); what was written before is kept") from error
+        raise
+
+
+def reason(error: OSError) -> str:
+    """Why a file could not be written or read, in words."""
+    return error.strerror or str(error)
