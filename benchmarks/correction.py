@@ -3,7 +3,7 @@
     python benchmarks/correction.py --out benchmarks/results/correction
     python benchmarks/correction.py --out benchmarks/results/correction --table
 
-Each row is 64 samples whose seeds no other table uses, in batches of 32: PSNR in dB to full compute of the same seeds,
+Each row is 64 samples in batches of 32, whose seeds nothing was chosen on: PSNR in dB to full compute of these seeds,
 and to the exact solution (400 steps of the same scheduler, the first 32 samples), mean and half the width of the 95 %
 interval. Every row has exactly the number of full steps that is asked for. A row ends in a file; run again, it goes on.
 """
@@ -19,11 +19,12 @@ from typing import Any
 
 import diffusers
 import torch
+from candidates import Chosen, Foretold, Ridge
 from rich.console import Console
 from torch import Tensor
 
 import relcache
-from relcache import FORA, RFC, Growing, Newton, Plan, Relational, Replay, Reuse, Taylor, TaylorSeer, auto
+from relcache import FORA, RFC, Forecaster, Newton, Plan, Relational, Replay, Reuse, Taylor, TaylorSeer, auto
 from relcache.bench import files
 from relcache.bench.asked import call_options
 from relcache.bench.benchmarks import SMALL
@@ -32,9 +33,10 @@ from relcache.bench.pipelines import load_pipeline
 from relcache.bench.sampling import Sampler
 from relcache.method import Method
 from relcache.metrics.pair import psnr
+from relcache.presets import Preset, shipped
 from relcache.schedules.growing import GROWTH, growing_steps
 
-FIRST_SEED, SAMPLES, EXACT_SAMPLES, EXACT_STEPS, BATCH = 3000, 64, 32, 400, 32
+FIRST_SEED, SAMPLES, EXACT_SAMPLES, EXACT_STEPS, BATCH = 20_000, 64, 32, 400, 32
 BUDGETS = [(50, 14), (50, 8), (50, 20), (50, 10), (50, 6), (28, 8), (20, 7), (10, 5)]
 WHOLE = {(50, 14), (50, 8)}  # budgets with every row; the others have the short list
 FINER = [(100, 14), (200, 14), (100, 8), (200, 8)]
@@ -45,7 +47,12 @@ console = Console(stderr=True)
 def ending(full: int, steps: int) -> Method:
     """The default of a flow model with its last full step at the very end."""
     *before, _ = growing_steps(steps, full, GROWTH["velocity"])
-    return Method(Taylor(1, reuse_first=True), Plan([*before, steps - 1]), granularity="stack", corrector=Replay())
+    return held(auto(), schedule=Plan([*before, steps - 1]))
+
+
+def by(forecaster: Forecaster) -> Callable[[int, int], Method]:
+    """The default with another forecaster."""
+    return lambda full, steps: held(auto(full), forecaster=forecaster)
 
 
 def held(method: Method, **options: Any) -> Method:
@@ -53,6 +60,7 @@ def held(method: Method, **options: Any) -> Method:
     return replace(method, name="", **options)
 
 
+PRESET = "calibrated plan"
 Make = Callable[[int, int], Method]
 SHORT: dict[str, Make] = {
     "default": lambda full, steps: auto(full),
@@ -76,14 +84,18 @@ ROWS: dict[str, Make] = {
     "theta 1": lambda full, steps: auto(full, corrector=Replay(1, 1.0)),
     "even gaps": lambda full, steps: auto(full, growth=1.0),
     "even gaps, uncorrected": lambda full, steps: auto(full, growth=1.0, corrector=None),
-    "second step full": lambda full, steps: Method(Taylor(1), Growing(full), granularity="stack", corrector=Replay()),
+    "second step full": by(Taylor(2, damping=0.5)),
     "last step full": ending,
     "modules": lambda full, steps: auto(full, granularity="module"),
-    "reuse": lambda full, steps: Method(Reuse(), Growing(full), granularity="stack", corrector=Replay()),
-    "Taylor m=2": lambda full, steps: auto(full, order=2),
-    "RFE m=1": lambda full, steps: Method(Relational(1), Growing(full), granularity="stack", corrector=Replay()),
-    "RFE m=2": lambda full, steps: Method(Relational(2), Growing(full), granularity="stack", corrector=Replay()),
-    "Newton m=2": lambda full, steps: Method(Newton(2), Growing(full), granularity="stack", corrector=Replay()),
+    "reuse": by(Reuse()),
+    "Taylor m=1": lambda full, steps: auto(full, order=1),
+    "Taylor m=2": lambda full, steps: auto(full, damping=1.0),
+    "RFE m=1": by(Relational(1)),
+    "RFE m=2": by(Relational(2)),
+    "Newton m=2": by(Newton(2)),
+    "slope by its last success": by(Foretold()),
+    "order by the known input": by(Chosen()),
+    "ridge fit": by(Ridge()),
 }
 
 
@@ -161,6 +173,9 @@ class Bench:
             listed = ROWS if (steps, full) in WHOLE else SHORT if steps <= 50 else {"default": SHORT["default"]}
             for name, build in listed.items():
                 self.row(name, steps, full, lambda build=build, at=(full, steps): self.sample(at[1], method=build(*at)))
+            if steps == 50 and f"{self.model}-{full}" in shipped():
+                chosen = Preset.named(f"{self.model}-{full}").method
+                self.row(PRESET, steps, full, lambda chosen=chosen: self.sample(50, method=chosen))
             if steps <= 50:
                 base = self.pipe.scheduler
                 for name in SOLVERS:
@@ -194,7 +209,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
             continue
         yield f"| {full} full steps of {steps} | " + " | ".join(MODELS) + " |"
         yield "| --- " * (len(MODELS) + 1) + "|"
-        order = [*ROWS, *(f"no cache, {name}" for name in SOLVERS), "full compute"]
+        order = [*ROWS, PRESET, *(f"no cache, {name}" for name in SOLVERS), "full compute"]
         for name in sorted(found, key=order.index):
             cells = []
             for model in MODELS:

@@ -79,7 +79,9 @@ def test_the_default_meets_its_budget(steps: int) -> None:
     assert len(report.corrections) == sum(later - earlier > 1 for earlier, later in pairwise(report.full_steps))
 
 
-FORECASTERS = [Reuse(), Taylor(1), Taylor(2), Taylor(2, reuse_first=True, damping=0.5), Newton(2), Relational(1), Relational(2)]
+FORECASTERS = [
+    Reuse(), Taylor(1), Taylor(2), Taylor(2, reuse_first=True, damping=0.5), Newton(2), Relational(1), Relational(2)
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("forecaster", FORECASTERS, ids=str)
@@ -108,16 +110,20 @@ def test_a_threshold_is_steered_to_the_budget(method: Any, full: int) -> None:
 
 
 def test_steering() -> None:
-    """After a gap longer than the budget can afford from there on, the threshold is lower by the root of the ratio."""
+    """The next threshold is to the last as the next gap of the course, for what is left of the budget, to the last."""
     budget = ErrorBudget(1.0, full_steps=6)
     state = budget.start(Setting(21))
+    assert state.course == (0, 1, 5, 9, 14, 19)
     for step in range(2):
         state = budget.advance(state, step, None, full=True)
-    for step in range(2, 9):
+    for step in range(2, 8):
         state = budget.advance(state, step, 0.1, full=False)
-    state = budget.advance(state, 9, 0.9, full=True)  # a gap of 8; 11 steps and 3 full ones are left
-    assert state.threshold == pytest.approx((11 / 3 / 8) ** 0.5)
-    assert (state.left, state.full_left) == (11, 3)
+    state = budget.advance(state, 8, 0.9, full=True)  # a gap of 7, at 3/4 of the course's from 5 to 9
+    assert (state.left, state.full_left, state.error, state.steps) == (12, 3, 0.0, 0)
+    assert state.next_gap(8) == pytest.approx(4 * (11 / 14) * (3 / 3))
+    assert state.threshold == pytest.approx(state.next_gap(8) / 7)
+    beyond = state._replace(course=(0, 1))
+    assert beyond.next_gap(8) == pytest.approx(12 / 3)
 
 
 def test_a_forced_full_step_is_made_up_for() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from relcache.caller import find_caller
 from relcache.correctors import Corrector, Gap, Known, Link
-from relcache.patch import Patch
+from relcache.patch import Patch, goes_to
 from relcache.request import Request
 from relcache.requests import Requests, reference
 from relcache.runs import Run
@@ -71,7 +71,7 @@ class Correction:
             return
         self._is_attached = True
         can_be = reference(scheduler) is not None and callable(getattr(scheduler, "step", None))
-        if can_be and scheduler not in self._schedulers:
+        if can_be and scheduler not in self._schedulers and not goes_to(scheduler, "step", self._step):
             self._schedulers.add(scheduler)
             self._joined.swap(scheduler, "step", self._step, in_copies=True)
 

@@ -95,6 +95,12 @@ def is_replaced(value: Any) -> bool:
     return standing(value) is not None
 
 
+def goes_to(module: Any, attribute: str, call: Callable[..., Any]) -> bool:
+    """Whether `module.attribute` is what `Patch.swap` put there for `call`, here or on what `module` is a copy of."""
+    replacement = getattr(vars(module).get(attribute), "__self__", None)
+    return isinstance(replacement, Replacement) and replacement.call == call
+
+
 class Patch:
     """Attributes swapped on module instances, and on other objects, and the way back.
 

@@ -104,10 +104,13 @@ def find_plan(
     base = chosen_method(method)
     if base.made_for is not None or base.finer != 1:
         raise ValueError("calibrate takes a method that is neither a preset nor finer")
+    history = base.forecaster.full_steps_needed
+    if full_steps < history:
+        raise ValueError(f"{base.forecaster} needs {history} full steps, and the budget is {full_steps}")
     scheduler = pipe.scheduler
     origin = Origin.of(find_transformers(pipe)[0], scheduler)
     Preset(origin, steps, (0,), base).to_dict()  # what a file cannot hold is refused before anything is computed
-    growing = Growing(full_steps).start(Setting(steps, predicts(scheduler), base.forecaster.full_steps_needed)).planned
+    growing = Growing(full_steps).start(Setting(steps, predicts(scheduler), history)).planned
     key = Preset(origin, steps, growing, base).to_dict() | {"asked": asked, "date": ""}
     trial = Trials(pipe, sample, steps, base, Progress(progress, json.loads(json.dumps(key, default=str))), tell)
     best = trial.search(full_steps, growing, trials)
@@ -122,10 +125,14 @@ def find_plan(
 
 
 def _options(pipe: Any, steps: int) -> dict[str, Any]:
-    taken = inspect.signature(pipe.__call__).parameters
-    return {"num_inference_steps": steps} | ({"output_type": "np"} if "output_type" in taken else {})
+    taken = inspect.signature(pipe.__call__).parameters.values()
+    named = any(each.name == "output_type" or each.kind is each.VAR_KEYWORD for each in taken)
+    return {"num_inference_steps": steps} | ({"output_type": "np"} if named else {})
 
 
 def _pictures(output: Any) -> Tensor:
     """What a pipeline has made, pictures, clips or sound, as a tensor."""
-    return torch.as_tensor(output[0]).float()
+    try:
+        return torch.as_tensor(output[0]).float()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"the pipeline's output cannot be compared: {error}") from error

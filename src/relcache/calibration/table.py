@@ -18,9 +18,10 @@ class Errors:
     Attributes:
         steps: how many.
         gaps: by length, and by the full step that ends it: the error that a gap leaves in the sample after that step.
-        first: by its end: that of the gap after step 0.
+        first: by its end: that of the first gap.
         tails: by the last full step: the error of the final sample where all after it is cached.
         gains: by step: how many times an error in the sample after it is as large in the final one.
+        history: how many steps at the beginning are full in any case; the first gap follows them.
     """
 
     steps: int
@@ -28,12 +29,13 @@ class Errors:
     first: Mapping[int, float]
     tails: Mapping[int, float]
     gains: Mapping[int, float]
+    history: int = 1
 
     def cost(self, start: int, end: int) -> float:
         """Error of the final sample by the gap between two full steps."""
         if end == start + 1:
             return 0.0
-        table = self.first if start == 0 and end in self.first else None
+        table = self.first if start == self.history - 1 and end in self.first else None
         error = table[end] if table is not None else self._of_length(end - start, end)
         return error * _between(self.gains, end)
 
@@ -46,15 +48,15 @@ class Errors:
         return _between({known: _between(ends, end) for known, ends in self.gaps.items()}, length, powers=True)
 
     def cheapest(self, full_steps: int) -> tuple[int, ...]:
-        """The plan of exactly so many full steps, from 0, whose gaps and tail add up to the least.
+        """The plan of exactly so many full steps whose gaps and tail add up to the least.
 
         Shortest path over the steps: after k full steps, of which the last is n, only the least sum counts.
         """
         count = min(full_steps, self.steps)
-        least: list[dict[int, tuple[float, int]]] = [{0: (0.0, -1)}]
-        for _ in range(1, count):
+        least: list[dict[int, tuple[float, int]]] = [{self.history - 1: (0.0, -1)}]
+        for _ in range(self.history, count):
             before, now = least[-1], {}
-            for end in range(1, self.steps):
+            for end in range(self.history, self.steps):
                 ways = [(sum_ + self.cost(start, end), start) for start, (sum_, _) in before.items() if start < end]
                 if ways:
                     now[end] = min(ways)
@@ -63,7 +65,7 @@ class Errors:
         plan = [last]
         for known in reversed(least[1:]):
             plan.append(known[plan[-1]][1])
-        return tuple(reversed(plan))
+        return (*range(self.history - 1), *reversed(plan))
 
 
 def _between(known: Mapping[int, float], at: int, powers: bool = False) -> float:
@@ -82,10 +84,13 @@ def _between(known: Mapping[int, float], at: int, powers: bool = False) -> float
     return math.exp(ends[0] + share * (ends[1] - ends[0]))
 
 
-def neighbours(plan: Sequence[int], steps: int) -> list[tuple[int, ...]]:
-    """Plans that differ from `plan` by one full step, or by all from one on, which are 1 to 3 steps elsewhere."""
+def neighbours(plan: Sequence[int], steps: int, history: int = 1) -> list[tuple[int, ...]]:
+    """Plans that differ from `plan` by one full step, or by all from one on, which are 1 to 3 steps elsewhere.
+
+    The first `history` full steps stay.
+    """
     made: dict[tuple[int, ...], None] = {}
-    for place in range(1, len(plan)):
+    for place in range(history, len(plan)):
         for shift in (-1, 1, -2, 2, -3, 3):
             for end in (place + 1, len(plan)):
                 other = [step + shift * (place <= index < end) for index, step in enumerate(plan)]

@@ -32,7 +32,7 @@ class Trials:
 
     def __init__(self, pipe: Any, sample: Callable[[], Tensor], steps: int, base: Method, known: Progress, tell: Tell):
         self._pipe, self._sample, self._steps, self._base, self._tell = pipe, sample, steps, base, tell
-        self.known = known
+        self.known, self._history = known, base.forecaster.full_steps_needed
         self._path: dict[tuple[int, int], Tensor] = {}
         self.problem: str | None = None
         tell("full compute", 0, 1)
@@ -55,7 +55,7 @@ class Trials:
         improved = True
         while improved:
             improved = False
-            for plan in neighbours(best, self._steps):
+            for plan in neighbours(best, self._steps, self._history):
                 if plan not in self._judged and tried >= trials:
                     return best
                 value = self.judge(plan)
@@ -86,10 +86,11 @@ class Trials:
 
     def errors(self, mean_gap: int) -> Errors:
         """Measure what gaps cost."""
+        begin = self._history
         lengths = sorted({*LENGTHS, 3 * mean_gap} - {length for length in LENGTHS if length >= self._steps})
         middle = min(lengths, key=lambda length: abs(length - mean_gap))
-        ends = [round(2 + (self._steps - 4) * (place / (GAINS - 1)) ** 1.5) for place in range(GAINS)]
-        runs = [("gaps", length, first) for length in lengths for first in range(1, length + 1)]
+        ends = [round(begin + 1 + (self._steps - begin - 3) * (place / (GAINS - 1)) ** 1.5) for place in range(GAINS)]
+        runs = [("gaps", length, first) for length in lengths for first in range(begin, begin + length)]
         runs += [("gain", middle, end) for end in ends]
         for place, (kind, length, first) in enumerate(runs):
             self._tell("errors of gaps" if kind == "gaps" else "what becomes of errors", place, len(runs))
@@ -115,11 +116,12 @@ class Trials:
             firsts,
             {last: sum(values) / len(values) for last, values in tails.items()},
             gains,
+            begin,
         )
 
     def _gaps(self, length: int, first: int, kept: dict[tuple[int, int], Tensor] | None = None) -> dict[str, Any]:
         """Errors of the gaps that end at `first` and every `length` steps after it, each from the exact sample."""
-        plan = [0, *range(first, self._steps, length)]
+        plan = [*range(self._history), *range(first, self._steps, length)]
         found: dict[int, list[float]] = {}
         tail: list[float] = []
 
@@ -129,7 +131,7 @@ class Trials:
                 tail.append(energy(value - exact))
             if step not in plan:
                 return None
-            if step:
+            if step >= self._history:
                 found.setdefault(step, []).append(energy(value - exact))
                 if kept is not None:
                     kept[request, step] = (value - exact).cpu()
@@ -142,7 +144,7 @@ class Trials:
     def _gain(self, length: int, end: int) -> float:
         """How many times the error of a gap that ends at `end` is as large in the final sample, squared norms."""
         kept: dict[tuple[int, int], Tensor] = {}
-        self._gaps(length, (end - 1) % length + 1, kept)
+        self._gaps(length, (end - self._history) % length + self._history, kept)
         before, after = [], []
 
         def lead(request: int, step: int, value: Tensor) -> Tensor | None:
@@ -157,7 +159,7 @@ class Trials:
             before.append(energy(wrong))
             return exact + wrong
 
-        plan = [0, *range(end, self._steps)]
+        plan = sorted({*range(self._history), *range(end, self._steps)})
         method = self._on(plan, corrector=None)
         with enable(self._pipe, method), between_updates(self._pipe.scheduler, self._steps, lead):
             self._sample()

@@ -16,6 +16,7 @@ from relcache.method import Method
 from relcache.nearest import did_you_mean
 from relcache.origin import Component, Origin
 from relcache.schedules import Plan
+from relcache.schedules.base import check_count
 from relcache.writing import write_whole
 
 VERSION = 1
@@ -47,6 +48,7 @@ class Preset:
     judged: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_count("the steps of a preset", self.steps, 1)
         Plan(self.full_steps, self.steps)
 
     @property

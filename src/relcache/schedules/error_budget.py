@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from relcache.expansion import Norm, check_choice, check_stride
 from relcache.schedules.base import Schedule, Setting, check_count, short_of_budget, short_of_warmup
+from relcache.schedules.growing import laid
 
 
 class Spent(NamedTuple):
@@ -21,6 +23,7 @@ class Spent(NamedTuple):
         steps: the cached steps since then.
         left: steps of the request that are not decided yet; None if their number is not known.
         full_left: how many of them may be full; None if there is no budget.
+        course: the full steps that `Growing` would lay with the same budget; none if there is no budget.
     """
 
     threshold: float
@@ -28,6 +31,21 @@ class Spent(NamedTuple):
     steps: int = 0
     left: int | None = None
     full_left: int | None = None
+    course: tuple[int, ...] = ()
+
+    def next_gap(self, step: int) -> float:
+        """After the full step `step`, how long the next gap has to be for what is left of the budget to last.
+
+        On the course it is the course's own. Beside it, it is as many times longer as the course has more full steps
+        left than the budget, and shorter by the share of the present gap of the course that is behind already.
+        """
+        left, full_left = self.left or 1, self.full_left or 1
+        behind = bisect_right(self.course, step)
+        rest = len(self.course) - behind
+        if not rest or not behind:
+            return left / full_left
+        last, end = self.course[behind - 1], self.course[-1]
+        return (self.course[behind] - last) * (end - step) / (end - last) * rest / full_left
 
 
 @dataclass(frozen=True)
@@ -43,8 +61,8 @@ class ErrorBudget(Schedule):
     steps therefore depend on its batch mates; Interval and Plan do not.
 
     With `full_steps` exactly so many steps are full. `threshold` is then the first one only: after each gap the next
-    threshold is `(G / g)^0.5` times the last, where g is the gap that it led to and G the mean gap that is left to the
-    budget. When as many steps are left as may be full, all of them are; when none may, none is.
+    threshold is `G / g` times the last, where g is the gap that it led to and G the next gap of a course that uses up
+    the budget, which is `Growing`'s. When as many steps are left as may be full, all of them are; when none may, none.
 
     `longest_gap` caps the number of steps from one full step to the next; the last `full_last` steps are always full.
     With a `token_stride` above 1 both sums run over every so manieth token, and only these are kept; the stride is the
@@ -94,7 +112,10 @@ class ErrorBudget(Schedule):
         return short_of_budget(self.full_steps, total_steps) or short_of_warmup(self.warmup, total_steps)
 
     def start(self, setting: Setting) -> Spent:
-        return Spent(self.threshold, left=setting.total_steps, full_left=self.full_steps)
+        if self.full_steps is None:
+            return Spent(self.threshold, left=setting.total_steps)
+        course = laid(setting._replace(history=self.warmup), self.full_steps)
+        return Spent(self.threshold, left=setting.total_steps, full_left=self.full_steps, course=course)
 
     def wants_signal(self, step: int) -> bool:
         return step >= self.warmup
@@ -121,11 +142,11 @@ class ErrorBudget(Schedule):
     def advance(self, state: Spent, step: int, error: float | None, full: bool) -> Spent:
         left = None if state.left is None else max(state.left - 1, 0)
         if not full:
-            return Spent(state.threshold, state.error + (error or 0.0), state.steps + 1, left, state.full_left)
+            return state._replace(error=state.error + (error or 0.0), steps=state.steps + 1, left=left)
+        gap, state = state.steps + 1, state._replace(error=0.0, steps=0, left=left)
         if state.full_left is None:
-            return Spent(state.threshold, left=left)
-        full_left = state.full_left - 1
-        threshold = state.threshold
-        if step >= self.warmup and left and full_left > 0:
-            threshold *= (left / full_left / (state.steps + 1)) ** 0.5
-        return Spent(threshold, left=left, full_left=full_left)
+            return state
+        after = state._replace(full_left=state.full_left - 1)
+        if step < self.warmup or not left or not after.full_left:
+            return after
+        return after._replace(threshold=state.threshold * after.next_gap(step) / gap)

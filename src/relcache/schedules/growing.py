@@ -104,10 +104,7 @@ class Growing(Schedule):
         )
 
     def _lay(self, setting: Setting) -> tuple[int, ...]:
-        total, growth = setting.total_steps or 1, GROWTH.get(setting.predicts or "", UNKNOWN)
-        if setting.predicts == "velocity" and total > FINE:
-            growth = FINE_GROWTH
-        return growing_steps(total, self._budget(setting), self.growth or growth, setting.history)
+        return laid(setting, self._budget(setting), self.growth)
 
     def _budget(self, setting: Setting) -> int:
         total = setting.total_steps or 1
@@ -121,6 +118,14 @@ class Growing(Schedule):
 def default_budget(total_steps: int) -> int:
     """Full steps where nothing is asked for: 14 of 50, 9 of 28, 7 of 20, 5 of 10; all of 6 or fewer."""
     return total_steps if total_steps <= 6 else int(0.22 * total_steps + 3)
+
+
+def laid(setting: Setting, full_steps: int, growth: float | None = None) -> tuple[int, ...]:
+    """The full steps of a request, by what its model predicts."""
+    total, usual = setting.total_steps or 1, GROWTH.get(setting.predicts or "", UNKNOWN)
+    if setting.predicts == "velocity" and total > FINE:
+        usual = FINE_GROWTH
+    return growing_steps(total, full_steps, growth or usual, setting.history)
 
 
 def growing_steps(total: int, full_steps: int, growth: float, history: int = 1) -> tuple[int, ...]:
