@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -401,3 +402,48 @@ BUILDERS: dict[str, Callable[[], Built]] = {
     "LTXPipeline": ltx,
     "DiTPipeline": dit,
 }
+
+
+class Stub(diffusers.ModelMixin):  # type: ignore[misc]
+    """A part of a pipeline of which only the attributes matter."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.__dict__.update(attributes)
+
+
+class Connectors(Stub):
+    """Text features as they are, for pictures and for sound."""
+
+    def forward(self, embeds: torch.Tensor, mask: torch.Tensor, **_: Any) -> tuple[torch.Tensor, ...]:
+        return embeds, embeds, mask
+
+
+def ltx2() -> Built:
+    """A clip and its sound, as latents."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = diffusers.LTX2VideoTransformer3DModel(
+            in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=16, cross_attention_dim=32,
+            audio_in_channels=8, audio_out_channels=8, audio_num_attention_heads=2, audio_attention_head_dim=8,
+            audio_cross_attention_dim=16, num_layers=2, caption_channels=12,
+        )  # fmt: skip
+        embeds = torch.randn(1, 6, 12)
+    latents = {"latents_mean": torch.zeros(8), "latents_std": torch.ones(8)}
+    vae = Stub(
+        spatial_compression_ratio=8, temporal_compression_ratio=2, config=SimpleNamespace(scaling_factor=1.0), **latents
+    )
+    sound = SimpleNamespace(sample_rate=16000, mel_hop_length=160, mel_bins=16, latent_channels=2)
+    audio_vae = Stub(mel_compression_ratio=4, temporal_compression_ratio=4, config=sound, **latents)
+    pipe = diffusers.LTX2Pipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=vae, audio_vae=audio_vae, text_encoder=None,
+        tokenizer=None, connectors=Connectors(), transformer=randomised(transformer), vocoder=None,
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    mask = torch.ones(1, 6)
+    return pipe, {
+        "prompt_embeds": embeds, "prompt_attention_mask": mask, "negative_prompt_embeds": -embeds,
+        "negative_prompt_attention_mask": mask, "height": 32, "width": 32, "num_frames": 5, "frame_rate": 25.0,
+        "guidance_scale": 3.0, "output_type": "latent",
+    }  # fmt: skip

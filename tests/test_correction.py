@@ -13,8 +13,9 @@ import pytest
 import requesting
 import torch
 from oracle import Oracle, Recipe
+from small_pipelines import ltx2
 from test_whose_call import skyreels
-from tiny import BETAS, TRAIN_STEPS, noise_for, tiny_dit, tiny_pipeline
+from tiny import BETAS, TRAIN_STEPS, noise_for, run_pipeline, tiny_dit, tiny_pipeline
 from torch import Tensor
 
 import relcache
@@ -362,6 +363,62 @@ def test_schedulers_that_are_copied_for_each_frame() -> None:
     with relcache.enable(pipe, full_steps=4) as handle:
         requesting.run(pipe, call, steps=8, ar_step=2, causal_block_size=2)
         assert any("beyond the budget" in note for note in handle.report().notes)
+
+
+def test_a_pipeline_that_steps_a_copy_of_its_scheduler() -> None:
+    """The copy's updates are corrected as the scheduler's own would be, once."""
+
+    class Copying(diffusers.DiTPipeline):  # type: ignore[misc]
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            own, self.scheduler = self.scheduler, copy.deepcopy(self.scheduler)
+            try:
+                return super().__call__(*args, **kwargs)
+            finally:
+                self.scheduler = own
+
+    plain = tiny_pipeline()
+    copying = Copying(**plain.components)
+    copying.set_progress_bar_config(disable=True)
+    made = []
+    for pipe in (plain, copying):
+        with relcache.enable(pipe, full_steps=4) as handle:
+            for _ in range(2):
+                pictures = run_pipeline(pipe, [3, 5])
+                assert handle.report().corrections
+                assert handle.report().notes == []
+        made.append(pictures)
+    assert torch.equal(*made)
+    assert "step" not in vars(plain.scheduler)
+
+
+def test_pictures_and_sound_by_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LTX-2: one call of the transformer gives both, and a copy of the scheduler makes the updates of the sound.
+
+    Held against Euler's sums: from the gap's first sample on, each output in it lies on the line between its ends.
+    """
+    pipe, call = ltx2()
+    kind, made = type(pipe.scheduler), {}
+    own = kind.step
+
+    def step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, **options: Any) -> Any:
+        made.setdefault(id(self), []).append((model_output.clone(), sample.clone()))
+        return own(self, model_output, timestep, sample, **options)
+
+    monkeypatch.setattr(kind, "step", step)
+    with relcache.enable(pipe, full_steps=4, corrector=Replay(theta=0.0)) as handle:
+        pipe(**call, num_inference_steps=9, generator=torch.Generator().manual_seed(0))
+        report = handle.report()
+    assert report.notes == []
+    streams = [updates for updates in made.values() if len(updates) == 9]
+    assert [updates[0][1].shape for updates in streams] == [(1, 48, 8), (1, 5, 8)]
+    sigmas = pipe.scheduler.sigmas
+    for updates in streams:
+        for start, end in pairwise(report.full_steps):
+            expected = updates[start + 1][1]
+            for place in range(start + 1, end):
+                line = torch.lerp(updates[start][0], updates[end][0], (place - start) / (end - start))
+                expected = expected + (sigmas[place + 1] - sigmas[place]) * line
+            torch.testing.assert_close(updates[end][1], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_updates_that_cannot_be_repeated() -> None:

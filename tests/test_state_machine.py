@@ -21,11 +21,12 @@ from tiny import BrokenOff, DiTWithContext, alphas_for, noise_for, timesteps_for
 from torch import Tensor
 
 import relcache
-from relcache import FORA, RCS, RFC, RFE, Method, Newton, Plan, TaylorSeer
+from relcache import FORA, RCS, RFC, RFE, Interval, Method, Newton, Plan, Replay, Taylor, TaylorSeer
 
 METHODS = [
     FORA(3), FORA(2, warmup=1), TaylorSeer(1, 3), TaylorSeer(2, 4), RFE(1, 3), RFE(2, 3), RFC(1, 0.5), RFC(2, 0.8),
-    RCS(1, 0.6), Method(Newton(2), Plan([0, 1, 3, 6])),
+    RCS(1, 0.6), Method(Newton(2), Plan([0, 1, 3, 6])), Method(Taylor(1), Interval(3), corrector=Replay()),
+    Method(Taylor(2, reuse_first=True, damping=0.5), Plan([0, 2, 5]), corrector=Replay(2)),
 ]  # fmt: skip
 
 
@@ -40,11 +41,11 @@ class Scheduler:
         self.timesteps, self.step_index = timesteps_for(steps), None
         self._alphas = alphas_for(steps)
 
-    def step(self, noise: Tensor, place: int, sample: Tensor) -> Tensor:
+    def step(self, model_output: Tensor, place: int, sample: Tensor) -> tuple[Tensor]:
         alpha, alpha_next = self._alphas[place]
         self.step_index = place + 1
-        clean = (sample - (1 - alpha) ** 0.5 * noise) / alpha**0.5
-        return alpha_next**0.5 * clean + (1 - alpha_next) ** 0.5 * noise
+        clean = (sample - (1 - alpha) ** 0.5 * model_output) / alpha**0.5
+        return (alpha_next**0.5 * clean + (1 - alpha_next) ** 0.5 * model_output,)
 
 
 class Asked(NamedTuple):
@@ -75,7 +76,7 @@ class Asked(NamedTuple):
                         call = {"timestep": time.expand(len(self.labels)), "class_labels": labels}
                         outs.append(model(sample, **call).sample)
                 noise = outs[0] if not self.guided else outs[1] + 1.5 * (outs[0] - outs[1])
-                sample = scheduler.step(noise, place, sample)
+                (sample,) = scheduler.step(noise, place, sample)
         return sample
 
 
@@ -286,3 +287,16 @@ def test_sequences(request: pytest.FixtureRequest) -> None:
             suppress_health_check=checks, phases=[Phase.generate, Phase.shrink],
         ),
     )  # fmt: skip
+
+
+def test_gaps_are_corrected_in_the_sequences() -> None:
+    """What the sequences are about: the scheduler by hand is one whose updates are seen."""
+    asked = Asked(8, 0, (3,), 8)
+    model = new_model()
+    made = []
+    for corrector in (None, Replay()):
+        with relcache.enable(Pipeline(model), Method(Taylor(1), Interval(3), corrector=corrector)) as handle:
+            made.append(Pipeline(model)(asked))
+            assert bool(handle.report().corrections) == (corrector is not None)
+            assert handle.report().notes == []
+    assert not torch.equal(*made)
