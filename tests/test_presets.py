@@ -177,6 +177,14 @@ def test_another_model_or_scheduler_is_refused() -> None:
         relcache.enable(pipe, Preset(two, STEPS, (0, 1), relcache.auto()))
 
 
+def test_configs_of_other_versions() -> None:
+    """Options that only one version of diffusers has do not tell models apart."""
+    plain = Component("Model", {"layers": 2})
+    assert plain.differs(Component("Model", {"layers": 2, "new": True})) is None
+    assert Component("Model", {"layers": 2, "old": (1, 2)}).differs(plain) is None
+    assert plain.differs(Component("Model", {"layers": 3, "new": True})) == "Model with layers=2, not 3"
+
+
 def test_a_preset_has_its_own_full_steps() -> None:
     pipe = tiny_pipeline()
     with pytest.raises(ValueError, match="full_steps does not go with preset"):

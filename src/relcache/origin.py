@@ -26,10 +26,11 @@ class Component:
         """How `other` differs, as words; None if it is the same."""
         if self.class_name != other.class_name:
             return f"{self.class_name}, not {other.class_name}"
-        names = [name for name in {**self.config, **other.config} if self.config.get(name) != other.config.get(name)]
+        both = [name for name in self.config if name in other.config]  # other versions may have more
+        names = [name for name in both if self.config[name] != other.config[name]]
         if not names:
             return None
-        told = ", ".join(f"{name}={self.config.get(name)!r:.60}, not {other.config.get(name)!r:.60}" for name in names)
+        told = ", ".join(f"{name}={self.config[name]!r:.60}, not {other.config[name]!r:.60}" for name in names)
         return f"{self.class_name} with {told}"
 
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.table import Table
 
 from relcache.bench import files
 from relcache.bench.asked import asked_of, call_options, conditions, for_calibration
@@ -145,11 +144,10 @@ def list_presets(
     """List the presets that are shipped, and those in files: what they are for, and their full steps."""
     with plain_errors([]):
         presets = {**shipped(), **{str(path): Preset.load(path) for path in file or []}}
-        table = Table(header_style="bold", box=None, padding=(0, 1), pad_edge=False)
-        for heading in ("name", "model", "scheduler", "full steps", "judged"):
-            table.add_column(heading, overflow="fold")
         for name, preset in presets.items():
-            models = ", ".join(model.class_name for model in preset.origin.models.values())
-            full = f"{len(preset.full_steps)} of {preset.steps}: {', '.join(map(str, preset.full_steps))}"
-            table.add_row(name, models, preset.origin.scheduler.class_name, full, _judged(preset.judged))
-        console.print(table)
+            models = " and ".join(model.class_name for model in preset.origin.models.values())
+            say(
+                f"{name}: {len(preset.full_steps)} of {preset.steps} steps of {models}, {preset.origin.scheduler.class_name}"
+            )
+            say(f"  full steps: {', '.join(map(str, preset.full_steps))}")
+            say(f"  {_judged(preset.judged)}")
