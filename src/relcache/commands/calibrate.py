@@ -146,8 +146,7 @@ def list_presets(
         presets = {**shipped(), **{str(path): Preset.load(path) for path in file or []}}
         for name, preset in presets.items():
             models = " and ".join(model.class_name for model in preset.origin.models.values())
-            say(
-                f"{name}: {len(preset.full_steps)} of {preset.steps} steps of {models}, {preset.origin.scheduler.class_name}"
-            )
+            budget = f"{len(preset.full_steps)} of {preset.steps} steps"
+            say(f"{name}: {budget} of {models}, {preset.origin.scheduler.class_name}")
             say(f"  full steps: {', '.join(map(str, preset.full_steps))}")
             say(f"  {_judged(preset.judged)}")
