@@ -68,8 +68,10 @@ class NoiseSteps:
     def set_begin_index(self, index: int = 0) -> None:
         """Every request begins at the first step."""
 
-    def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None, **others: Any) -> None:
-        steps = num_inference_steps or len(others["sigmas"])
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, sigmas: Any = None, mu: Any = None
+    ) -> None:
+        steps = num_inference_steps or len(sigmas)
         product = self.alphas_cumprod[torch.arange(steps).mul(1000 // steps).flip(0)]
         noise, clean = (1 - product).sqrt(), product.sqrt()
         sigmas = (noise / (noise + clean)).float()

@@ -391,6 +391,28 @@ def test_a_pipeline_that_steps_a_copy_of_its_scheduler() -> None:
     assert "step" not in vars(plain.scheduler)
 
 
+def test_copies_are_let_go_with_the_handle() -> None:
+    """A scheduler that was copied while relcache was enabled is afterwards like any other."""
+    first, second = tiny_pipeline(), tiny_pipeline()
+    with relcache.enable(first, full_steps=4) as handle:
+        run_pipeline(first, [3])
+        copied = copy.deepcopy(first.scheduler)
+        expected, again = copied.step, first.scheduler
+        assert "step" in vars(copied)
+    assert "step" not in vars(copied)
+    assert "step" not in vars(again)
+    assert expected.__name__ == "step"
+    second.scheduler = copied
+    for _ in range(2):  # by a first handle, and by one that takes over
+        handle = relcache.enable(second, full_steps=4)
+        run_pipeline(second, [3])
+        assert handle.report().corrections
+        assert handle.report().notes == []
+        second.scheduler = copy.deepcopy(second.scheduler)
+    handle.disable()
+    assert "step" not in vars(second.scheduler)
+
+
 def test_pictures_and_sound_by_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """LTX-2: one call of the transformer gives both, and a copy of the scheduler makes the updates of the sound.
 

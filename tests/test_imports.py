@@ -62,6 +62,7 @@ RANKS = {
     "method": 8,
     "presets": 9,
     "methods": 10,
+    "components": 4,
     "calibration": 13,
     "api": 12,
     "inspection": 13,

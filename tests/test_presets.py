@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from relcache.bench.pipelines import load_pipeline
 from relcache.calibration import calibrate
 from relcache.calibration.probe import between_updates
 from relcache.calibration.table import Errors, neighbours
-from relcache.calibration.trials import decibels
+from relcache.calibration.trials import Trials, decibels
 from relcache.cli import app
 from relcache.origin import Component, Origin
 from relcache.presets import shipped
@@ -111,8 +112,17 @@ def run_with(pipe: Any, method: Any) -> torch.Tensor:
         ({"corrector": {"name": "Replay", "sharpness": 1}}, "sharpness"),
         ({"full_steps": []}, "at least one full step"),
         ({"steps": 6}, "at least 9, got 6"),
-        ({"steps": None}, "steps of a preset is a whole number"),
-        ({"models": ["transformer"]}, "'list' object has no attribute"),
+        ({"steps": None}, "its 'steps' is of another kind"),
+        ({"models": {}}, "it names no model"),
+        ({"models": {"transformer": {"class": "X", "config": None}}}, "its 'config' is of another kind"),
+        ({"forecaster": "Taylor"}, "its 'forecaster' is of another kind"),
+        ({"forecaster": {"order": 1}}, "it has no 'name'"),
+        ({"judged": {"plan": None}}, "its 'plan' is of another kind"),
+        ({"judged": 5}, "its 'judged' is of another kind"),
+        ({"date": 3}, "its 'date' is of another kind"),
+        ({"memory_limit": "much"}, "memory"),
+        ({"offload": "disk"}, "offload is one of"),
+        ({"models": ["transformer"]}, "its 'models' is of another kind"),
     ],
 )
 def test_a_file_that_is_no_preset(change: dict[str, Any], complaint: str, tmp_path: Path) -> None:
@@ -126,7 +136,7 @@ def test_files_that_are_not_there_or_not_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no preset 'small-flux-9'.*did you mean 'small-flux-8'\?"):
         relcache.enable(tiny_pipeline(), "preset:name=small-flux-9")
     (tmp_path / "text.json").write_text("{")
-    with pytest.raises(ValueError, match=r"text\.json is no preset that can be read"):
+    with pytest.raises(ValueError, match=r"text\.json is no preset"):
         Preset.named(str(tmp_path / "text.json"))
     table = preset_of(tiny_pipeline()).to_dict()
     del table["scheduler"]
@@ -159,7 +169,7 @@ def test_another_model_or_scheduler_is_refused() -> None:
         relcache.enable(other, preset)
     assert "forward" not in vars(other.transformer)
     for scheduler, complaint in (
-        (diffusers.DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=1), "steps_offset=0, not 1"),
+        (diffusers.DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=1), "steps_offset=its default, not 1"),
         (diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config), "DDIMScheduler, not EulerDiscrete"),
     ):
         other = tiny_pipeline()
@@ -178,17 +188,58 @@ def test_another_model_or_scheduler_is_refused() -> None:
 
 
 def test_configs_of_other_versions() -> None:
-    """Options that only one version of diffusers has do not tell models apart."""
+    """An option that another version of diffusers has does not tell models apart, as long as it is as usual."""
+
+    class Model:
+        def __init__(self, layers: int, new: bool = False, sizes: tuple[int, ...] = (1, 2)) -> None:
+            self.config = {"layers": layers, "new": new, "sizes": sizes, "_name_or_path": "x"}
+
     plain = Component("Model", {"layers": 2})
-    assert plain.differs(Component("Model", {"layers": 2, "new": True})) is None
-    assert Component("Model", {"layers": 2, "old": (1, 2)}).differs(plain) is None
-    assert plain.differs(Component("Model", {"layers": 3, "new": True})) == "Model with layers=2, not 3"
+    assert Component.of(Model(2)) == plain
+    assert Component.of(Model(2, sizes=(1, 3))).config == {"layers": 2, "sizes": [1, 3]}
+    assert plain.differs(Component.of(Model(3))) == "Model with layers=2, not 3"
+    assert plain.differs(Component.of(Model(2, new=True))) == "Model with new=its default, not True"
+    assert Component.of(object()) == Component("object", {})
+
+
+def test_a_scheduler_that_is_replaced_later() -> None:
+    pipe = tiny_pipeline()
+    with relcache.enable(pipe, preset_of(pipe)):
+        run(pipe)
+        pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+        with pytest.raises(ValueError, match="the preset is for DDIMScheduler, not EulerDiscreteScheduler"):
+            run(pipe)
+
+
+def test_how_features_are_held_is_part_of_a_preset(tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    method = relcache.method_from_text("rfc:granularity=block,cache_dtype=int8,memory_limit=1GB")
+    preset = Preset(preset_of(pipe).origin, STEPS, (0, 1, 4, 8), method)
+    preset.save(tmp_path / "held.json")
+    assert Preset.load(tmp_path / "held.json") == preset
+    assert preset.method.cache_dtype == "int8"
+    assert preset.method.memory_limit == "1GB"
+    assert preset.method.schedule == Plan((0, 1, 4, 8), STEPS)
+    with pytest.raises(ValueError, match="a preset is of the pipeline's own steps"):
+        Preset(preset.origin, STEPS, (0, 1), relcache.method_from_text("auto:finer=2"))
+
+
+@pytest.mark.parametrize("method", ["taylorseer:order=1,interval=4", "rfc"])
+def test_a_forecast_that_needs_two_full_steps_in_other_lengths(method: str) -> None:
+    pipe = tiny_pipeline()
+    preset = Preset(preset_of(pipe).origin, STEPS, (0, 1, 4, 8), relcache.method_from_text(method))
+    with relcache.enable(pipe, preset) as handle:
+        for steps in (23, 5, 40):
+            run(pipe, steps)
+            assert len(handle.full_steps) == 4
+            assert handle.report().fallbacks == {}
 
 
 def test_a_preset_has_its_own_full_steps() -> None:
     pipe = tiny_pipeline()
-    with pytest.raises(ValueError, match="full_steps does not go with preset"):
-        relcache.enable(pipe, preset_of(pipe), full_steps=5)
+    for budget in ({"full_steps": 5}, {"speedup": 2.0}):
+        with pytest.raises(ValueError, match="a preset has full steps of its own"):
+            relcache.enable(pipe, preset_of(pipe), **budget)
 
 
 def test_every_shipped_preset_fits_its_model() -> None:
@@ -251,26 +302,28 @@ def test_neighbours() -> None:
 
 def test_decibels() -> None:
     reference = torch.tensor([[0.0, 1.0], [0.5, 0.5]])
-    assert decibels(reference, reference) == 100.0
-    assert decibels(reference + 0.1, reference) == pytest.approx(20.0, abs=1e-4)
-    assert decibels(10 * reference - 5 + 1.0, 10 * reference - 5) == pytest.approx(20.0, abs=1e-4)
+    assert decibels([reference], [reference]) == 100.0
+    assert decibels([reference + 0.1], [reference]) == pytest.approx(20.0, abs=1e-4)
+    assert decibels([10 * reference - 5 + 1.0], [10 * reference - 5]) == pytest.approx(20.0, abs=1e-4)
+    assert decibels([reference * torch.nan], [reference]) == -100.0
+    wide = torch.rand(4, 7)
+    assert decibels([reference, wide + 0.1], [reference, wide]) == pytest.approx((2 * 100 + 4 * 20) / 6, abs=1e-3)
 
 
 def test_what_is_between_updates() -> None:
     """A pipeline goes on from the sample that is put back, and is as before afterwards."""
     pipe, seen, samples = tiny_pipeline(), [], []
-    with between_updates(pipe.scheduler, STEPS, lambda request, step, sample: seen.append((request, step))) as updates:
-        for _ in range(2):
-            expected = run(pipe)
-    assert seen == [(request, step) for request in range(2) for step in range(STEPS)]
-    assert updates.count == 2 * STEPS
+    with between_updates(pipe.scheduler, lambda step, sample: seen.append(step)) as updates:
+        expected = run(pipe)
+    assert seen == list(range(STEPS))
+    assert updates.count == STEPS
     assert "step" not in vars(pipe.scheduler)
 
-    def zero(request: int, step: int, sample: torch.Tensor) -> torch.Tensor | None:
+    def zero(step: int, sample: torch.Tensor) -> torch.Tensor | None:
         samples.append(sample)
         return torch.zeros_like(sample) if step == 4 else None
 
-    with between_updates(pipe.scheduler, STEPS, zero):
+    with between_updates(pipe.scheduler, zero):
         assert not torch.equal(run(pipe), expected)
     assert not samples[4].any()
     assert torch.equal(run(pipe), expected)
@@ -288,7 +341,7 @@ def test_a_plan_is_found(method: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     def stop(what: str, done: int, total: int) -> None:
         nonlocal parts
         parts += 1
-        if parts == 9:
+        if parts == 10:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -308,16 +361,21 @@ def test_a_plan_is_found(method: Any, tmp_path: Path, monkeypatch: pytest.Monkey
         made = torch.cat([run_call(pipe, call, seed) for seed, call in enumerate(CALLS)])
         assert handle.full_steps == list(preset.full_steps)
     exact = torch.cat([run_call(pipe, call, seed) for seed, call in enumerate(CALLS)])
-    assert decibels(made, exact) == pytest.approx(preset.judged["plan"])
-    monkeypatch.setattr("relcache.calibration.trials.enable", None)  # nothing is run again but full compute
+    assert decibels([made], [exact]) == pytest.approx(preset.judged["plan"])
+    monkeypatch.setattr(Trials, "_on", None)  # nothing is run again but full compute
     assert calibrate(pipe, CALLS, 4, **options) == preset
-    with pytest.raises(ValueError, match="is of another model, method, budget or request"):
+    with pytest.raises(ValueError, match="is of another model, method or budget: delete it"):
+        calibrate(pipe, CALLS, 5, **options)
+    with pytest.raises(ValueError, match="is of other weights, calls or seeds: delete it"):
         calibrate(pipe, CALLS[:1], 4, **options)
+    with pytest.raises(ValueError, match="is of other weights, calls or seeds: delete it"):
+        calibrate(tiny_pipeline(seed=1), CALLS, 4, **options)
 
 
-def run_call(pipe: Any, call: dict[str, Any], seed: int) -> torch.Tensor:
+def run_call(pipe: Any, call: dict[str, Any], seed: int, steps: int = STEPS) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    made = pipe(**call, num_inference_steps=STEPS, generator=generator, output_type="np").images
+    torch.manual_seed(seed)  # for schedulers that draw from the global generator
+    made = pipe(**call, num_inference_steps=steps, generator=generator, output_type="np").images
     return torch.as_tensor(made)
 
 
@@ -341,6 +399,55 @@ def test_updates_that_are_not_the_pipelines_own() -> None:
     assert len(preset.full_steps) == 4
 
 
+@pytest.mark.parametrize("method", [None, "taylorseer:order=1,interval=4"], ids=["auto", "taylorseer"])
+def test_every_budget_of_short_requests(method: Any) -> None:
+    """However little there is to measure."""
+    pipe = tiny_pipeline()
+    for steps in (2, 3, 4, 5, 7):
+        for full in range(1 if method is None else 2, steps):
+            preset = calibrate(pipe, CALLS[:1], full, num_inference_steps=steps, method=method, trials=3)
+            assert len(preset.full_steps) == full
+            with relcache.enable(pipe, preset) as handle:
+                run_call(pipe, CALLS[0], 0, steps)
+                assert handle.full_steps == list(preset.full_steps)
+
+
+@pytest.mark.parametrize("scheduler", ["HeunDiscreteScheduler", "PNDMScheduler", "DDPMScheduler"])
+def test_schedulers_of_other_numbers_of_steps_and_of_chance(scheduler: str) -> None:
+    """A preset is of the steps that are made, not of those asked for, and is judged by what it then makes."""
+    pipe = tiny_pipeline()
+    pipe.scheduler = getattr(diffusers, scheduler)(num_train_timesteps=1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # chance: gaps are not corrected
+        preset = calibrate(pipe, CALLS, 4, num_inference_steps=STEPS, trials=3)
+        with relcache.enable(pipe, preset) as handle:
+            made = [run_call(pipe, call, seed) for seed, call in enumerate(CALLS)]
+            assert handle.full_steps == list(preset.full_steps)
+            assert handle.report().steps == preset.steps
+            assert not any("shares of the way" in note for note in handle.report().notes)
+    exact = [run_call(pipe, call, seed) for seed, call in enumerate(CALLS)]
+    assert decibels(made, exact) == pytest.approx(preset.judged["plan"])
+
+
+def test_what_is_at_work_already() -> None:
+    pipe = tiny_pipeline()
+    with relcache.enable(pipe, RFC(2, 0.2)) as handle:
+        with pytest.raises(ValueError, match="relcache is enabled on this pipeline: call disable"):
+            calibrate(pipe, CALLS, 4, num_inference_steps=STEPS)
+        assert handle.enabled
+    pipe.transformer.is_cache_enabled = True
+    with pytest.raises(ValueError, match="already has a cache of diffusers active"):
+        calibrate(pipe, CALLS, 4, num_inference_steps=STEPS)
+
+
+def test_pictures_that_are_not_finite() -> None:
+    pipe = tiny_pipeline()
+    with torch.no_grad():
+        pipe.vae.decoder.conv_out.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="pictures that are not finite"):
+        calibrate(pipe, CALLS, 4, num_inference_steps=STEPS)
+
+
 @pytest.mark.parametrize(
     ("calls", "full", "more", "complaint"),
     [
@@ -351,11 +458,15 @@ def test_updates_that_are_not_the_pipelines_own() -> None:
         (CALLS, 1, {"method": "rfc"}, "needs 2 full steps, and the budget is 1"),
         (CALLS, 4, {"trials": -1}, "trials is a whole number of at least 0"),
         (CALLS, 4, {"method": "auto:finer=2"}, "neither a preset nor finer"),
+        (["a cat"], 4, {}, "calls is a list of arguments by name"),
+        (CALLS[0], 4, {}, "calls is a list of arguments by name"),
+        (CALLS, 4, {"num_inference_steps": "12"}, "num_inference_steps is a whole number of at least 2"),
+        (CALLS, 4, {"progress": "/"}, "progress cannot be kept in /"),
     ],
 )
 def test_what_cannot_be_calibrated(calls: Any, full: int, more: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        calibrate(tiny_pipeline(), calls, full, num_inference_steps=STEPS, **more)
+        calibrate(tiny_pipeline(), calls, full, **{"num_inference_steps": STEPS, **more})
 
 
 def test_calibrate_takes_a_pipeline() -> None:
@@ -378,6 +489,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert code == 0, output
     assert f"Written to {out}; {tmp_path / 'mine.progress.json'} holds what was measured" in output
     preset = Preset.load(out)
+    assert preset.steps == 8
     assert f"full steps: {', '.join(map(str, preset.full_steps))}" in output
     code, output = command(
         "sample", "--classes", "1", "--steps", "8", "--method", f"preset:name={out}", "--out", str(tmp_path / "made")

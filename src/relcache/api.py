@@ -7,11 +7,12 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from relcache.caller import Named
+from relcache.components import Pixels, find_transformers, refuse_other_caches
 from relcache.correctors import Corrector
 from relcache.forecasters import Forecaster
 from relcache.memory import Call, Choice, Way
@@ -26,7 +27,6 @@ from relcache.report import Report
 from relcache.schedules import Schedule
 from relcache.session import Session
 from relcache.storage import CacheDtype
-from relcache.wrappers import unwrapped
 
 # Sessions by model, both weakly: what keeps a session alive is the model that it is attached to.
 _sessions: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.WeakKeyDictionary()
@@ -47,6 +47,11 @@ class Handle:
     def method(self) -> str:
         """Name of the method."""
         return self._session.method
+
+    @property
+    def granularity(self) -> Granularity:
+        """What is skipped and forecast as one. With a memory limit, as in the last request."""
+        return self._session.way.granularity
 
     @property
     def units(self) -> list[str]:
@@ -294,15 +299,9 @@ def enable(
     if spec is not None and not isinstance(spec, ModelSpec):
         raise TypeError(f"spec is a relcache.ModelSpec, got {spec!r}")
     models, pipeline = find_transformers(model_or_pipe, spec)
-    for model in models.values():
-        if getattr(model, "is_cache_enabled", False):
-            active = type(getattr(model, "_cache_config", None)).__name__
-            raise ValueError(
-                f"{type(model).__name__} already has a cache of diffusers active ({active}): call "
-                "transformer.disable_cache() first, two caches would skip each other's work"
-            )
+    refuse_other_caches(models)
     if chosen.made_for is not None:
-        chosen.made_for.check("the preset", models, getattr(pipeline, "scheduler", None) or scheduler)
+        chosen.made_for.check(models, getattr(pipeline, "scheduler", None) or scheduler)
     specs = {name: spec or spec_for(model, SPECS, UNSUPPORTED) for name, model in models.items()}
     hosts = [(name, model, specs[name]) for name, model in models.items()]
 
@@ -321,6 +320,7 @@ def enable(
             scheduler,
             chosen.corrector,
             chosen.finer,
+            chosen.made_for,
         )
 
     try:
@@ -337,6 +337,13 @@ def enable(
     return Handle(session, Pixels.of(pipeline) if pipeline is not None else None)
 
 
+def is_enabled(model: nn.Module) -> bool:
+    """Whether relcache acts on this transformer."""
+    known = _sessions.get(model)
+    session = known() if known is not None else None
+    return session is not None and session.attached
+
+
 def take_over(session: Session, earlier: Sequence[Session]) -> None:
     """Attach `session` in the place of `earlier` ones, which go on as they were if that fails."""
     resumes: list[Callable[[], None]] = []
@@ -350,54 +357,3 @@ def take_over(session: Session, earlier: Sequence[Session]) -> None:
         raise
     for past in earlier:
         past.detach()
-
-
-class Pixels(NamedTuple):
-    """How many pixels a latent stands for: along height and width, and frames along time."""
-
-    spatial: int
-    temporal: int
-
-    @classmethod
-    def of(cls, pipeline: Any) -> Pixels:
-        """Read from the attributes that diffusers' pipelines have, else from the blocks of the VAE."""
-        spatial = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
-        temporal = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
-
-        def first(names: tuple[str, ...], default: int) -> int:
-            return next((int(value) for name in names if (value := getattr(pipeline, name, None))), default)
-
-        blocks = getattr(getattr(getattr(pipeline, "vae", None), "config", None), "block_out_channels", None)
-        return cls(first(spatial, 2 ** (len(blocks) - 1) if blocks else 8), first(temporal, 4))
-
-    def latents(self, height: int, width: int, frames: int) -> tuple[int, int, int]:
-        """Size of the latents; video autoencoders give the first frame a latent of its own."""
-        return height // self.spatial, width // self.spatial, (frames - 1) // self.temporal + 1
-
-
-def find_transformers(model_or_pipe: Any, spec: ModelSpec | None = None) -> tuple[dict[str, nn.Module], Any]:
-    """The transformers by their names in the pipeline, and the pipeline, None for a bare transformer.
-
-    Wrappers that hold nothing but a transformer that has a spec, or is of the class of `spec`, are looked through.
-    """
-    known = {spec.class_name} if spec is not None else {each.class_name for each in SPECS}
-    if isinstance(model_or_pipe, nn.Module):
-        return {"transformer": unwrapped(model_or_pipe, known)}, None
-    components = getattr(model_or_pipe, "components", None)
-    components = components if isinstance(components, dict) else {}
-    named = {"transformer": getattr(model_or_pipe, "transformer", None), **components}
-    models = {name: value for name, value in named.items() if "transformer" in name and isinstance(value, nn.Module)}
-    if models:
-        return {name: unwrapped(model, known, name) for name, model in models.items()}, model_or_pipe
-    if isinstance(model_or_pipe, type):
-        raise TypeError(f"enable takes an instance, got the class {model_or_pipe.__name__}")
-    if hasattr(model_or_pipe, "transformer"):
-        missing = model_or_pipe.transformer
-        raise TypeError(f"this {type(model_or_pipe).__name__}: it has no transformer to enable, but {missing!r}")
-    reason = "it has a UNet, not a transformer" if getattr(model_or_pipe, "unet", None) is not None else (
-        "it has no transformer"
-    )  # fmt: skip
-    raise TypeError(
-        "enable takes a diffusers pipeline with a transformer, or the transformer itself; "
-        f"got {type(model_or_pipe).__name__}: {reason}"
-    )

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from relcache.api import find_transformers
+from relcache.components import find_transformers
 from relcache.flops import Flops, count_modules
 from relcache.meta import without_values
 from relcache.models import SPECS, ModelSpec, Part, Size, spec_for

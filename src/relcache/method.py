@@ -72,6 +72,8 @@ class Method:
             raise ValueError("a budget is either full_steps or speedup, not both")
         if full_steps is None and speedup is None:
             return self
+        if self.made_for is not None:
+            raise ValueError("a preset has full steps of its own: leave full_steps and speedup out, or take another")
         if isinstance(self.schedule, Growing):
             return replace(self, schedule=replace(self.schedule, full_steps=full_steps, speedup=speedup))
         if isinstance(self.schedule, ErrorBudget) and speedup is None:

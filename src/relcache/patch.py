@@ -39,6 +39,7 @@ class Replacement(Standing):
         self.before = slot.holder.get(slot.key, _ABSENT)
         self.original = getattr(module, attribute) if self.before is _ABSENT else self.before
         self.call, self.in_copies = call, in_copies
+        self.on_copy: Callable[[Any, Replacement], None] | None = None
         self.attribute = attribute
         self.bound = self._bind()
 
@@ -56,9 +57,13 @@ class Replacement(Standing):
         """One that is retired, unless it goes on in copies, with what was there before, bound to the copy of the module
         that is being made."""
         copied = copy.copy(self)
-        copied.call, copied.before = (self.call if self.in_copies else None), None
+        copied.call = self.call if self.in_copies else None
         copied.original = copy.deepcopy(self.original, memo)
+        copied.before = _ABSENT if self.before is _ABSENT else copied.original
         copied.bound = copied._bind()
+        owner = getattr(copied.original, "__self__", None)
+        if copied.call is not None and copied.on_copy is not None and owner is not None:
+            copied.on_copy(owner, copied)
         return copied
 
     def __copy__(self) -> Replacement:
@@ -117,10 +122,17 @@ class Patch:
         slot = slot_within_ranks(module, attribute)
         replacement = Replacement(module, attribute, slot, call, in_copies)
         slot.holder[slot.key] = replacement.bound
-        self._swapped.append((weakref.ref(module), weakref.ref(replacement)))
+        if in_copies:
+            replacement.on_copy = self._add
+        self._add(module, replacement)
         _, own = self._outermost.get((id(module), attribute), (None, None))
         own = getattr(type(module), attribute, None) if replacement.before is _ABSENT else own
         self._outermost[id(module), attribute] = (weakref.ref(replacement), own)
+
+    def _add(self, module: Any, replacement: Replacement) -> None:
+        """Know of a replacement that stands on `module`, and forget those whose modules are gone."""
+        self._swapped = [pair for pair in self._swapped if pair[0]() is not None]
+        self._swapped.append((weakref.ref(module), weakref.ref(replacement)))
 
     def swap_call(self, module: nn.Module, call: Callable[..., Any]) -> None:
         """Let a call of `module` become `call(original, ...)`, outside of what `module.compile()` has compiled."""
@@ -203,7 +215,7 @@ def _find(module: Any, replacement: Replacement) -> tuple[Slot | None, Any]:
     value = None
     for slot in slots(module, replacement.attribute):
         value = slot.value
-        if value is replacement.bound:
+        if getattr(value, "__self__", None) is replacement:  # on a copy it is another method of the same
             return slot, value
     return None, value
 

@@ -22,6 +22,7 @@ from relcache.caller import Caller, find_caller
 from relcache.finer import finer_timesteps
 from relcache.host import Host, count_rows, form_of_arguments
 from relcache.notes import FORECAST_NOT_FINITE, NOT_FINITE, NOTES, ONCE, SILENT
+from relcache.origin import Origin
 from relcache.patch import Patch
 from relcache.request import Request
 from relcache.runs import Run, Runs
@@ -54,6 +55,7 @@ class Requests:
         free_at_end: whether the number of steps has to be known.
         history: full steps that a forecast needs.
         finer: how many times as many steps are made as a scheduler is asked for.
+        made_for: the only scheduler that may step.
     """
 
     def __init__(
@@ -66,8 +68,9 @@ class Requests:
         free_at_end: bool = False,
         history: int = 1,
         finer: int = 1,
+        made_for: Origin | None = None,
     ):
-        self._finer = finer
+        self._finer, self._made_for = finer, made_for
         self._made_finer: Callable[[], Any] = lambda: None
         self._history, self._timing = history, Timing()
         self._schedule, self._time_runs = schedule, time_runs
@@ -239,6 +242,8 @@ class Requests:
                 "scheduler= or num_inference_steps= to relcache.enable"
             )
         scheduler = self.run.scheduler() if self.run is not None and self.run.scheduler is not None else None
+        if self._made_for is not None and scheduler is not None:
+            self._made_for.check_scheduler(scheduler)
         finer = self._finer if scheduler is not None and scheduler is self._made_finer() else 1
         setting = Setting(total, predicts(scheduler), self._history, self._timing.cost(size), finer)
         request = Request(schedule.start(setting), total, arrival.rows, setting)

@@ -27,6 +27,7 @@ from relcache.memory import NOT_WHERE_COMPILED, Chooser, Way, has_own_memory
 from relcache.models.base import ModelSpec, Part
 from relcache.models.coarse import coarsened
 from relcache.offload import SHARED_MEMORY
+from relcache.origin import Origin
 from relcache.patch import Patch
 from relcache.record import Record
 from relcache.report import Report
@@ -58,6 +59,7 @@ class Session:
         scheduler: the one that steps a loop written by hand, kept weakly.
         corrector: how gaps between full steps are made good; None leaves them as they are.
         finer: how many times as many steps are made as a pipeline asks its scheduler for.
+        made_for: the only scheduler whose steps may be cached, where the schedule was found for one.
 
     Raises:
         ValueError: blocks that cannot be taken whole.
@@ -78,6 +80,7 @@ class Session:
         scheduler: Any = None,
         corrector: Corrector | None = None,
         finer: int = 1,
+        made_for: Origin | None = None,
     ):
         self.forecaster, self.schedule, self.method = forecaster, schedule, method
         self.specs = [spec for *_, spec in models]
@@ -96,6 +99,7 @@ class Session:
             free_at_end,
             forecaster.full_steps_needed,
             finer,
+            made_for,
         )
         self.unit_names: list[str] = []
         self._name_units()

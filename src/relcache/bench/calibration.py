@@ -98,6 +98,8 @@ def check_budget(config: Mapping[str, Any], nfc: float, steps: int) -> None:
     name = str(config.get("method")).lower()
     if name == "full":
         return
+    if name == "preset":
+        raise ValueError(f"a preset has full steps of its own: do not ask for {nfc:g} beside it")
     if has_budget(config):
         own = next((key for key in ("interval", "threshold", "full_steps", "speedup") if key in config), "options")
         raise ValueError(

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from torch import nn
 
 import relcache
-from relcache.api import find_transformers
 from relcache.bench.calibration import Calibration, full_steps, interval_for, smallest_threshold, with_any_budget
 from relcache.bench.entries import Entry
 from relcache.bench.peers import Peer
+from relcache.components import find_transformers
 from relcache.method import Method
 from relcache.methods import method_from_config
 from relcache.models import ModelSpec

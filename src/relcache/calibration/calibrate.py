@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import datetime
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from relcache.api import find_transformers
+from relcache.api import enable, is_enabled
 from relcache.calibration.progress import Progress
-from relcache.calibration.trials import Tell, Trials
+from relcache.calibration.trials import Call, Tell, Trials
+from relcache.components import find_transformers, refuse_other_caches
 from relcache.method import Method
 from relcache.methods import chosen_method
 from relcache.origin import Origin
 from relcache.presets import Preset
 from relcache.sampler import predicts
-from relcache.schedules import Growing
+from relcache.schedules import Growing, Plan
 from relcache.schedules.base import Setting, check_count
+
+OWN = ("num_inference_steps", "generator", "output_type", "return_dict")  # arguments that are set here
 
 
 def calibrate(
@@ -41,87 +44,97 @@ def calibrate(
     Three parts. How far each gap leads off is measured on the exact path, by where it ends and how long it is, and how
     many times an error is as large in the final sample. The plan whose gaps add up to the least is the shortest path
     with exactly `full_steps` steps. From that one or the plan of `Growing`, whichever is nearer to full compute,
-    one full step after the other is moved as long as the final pictures come nearer.
+    one full step after the other is moved as long as the final pictures come nearer. Where the pipeline's scheduler
+    does not make one update for each step, pictures alone decide, from the plan of `Growing`.
 
     Measuring costs about as much as 10 requests of full compute for each call, a trial as much as a cached request.
 
     Args:
-        pipe: a diffusers pipeline.
+        pipe: a diffusers pipeline on which relcache is not enabled.
         calls: arguments of a call each, such as `{"prompt": "a cat"}`; a few that are like those to come. Number of
             steps, generator and output_type are set here.
         full_steps: the budget.
-        num_inference_steps: steps of each request.
+        num_inference_steps: what each call asks for.
         method: the one whose forecaster, corrector and granularity are used, by default `relcache.auto()`.
-        trials: the most plans that are judged by final pictures; fewer where no neighbour is better.
+        trials: the most plans that are judged by final pictures; fewer where no neighbour is better. The two that the
+            search begins with are judged in any case.
         seed: call i has the generator of seed + i.
         progress: a file into which whatever has been measured is written; where it is there, this goes on from it.
         tell: called with what is being done, and how many of how many parts are.
 
     Raises:
         TypeError: not a pipeline.
-        ValueError: no calls, a budget that leaves no step to skip, an argument that is set here, a progress file of
-            something else.
+        ValueError: no calls, a budget that leaves no step to skip or is less than the method needs, an argument that
+            is set here, relcache or another cache at work on the pipeline, a progress file of something else.
     """
     if not callable(pipe) or not hasattr(pipe, "scheduler"):
         raise TypeError(f"calibrate takes a diffusers pipeline, got {type(pipe).__name__}")
+    if isinstance(calls, (str, Mapping)) or not all(isinstance(call, Mapping) for call in calls):
+        raise ValueError("calls is a list of arguments by name, [{'prompt': 'a cat'}] say")
     if not calls:
-        raise ValueError("calibrate needs a call or more: [{'prompt': 'a cat'}], say")
-    own = {"num_inference_steps", "generator", "output_type", "return_dict"}
-    taken = sorted(own & {name for call in calls for name in call})
+        raise ValueError("calibrate needs a call or more, [{'prompt': 'a cat'}] say")
+    check_count("num_inference_steps", num_inference_steps, 2)
+    taken = sorted({name for call in calls for name in call if name in OWN})
     if taken:
         raise ValueError(f"{', '.join(taken)} is set by calibrate: leave it out of the calls")
+    if not isinstance(full_steps, int) or full_steps >= num_inference_steps:
+        raise ValueError(f"nothing is left to calibrate: {full_steps} full steps of {num_inference_steps}")
 
-    def sample() -> Tensor:
-        made = []
-        for index, call in enumerate(calls):
-            generator = torch.Generator().manual_seed(seed + index)
-            made.append(_pictures(pipe(**call, **_options(pipe, num_inference_steps), generator=generator)))
-        return torch.cat(made)
+    def made(place: int) -> Call:
+        def call() -> Tensor:
+            generator = torch.Generator().manual_seed(seed + place)
+            return _pictures(pipe(**calls[place], **_options(pipe, num_inference_steps), generator=generator))
 
-    asked = [*map(str, calls), seed]
-    return find_plan(pipe, sample, full_steps, num_inference_steps, method, trials, progress, tell, asked)
+        return call
+
+    return find_plan(pipe, [made(place) for place in range(len(calls))], full_steps, method, trials, progress, tell)
 
 
 def find_plan(
     pipe: Any,
-    sample: Callable[[], Tensor],
+    calls: Sequence[Callable[[], Tensor]],
     full_steps: int,
-    steps: int,
     method: Method | str | None = None,
     trials: int = 60,
     progress: str | Path | None = None,
     tell: Tell = lambda what, done, total: None,
-    asked: Any = None,
 ) -> Preset:
-    """As `calibrate`, where `sample` makes the pictures, (n, …), with the same seeds each time.
+    """As `calibrate`, where each of `calls` is one request that makes pictures, (n, …), with the same seeds each time.
 
-    `asked` says what `sample` asks for: a progress file of something else is refused.
+    Raises:
+        ValueError: as `calibrate`.
     """
     check_count("full_steps", full_steps, 1)
     check_count("trials", trials, 0)
-    if full_steps >= steps:
-        raise ValueError(f"nothing is left to calibrate: {full_steps} full steps of {steps}")
     base = chosen_method(method)
     if base.made_for is not None or base.finer != 1:
         raise ValueError("calibrate takes a method that is neither a preset nor finer")
     history = base.forecaster.full_steps_needed
     if full_steps < history:
         raise ValueError(f"{base.forecaster} needs {history} full steps, and the budget is {full_steps}")
-    scheduler = pipe.scheduler
-    origin = Origin.of(find_transformers(pipe)[0], scheduler)
-    Preset(origin, steps, (0,), base).to_dict()  # what a file cannot hold is refused before anything is computed
-    growing = Growing(full_steps).start(Setting(steps, predicts(scheduler), history)).planned
-    key = Preset(origin, steps, growing, base).to_dict() | {"asked": asked, "date": ""}
-    trial = Trials(pipe, sample, steps, base, Progress(progress, json.loads(json.dumps(key, default=str))), tell)
-    best = trial.search(full_steps, growing, trials)
+    models = find_transformers(pipe)[0]
+    if any(map(is_enabled, models.values())):
+        raise ValueError("relcache is enabled on this pipeline: call disable() on its handle first")
+    refuse_other_caches(models)
+    with enable(pipe, method) as handle:  # what cannot be cached shows before anything is computed
+        base = replace(base, granularity=handle.granularity)
+    origin = Origin.of(models, pipe.scheduler)
+    blank = Preset(origin, 1, (0,), base).to_dict()  # what a file cannot hold is refused
+    known = Progress(progress, {**blank, "full_steps": full_steps})
+    search = Trials(pipe, calls, base, known, tell)
+    if full_steps >= search.steps:
+        raise ValueError(f"nothing is left to calibrate: {full_steps} full steps of the {search.steps} that are made")
+    growing = Growing(full_steps).start(Setting(search.steps, predicts(pipe.scheduler), history)).planned
+    best = search.search(full_steps, growing, trials)
     judged = {
-        "samples": len(trial.reference),
+        "samples": sum(map(len, search.reference)),
         "measure": "mean PSNR in dB to full compute of the same seeds, on the samples that it was found on",
-        "plan": trial.judge(best),
-        "growing": trial.judge(growing),
-        "trials": len(trial.known.trials),
+        "plan": search.judge(best),
+        "growing": search.judge(growing),
+        "trials": search.tried,
     }
-    return Preset(origin, steps, best, base, datetime.date.today().isoformat(), judged)
+    known.write()
+    return Preset(origin, search.steps, Plan(best).full_steps, base, datetime.date.today().isoformat(), judged)
 
 
 def _options(pipe: Any, steps: int) -> dict[str, Any]:

@@ -14,8 +14,6 @@ from torch import Tensor
 from relcache.patch import Patch
 from relcache.sampler import sample_of
 
-Between = Callable[[int, int, Tensor], "Tensor | None"]
-
 
 class Updates:
     """How many updates there were."""
@@ -25,11 +23,11 @@ class Updates:
 
 
 @contextmanager
-def between_updates(scheduler: Any, steps: int, between: Between) -> Iterator[Updates]:
-    """Call `between(request, step, sample)` with the sample that each update of `scheduler` returns.
+def between_updates(scheduler: Any, between: Callable[[int, Tensor], Tensor | None]) -> Iterator[Updates]:
+    """Call `between(update, sample)` with the sample that each update of `scheduler` returns; they count from 0.
 
-    Requests and steps count from 0; each request has `steps` updates. What `between` returns is written into the
-    sample, None leaves it as it is. Enter it inside of `relcache.enable`, whose correction it is then outside of.
+    What `between` returns is written into the sample, None leaves it as it is. Enter it inside of `relcache.enable`,
+    whose correction it is then outside of.
     """
     patch, updates = Patch(), Updates()
 
@@ -38,9 +36,8 @@ def between_updates(scheduler: Any, steps: int, between: Between) -> Iterator[Up
         sample = sample_of(result)
         if sample is None:
             raise ValueError(f"{type(scheduler).__name__}.step returned no sample")
-        request, at = divmod(updates.count, steps)
+        other = between(updates.count, sample)
         updates.count += 1
-        other = between(request, at, sample)
         if other is not None:
             sample.copy_(other)
         return result

@@ -8,28 +8,64 @@ from typing import Any
 
 from relcache.writing import write_whole
 
+CLOSE = 1e-3  # how far the same pictures may be apart
+
 
 class Progress:
-    """What has been measured, in a file if there is one."""
+    """What has been measured, in a file if there is one.
+
+    Attributes:
+        key: model, scheduler, method and budget.
+        signature: a few numbers of full compute's pictures, which weights, calls and seeds decide; None until known.
+        steps: of a request; None until known.
+        parts: what was measured on the way, by name.
+        trials: decibels by plan.
+
+    Raises:
+        ValueError: the file is of something else, or cannot be read or written.
+    """
 
     def __init__(self, path: str | Path | None, key: Any):
-        self.path, self.key = None if path is None else Path(path), key
+        self.path, self.key = None if path is None else Path(path), json.loads(json.dumps(key))
+        self.signature: list[float] | None = None
+        self.steps: int | None = None
         self.parts: dict[str, Any] = {}
         self.trials: dict[str, float] = {}
-        if self.path is None or not self.path.is_file():
+        if self.path is None:
             return
+        if self.path.is_dir():
+            raise ValueError(f"progress cannot be kept in {self.path}: it is a folder, and a file is needed")
+        if self.path.is_file():
+            try:
+                table = json.loads(self.path.read_text(encoding="utf-8"))
+                self.signature, self.steps = table["signature"], table["steps"]
+                self.parts, self.trials = dict(table["parts"]), dict(table["trials"])
+                same = table["key"] == self.key
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{self.path} cannot be read ({error}): delete it to begin anew") from error
+            if not same:
+                raise ValueError(f"{self.path} is of another model, method or budget: delete it to begin anew")
         try:
-            table = json.loads(self.path.read_text(encoding="utf-8"))
-            self.parts, self.trials = dict(table["parts"]), dict(table["trials"])
-            same = table["key"] == key
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} cannot be read ({error}): delete it to begin anew") from error
-        if not same:
-            raise ValueError(f"{self.path} is of another model, method, budget or request: delete it to begin anew")
+            self.write()
+        except OSError as error:
+            raise ValueError(f"progress cannot be kept in {self.path}: {error}") from error
+
+    def begin(self, signature: list[float], steps: int) -> None:
+        """Full compute has been made.
+
+        Raises:
+            ValueError: what the file holds was measured on other pictures.
+        """
+        if self.signature is not None:
+            pairs = zip(self.signature, signature, strict=False)
+            same = len(self.signature) == len(signature) and all(abs(a - b) <= CLOSE for a, b in pairs)
+            if not same or self.steps != steps:
+                raise ValueError(f"{self.path} is of other weights, calls or seeds: delete it to begin anew")
+        self.signature, self.steps = signature, steps
 
     def write(self) -> None:
         """Whole or not at all."""
         if self.path is None:
             return
-        table = {"key": self.key, "parts": self.parts, "trials": self.trials}
-        write_whole(self.path, json.dumps(table).encode())
+        table = {"key": self.key, "signature": self.signature, "steps": self.steps}
+        write_whole(self.path, json.dumps({**table, "parts": self.parts, "trials": self.trials}).encode())

@@ -8,137 +8,185 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from relcache.api import enable
 from relcache.calibration.probe import between_updates
 from relcache.calibration.progress import Progress
 from relcache.calibration.table import Errors, neighbours
+from relcache.forecasters import Reuse
 from relcache.method import Method
-from relcache.schedules import Plan
+from relcache.schedules import Always, Plan
 
 LENGTHS = (2, 3, 5, 8)  # of the gaps that are measured; three times the mean gap beside them
 GAINS = 6  # steps after which the gain of an error is measured
-HIGHEST = 100.0  # dB of pictures that are the same
+HIGHEST = 100.0  # dB of pictures that are the same; those that are not finite have as many below 0
 LEAST = 0.01  # dB that a swap has to gain
 Tell = Callable[[str, int, int], None]
+Call = Callable[[], Tensor]
+Between = Callable[[int, int, Tensor], "Tensor | None"]  # call, step, sample
 
 
 class Trials:
-    """Requests of one pipeline on plans of full steps: measured on the way, or judged by their pictures."""
+    """The same few calls of one pipeline, again and again on other plans of full steps.
 
-    def __init__(self, pipe: Any, sample: Callable[[], Tensor], steps: int, base: Method, known: Progress, tell: Tell):
-        self._pipe, self._sample, self._steps, self._base, self._tell = pipe, sample, steps, base, tell
-        self.known, self._history = known, base.forecaster.full_steps_needed
+    Args:
+        pipe: the pipeline.
+        calls: each makes pictures, (n, …), and is one request.
+        base: the method whose schedule is replaced.
+        known: what has been measured, and where it is kept.
+        tell: called with what is done, and how many of how many parts are.
+
+    Raises:
+        ValueError: calls of different numbers of steps, or pictures that are not finite.
+    """
+
+    def __init__(self, pipe: Any, calls: Sequence[Call], base: Method, known: Progress, tell: Tell):
+        self._pipe, self._calls, self._base, self._tell = pipe, calls, base, tell
+        self._known, self._history = known, base.forecaster.full_steps_needed
         self._path: dict[tuple[int, int], Tensor] = {}
-        self.problem: str | None = None
-        tell("full compute", 0, 1)
+        full, steps = Method(Reuse(), Always(), "full compute"), set()
+        self.reference: list[Tensor] = []
+        for place in range(len(calls)):
+            tell("full compute", place, len(calls))
+            made, count, updates = self._call(place, full, self._keep)
+            self.reference.append(made)
+            steps.add((count, updates))
+        counts = {count for count, _ in steps}
+        if len(counts) > 1:
+            raise ValueError(f"the calls have different numbers of steps, {sorted(counts)}: calibrate them one by one")
+        self.steps = counts.pop()
+        if not all(bool(torch.isfinite(pictures).all()) for pictures in self.reference):
+            raise ValueError("full compute makes pictures that are not finite: there is nothing to compare with")
+        self.can_be_measured = steps == {(self.steps, self.steps)}
+        known.begin(signature(self.reference), self.steps)
 
-        def keep(request: int, step: int, value: Tensor) -> None:
-            self._path[request, step] = value.to("cpu", copy=True)
+    def _keep(self, call: int, step: int, value: Tensor) -> None:
+        self._path[call, step] = value.to("cpu", copy=True)
 
-        with between_updates(pipe.scheduler, steps, keep) as updates:
-            self.reference = sample()
-        if not updates.count or updates.count % steps:
-            self._path.clear()
-            self.problem = f"{updates.count} updates of the pipeline's scheduler, not {steps} for each request"
+    def _call(self, place: int, method: Method, between: Between | None = None) -> tuple[Tensor, int, int]:
+        """The pictures of a call by a method, its number of steps, and of the scheduler's updates that were seen.
+
+        Whatever draws from the global generators draws the same each time.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(enabled=True))
+            torch.manual_seed(place)
+            handle = stack.enter_context(enable(self._pipe, method))
+            seen = 0
+            if between is not None:
+                own = stack.enter_context(
+                    between_updates(self._pipe.scheduler, lambda step, value: between(place, step, value))
+                )
+            made = self._calls[place]()
+            if between is not None:
+                seen = own.count
+            return made, handle.report().steps, seen
 
     def search(self, full_steps: int, growing: tuple[int, ...], trials: int) -> tuple[int, ...]:
         """The best plan that is found."""
         starts = [growing]
-        if self.problem is None:
-            starts.append(self.errors(max(2, self._steps // full_steps)).cheapest(full_steps))
-        best, tried = max(starts, key=self.judge), len(self.known.trials)
-        improved = True
+        errors = self.errors(max(2, self.steps // full_steps)) if self.can_be_measured else None
+        if errors is not None:
+            starts.append(errors.cheapest(full_steps))
+        self._tell("trials", len(self._known.trials), max(trials, len(self._known.trials)))
+        best, improved = max(starts, key=self.judge), True
         while improved:
             improved = False
-            for plan in neighbours(best, self._steps, self._history):
-                if plan not in self._judged and tried >= trials:
+            for plan in neighbours(best, self.steps, self._history):
+                if not self._is_judged(plan) and self.tried >= trials:
                     return best
                 value = self.judge(plan)
-                tried = len(self.known.trials)
-                self._tell(f"trials: {self.judge(best):.2f} dB", tried, max(trials, tried))
+                self._tell(f"trials: {self.judge(best):.2f} dB", self.tried, max(trials, self.tried))
                 if value > self.judge(best) + LEAST:
                     best, improved = plan, True
                     break
         return best
 
     @property
-    def _judged(self) -> set[tuple[int, ...]]:
-        return {tuple(json.loads(text)) for text in self.known.trials}
+    def tried(self) -> int:
+        """How many plans have been judged."""
+        return len(self._known.trials)
+
+    def _is_judged(self, plan: Sequence[int]) -> bool:
+        return json.dumps(list(plan)) in self._known.trials
 
     def judge(self, plan: tuple[int, ...]) -> float:
         """Mean PSNR in dB of the pictures by this plan to those of full compute."""
         name = json.dumps(list(plan))
-        if name not in self.known.trials:
-            with enable(self._pipe, self._on(plan)):
-                self.known.trials[name] = decibels(self._sample(), self.reference)
-            self.known.write()
-        return self.known.trials[name]
+        if name not in self._known.trials:
+            made = [self._call(place, self._on(plan))[0] for place in range(len(self._calls))]
+            self._known.trials[name] = decibels(made, self.reference)
+            self._known.write()
+        return self._known.trials[name]
 
     def _on(self, plan: Sequence[int], **changes: Any) -> Method:
-        return replace(self._base, schedule=Plan(plan), name="", **changes)
+        return replace(self._base, schedule=Plan(plan, self.steps), name="", **changes)
 
     # Errors on the exact path
 
-    def errors(self, mean_gap: int) -> Errors:
-        """Measure what gaps cost."""
-        begin = self._history
-        lengths = sorted({*LENGTHS, 3 * mean_gap} - {length for length in LENGTHS if length >= self._steps})
+    def errors(self, mean_gap: int) -> Errors | None:
+        """What gaps cost, by measurement; None where requests are too short for any."""
+        begin, steps = self._history, self.steps
+        lengths = sorted(length for length in {*LENGTHS, 3 * mean_gap} if length < steps - begin)
+        if not lengths:
+            return None
         middle = min(lengths, key=lambda length: abs(length - mean_gap))
-        ends = [round(begin + 1 + (self._steps - begin - 3) * (place / (GAINS - 1)) ** 1.5) for place in range(GAINS)]
+        shares = [(place / (GAINS - 1)) ** 1.5 for place in range(GAINS)]
+        ends = sorted({round(begin + 1 + (steps - begin - 3) * share) for share in shares})
         runs = [("gaps", length, first) for length in lengths for first in range(begin, begin + length)]
         runs += [("gain", middle, end) for end in ends]
         for place, (kind, length, first) in enumerate(runs):
             self._tell("errors of gaps" if kind == "gaps" else "what becomes of errors", place, len(runs))
             name = f"{kind}:{length}:{first}"
-            if name not in self.known.parts:
-                self.known.parts[name] = self._gaps(length, first) if kind == "gaps" else self._gain(length, first)
-                self.known.write()
+            if name not in self._known.parts:
+                self._known.parts[name] = self._gaps(length, first) if kind == "gaps" else self._gain(length, first)
+                self._known.write()
         gaps: dict[int, dict[int, float]] = {length: {} for length in lengths}
         firsts: dict[int, float] = {}
         tails: dict[int, list[float]] = {}
-        for kind, length, first in runs:
-            if kind == "gain":
-                continue
-            found = {int(step): value for step, value in self.known.parts[f"{kind}:{length}:{first}"]["gaps"].items()}
-            firsts[first] = found.pop(first)
-            gaps[length] |= found
-            last = max(found, default=first)
-            tails.setdefault(last, []).append(self.known.parts[f"{kind}:{length}:{first}"]["tail"])
-        gains = {end: self.known.parts[f"gain:{middle}:{end}"] for end in ends} | {self._steps - 1: 1.0}
+        for length in lengths:
+            for first in range(begin, begin + length):
+                part = self._known.parts[f"gaps:{length}:{first}"]
+                found = {int(step): value for step, value in part["gaps"].items()}
+                firsts[first] = found.pop(first)
+                gaps[length] |= found
+                tails.setdefault(max(found, default=first), []).append(part["tail"])
+        gains = {end: self._known.parts[f"gain:{middle}:{end}"] for end in ends} | {steps - 1: 1.0}
         return Errors(
-            self._steps,
+            steps,
             {length: ends for length, ends in gaps.items() if ends},
             firsts,
-            {last: sum(values) / len(values) for last, values in tails.items()},
+            {last: _mean(values) for last, values in tails.items()},
             gains,
             begin,
         )
 
     def _gaps(self, length: int, first: int, kept: dict[tuple[int, int], Tensor] | None = None) -> dict[str, Any]:
         """Errors of the gaps that end at `first` and every `length` steps after it, each from the exact sample."""
-        plan = [*range(self._history), *range(first, self._steps, length)]
+        plan = [*range(self._history), *range(first, self.steps, length)]
         found: dict[int, list[float]] = {}
         tail: list[float] = []
 
-        def put_back(request: int, step: int, value: Tensor) -> Tensor | None:
-            exact = self._path[request, step].to(value.device)
-            if step == self._steps - 1:
+        def put_back(call: int, step: int, value: Tensor) -> Tensor | None:
+            exact = self._path[call, step].to(value.device)
+            if step == self.steps - 1:
                 tail.append(energy(value - exact))
             if step not in plan:
                 return None
             if step >= self._history:
                 found.setdefault(step, []).append(energy(value - exact))
                 if kept is not None:
-                    kept[request, step] = (value - exact).cpu()
+                    kept[call, step] = (value - exact).cpu()
             return exact
 
-        with enable(self._pipe, self._on(plan)), between_updates(self._pipe.scheduler, self._steps, put_back):
-            self._sample()
+        for place in range(len(self._calls)):
+            self._call(place, self._on(plan), put_back)
         return {"gaps": {step: _mean(values) for step, values in found.items()}, "tail": _mean(tail)}
 
     def _gain(self, length: int, end: int) -> float:
@@ -147,22 +195,21 @@ class Trials:
         self._gaps(length, (end - self._history) % length + self._history, kept)
         before, after = [], []
 
-        def lead(request: int, step: int, value: Tensor) -> Tensor | None:
-            exact = self._path[request, step].to(value.device)
-            if step == self._steps - 1:
+        def lead(call: int, step: int, value: Tensor) -> Tensor | None:
+            exact = self._path[call, step].to(value.device)
+            if step == self.steps - 1:
                 after.append(energy(value - exact))
             if step > end:
                 return None
             if step < end:
                 return exact
-            wrong = kept[request, end].to(value.device)
+            wrong = kept[call, end].to(value.device)
             before.append(energy(wrong))
             return exact + wrong
 
-        plan = sorted({*range(self._history), *range(end, self._steps)})
-        method = self._on(plan, corrector=None)
-        with enable(self._pipe, method), between_updates(self._pipe.scheduler, self._steps, lead):
-            self._sample()
+        plan = sorted({*range(self._history), *range(end, self.steps)})
+        for place in range(len(self._calls)):
+            self._call(place, self._on(plan, corrector=None), lead)
         return sum(after) / max(sum(before), 1e-30)
 
 
@@ -171,12 +218,21 @@ def energy(value: Tensor) -> float:
     return float(value.float().square().sum())
 
 
-def decibels(pictures: Tensor, reference: Tensor) -> float:
-    """Mean PSNR in dB over the first dimension, at most 100; the peak is 1 for pictures in [0, 1]."""
-    within = float(reference.min()) >= 0 and float(reference.max()) <= 1
-    peak = 1.0 if within else max(float(reference.max() - reference.min()), 1e-30)
-    error = (pictures.float() - reference.float()).flatten(1).square().mean(1) / peak**2
-    return float((-10 * error.clamp(min=10 ** (-HIGHEST / 10)).log10()).mean())
+def decibels(made: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
+    """Mean PSNR in dB of pictures, (n, …) of each call, from -100 to 100; the peak is 1 for pictures in [0, 1]."""
+    lowest, highest = min(float(each.min()) for each in reference), max(float(each.max()) for each in reference)
+    peak = 1.0 if lowest >= 0 and highest <= 1 else max(highest - lowest, 1e-30)
+    ratios = []
+    for pictures, exact in zip(made, reference, strict=True):
+        error = (pictures.float() - exact.float()).flatten(1).square().mean(1) / peak**2
+        ratios.append((-10 * error.clamp(min=1e-30).log10()).nan_to_num(nan=-HIGHEST).clamp(-HIGHEST, HIGHEST))
+    return float(torch.cat(ratios).mean())
+
+
+def signature(pictures: Sequence[Tensor]) -> list[float]:
+    """A few numbers that tell the pictures of other weights or seeds apart."""
+    rows = [row.flatten().float() for each in pictures for row in each]
+    return [round(float(value), 5) for row in rows for value in (row.mean(), *row[:: max(1, len(row) // 8)][:8])]
 
 
 def _mean(values: Sequence[float]) -> float:

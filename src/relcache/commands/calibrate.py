@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,9 +97,9 @@ def calibrate(
         asked = asked_of(model, prompt, seeds)
         progress = place.with_suffix(".progress.json")
 
-        def sample() -> torch.Tensor:
-            parts = [slice(start, start + batch) for start in range(0, samples, batch)]
-            return torch.cat([sampler.call(seeds[part], asked[part]) for part in parts])
+        def call(start: int) -> Callable[[], torch.Tensor]:
+            part = slice(start, start + batch)
+            return lambda: sampler.call(seeds[part], asked[part])
 
         with progress_bar() as bar:
             task = bar.add_task("loading", total=None)
@@ -106,9 +107,8 @@ def calibrate(
             def tell(what: str, done: int, total: int) -> None:
                 bar.update(task, description=what, completed=done, total=total)
 
-            preset = find_plan(
-                pipeline, sample, full_steps, steps, chosen, trials, progress, tell, [seeds, asked, options, dtype]
-            )
+            calls = [call(start) for start in range(0, samples, batch)]
+            preset = find_plan(pipeline, calls, full_steps, chosen if method else None, trials, progress, tell)
         preset.save(place)
         say(f"full steps: {', '.join(map(str, preset.full_steps))}")
         say(_judged(preset.judged))

@@ -46,7 +46,7 @@ def plain_errors(relief: Sequence[str], resumes: bool = False) -> Iterator[None]
         errors.print(f"[bold red]error:[/] out of memory{hint}", soft_wrap=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        more = "; methods that were finished are kept, and the same command goes on from there" if resumes else ""
+        more = "; what was finished is kept, and the same command goes on from there" if resumes else ""
         errors.print(f"interrupted{more}")
         raise typer.Exit(130) from error
 

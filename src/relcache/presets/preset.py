@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from relcache.writing import write_whole
 
 VERSION = 1
 SHIPPED = Path(__file__).parent / "shipped"
+HELD = ("granularity", "cache_dtype", "offload", "memory_limit")  # options of the method beside its parts
 
 
 @dataclass(frozen=True)
@@ -31,38 +32,31 @@ class Preset:
         origin: model and scheduler.
         steps: of the requests that it was found on.
         full_steps: the steps that are full, from 0.
-        base: the method whose schedule they are; its own schedule does not count.
+        method: the method that they were found for; its schedule becomes these full steps, and on another model or
+            scheduler it is refused.
         date: when, as 2026-11-26.
         judged: what it was judged on: the number of samples, and decibels to full compute of this plan and of the one
             that needs no calibration.
 
     Raises:
-        ValueError: full steps that are no plan, or that the requests do not have.
+        ValueError: full steps that are no plan, or that the requests do not have; a method with finer steps.
     """
 
     origin: Origin
     steps: int
     full_steps: tuple[int, ...]
-    base: Method
+    method: Method
     date: str = ""
     judged: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_count("the steps of a preset", self.steps, 1)
-        Plan(self.full_steps, self.steps)
-
-    @property
-    def method(self) -> Method:
-        """The method on these full steps. Elsewhere than on its model and scheduler it is refused."""
-        base = self.base
-        return Method(
-            base.forecaster,
-            Plan(self.full_steps, self.steps),
-            "preset",
-            base.granularity,
-            corrector=base.corrector,
-            made_for=self.origin,
-        )
+        plan = Plan(self.full_steps, self.steps)
+        if self.method.finer != 1:
+            raise ValueError("a preset is of the pipeline's own steps: give finer= to relcache.enable instead")
+        own = replace(self.method, schedule=plan, name="preset", made_for=self.origin)
+        object.__setattr__(self, "full_steps", plan.full_steps)
+        object.__setattr__(self, "method", own)
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON, whole or not at all.
@@ -82,10 +76,8 @@ class Preset:
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except KeyError as error:
-            raise ValueError(f"{path} is no preset: it has no {error}") from error
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no preset that can be read: {error}") from error
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(f"{path} is no preset: {error}") from error
 
     @classmethod
     def named(cls, name: str) -> Preset:
@@ -105,15 +97,16 @@ class Preset:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
+        corrector = self.method.corrector
         return {
             "version": VERSION,
             "models": {name: _component(model) for name, model in self.origin.models.items()},
             "scheduler": _component(self.origin.scheduler),
             "steps": self.steps,
             "full_steps": list(self.full_steps),
-            "forecaster": _part(self.base.forecaster, forecasters),
-            "corrector": None if self.base.corrector is None else _part(self.base.corrector, correctors),
-            "granularity": self.base.granularity,
+            "forecaster": _part(self.method.forecaster, forecasters),
+            "corrector": None if corrector is None else _part(corrector, correctors),
+            **{name: getattr(self.method, name) for name in HELD},
             "date": self.date,
             "judged": dict(self.judged),
         }
@@ -123,21 +116,25 @@ class Preset:
         """From what `to_dict` returns.
 
         Raises:
-            ValueError: another version, or a part that relcache does not have.
+            ValueError: another version, something that is missing or of another kind, or a part that relcache does not
+                have.
         """
-        if table["version"] != VERSION:
-            raise ValueError(f"it has version {table['version']!r}, and this relcache reads version {VERSION}")
-        corrector = table["corrector"]
-        steps = Plan(table["full_steps"]).full_steps
-        base = Method(
-            _made(table["forecaster"], forecasters),
-            Plan(steps),
-            granularity=table["granularity"],
-            corrector=None if corrector is None else _made(corrector, correctors),
-        )
-        models = {name: _component_from(model) for name, model in table["models"].items()}
-        origin = Origin(models, _component_from(table["scheduler"]))
-        return cls(origin, table["steps"], steps, base, str(table.get("date", "")), table.get("judged", {}))
+        version = _field({"file": table}, "file", Mapping).get("version")
+        if version != VERSION:
+            raise ValueError(f"it has version {version!r}, and this relcache reads version {VERSION}")
+        models = _field(table, "models", Mapping)
+        if not models:
+            raise ValueError("it names no model")
+        origin = Origin({name: _component_from(models, name) for name in models}, _component_from(table, "scheduler"))
+        judged = _field(table, "judged", Mapping)
+        for name in ("plan", "growing", "samples"):
+            if name in judged:
+                _field(judged, name, (int, float))
+        steps = Plan(_field(table, "full_steps", list)).full_steps
+        corrector = None if table.get("corrector") is None else _made(table, "corrector", correctors)
+        held = {name: table[name] for name in HELD if name in table}
+        method = Method(_made(table, "forecaster", forecasters), Plan(steps), corrector=corrector, **held)
+        return cls(origin, _field(table, "steps", int), steps, method, _field(table, "date", str), judged)
 
 
 def shipped() -> dict[str, Preset]:
@@ -145,12 +142,26 @@ def shipped() -> dict[str, Preset]:
     return {path.stem: Preset.load(path) for path in sorted(SHIPPED.glob("*.json"))}
 
 
+def _field(table: Mapping[str, Any], name: str, kind: Any) -> Any:
+    """An entry of a table, which is of a kind.
+
+    Raises:
+        ValueError: it is missing, or of another kind.
+    """
+    if name not in table:
+        raise ValueError(f"it has no {name!r}")
+    if not isinstance(table[name], kind):
+        raise ValueError(f"its {name!r} is of another kind than a preset's: {table[name]!r:.60}")
+    return table[name]
+
+
 def _component(component: Component) -> dict[str, Any]:
     return {"class": component.class_name, "config": dict(component.config)}
 
 
-def _component_from(table: Mapping[str, Any]) -> Component:
-    return Component(table["class"], table["config"])
+def _component_from(among: Mapping[str, Any], name: str) -> Component:
+    table = _field(among, name, Mapping)
+    return Component(_field(table, "class", str), _field(table, "config", Mapping))
 
 
 def _part(part: Any, among: Any) -> dict[str, Any]:
@@ -161,9 +172,10 @@ def _part(part: Any, among: Any) -> dict[str, Any]:
     return {"name": name, **asdict(part)}
 
 
-def _made(table: Mapping[str, Any], among: Any) -> Any:
-    options = dict(table)
-    name = options.pop("name")
+def _made(table: Mapping[str, Any], what: str, among: Any) -> Any:
+    options = dict(_field(table, what, Mapping))
+    name = _field(options, "name", str)
     if name not in among.__all__:
         raise ValueError(f"this relcache has no {name!r} among {', '.join(among.__all__)}")
+    del options["name"]
     return getattr(among, name)(**options)

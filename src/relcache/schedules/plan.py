@@ -60,17 +60,21 @@ class Plan(Schedule):
     def start(self, setting: Setting) -> tuple[int, ...]:
         if self.total_steps is None or setting.total_steps in (None, self.total_steps):
             return self.full_steps
-        return resampled(self.full_steps, self.total_steps, setting.total_steps or 1)
+        return resampled(self.full_steps, self.total_steps, setting.total_steps or 1, setting.history)
 
     def wants_full(self, state: tuple[int, ...], step: int, error: float | None) -> bool:
         return step in state
 
 
-def resampled(steps: tuple[int, ...], total: int, wanted: int) -> tuple[int, ...]:
-    """Full `steps` of `total`, at the same shares of the way of `wanted` steps, each at a step of its own."""
+def resampled(steps: tuple[int, ...], total: int, wanted: int, history: int = 1) -> tuple[int, ...]:
+    """Full `steps` of `total`, at the same shares of the way of `wanted` steps, each at a step of its own.
+
+    Where the first `history` of `total` are full, as a forecast may need them, those of `wanted` are.
+    """
+    begin = history if steps[:history] == tuple(range(history)) else 0
     scale, made = (wanted - 1) / max(total - 1, 1), [-1]
     count = min(len(steps), wanted)
     for place, step in enumerate(steps[:count]):
         most = wanted - (count - place)  # leaves a step for each that comes
-        made.append(min(max(round(step * scale), made[-1] + 1), most))
+        made.append(place if place < begin else min(max(round(step * scale), made[-1] + 1), most))
     return tuple(made[1:])
