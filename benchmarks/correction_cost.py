@@ -57,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     keep_memory()
     found: dict[str, Any] = {}
-    for name, blocks, size in (("dit", [2], None), ("flux", [1, 1], "512")):
+    for name, blocks, size in (("dit", [2], None), ("flux", [1, 1], "256")):
         course = course_of(name, "cpu", "float32", STEPS, blocks, size)
         run(course, None)
         ratios, corrected = [], 0
