@@ -52,7 +52,7 @@ def test_other_threshold() -> None:
 def test_a_pair_of_ones_own_has_a_name() -> None:
     name = Method(Newton(2), Plan([0, 3])).name
     assert "Newton(order=2)" in name
-    assert "Plan(full_steps=(0, 3))" in name
+    assert "Plan(full_steps=(0, 3), total_steps=None)" in name
 
 
 @pytest.mark.parametrize(
