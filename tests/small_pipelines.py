@@ -405,7 +405,7 @@ BUILDERS: dict[str, Callable[[], Built]] = {
 
 
 class Stub(diffusers.ModelMixin):  # type: ignore[misc]
-    """A part of a pipeline of which only the attributes matter."""
+    """A part of a pipeline that has attributes and computes nothing."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ import torch
 from oracle import Oracle, Recipe
 from small_pipelines import ltx2
 from test_whose_call import skyreels
-from tiny import BETAS, TRAIN_STEPS, noise_for, run_pipeline, tiny_dit, tiny_pipeline
+from tiny import BETAS, TRAIN_STEPS, CopyingPipeline, noise_for, run_pipeline, tiny_dit, tiny_pipeline
 from torch import Tensor
 
 import relcache
@@ -368,16 +368,8 @@ def test_schedulers_that_are_copied_for_each_frame() -> None:
 def test_a_pipeline_that_steps_a_copy_of_its_scheduler() -> None:
     """The copy's updates are corrected as the scheduler's own would be, once."""
 
-    class Copying(diffusers.DiTPipeline):  # type: ignore[misc]
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            own, self.scheduler = self.scheduler, copy.deepcopy(self.scheduler)
-            try:
-                return super().__call__(*args, **kwargs)
-            finally:
-                self.scheduler = own
-
     plain = tiny_pipeline()
-    copying = Copying(**plain.components)
+    copying = CopyingPipeline(**plain.components)
     copying.set_progress_bar_config(disable=True)
     made = []
     for pipe in (plain, copying):

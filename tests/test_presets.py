@@ -13,7 +13,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from tiny import run_loop, tiny_dit, tiny_pipeline
+from tiny import CopyingPipeline, run_loop, tiny_dit, tiny_pipeline
 from typer.testing import CliRunner
 
 import relcache
@@ -382,15 +382,7 @@ def run_call(pipe: Any, call: dict[str, Any], seed: int, steps: int = STEPS) -> 
 def test_updates_that_are_not_the_pipelines_own() -> None:
     """Where another scheduler makes the updates, nothing is measured on the way, and pictures alone decide."""
 
-    class Copying(type(tiny_pipeline())):  # type: ignore[misc]
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            own, self.scheduler = self.scheduler, copy.deepcopy(self.scheduler)
-            try:
-                return super().__call__(*args, **kwargs)
-            finally:
-                self.scheduler = own
-
-    pipe, told = Copying(**tiny_pipeline().components), []
+    pipe, told = CopyingPipeline(**tiny_pipeline().components), []
     pipe.set_progress_bar_config(disable=True)
     preset = calibrate(
         pipe, CALLS, 4, num_inference_steps=STEPS, trials=5, tell=lambda what, *_: told.append(what.split(":")[0])

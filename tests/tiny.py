@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import torch
@@ -60,6 +62,17 @@ def tiny_pipeline(seed: int = 0, blocks: int = 2) -> DiTPipeline:
     pipeline = DiTPipeline(tiny_dit(seed, blocks), vae.eval(), scheduler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+class CopyingPipeline(DiTPipeline):  # type: ignore[misc]
+    """A pipeline that puts a copy of its scheduler in its place while it runs."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        own, self.scheduler = self.scheduler, copy.deepcopy(self.scheduler)
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            self.scheduler = own
 
 
 def run_pipeline(

@@ -59,7 +59,7 @@ def calibrate(
         trials: the most plans that are judged by final pictures; fewer where no neighbour is better. The two that the
             search begins with are judged in any case.
         seed: call i has the generator of seed + i.
-        progress: a file into which whatever has been measured is written; where it is there, this goes on from it.
+        progress: a file that keeps each measurement. A later call with the same file goes on from it.
         tell: called with what is being done, and how many of how many parts are.
 
     Raises:
@@ -77,7 +77,8 @@ def calibrate(
     taken = sorted({name for call in calls for name in call if name in OWN})
     if taken:
         raise ValueError(f"{', '.join(taken)} is set by calibrate: leave it out of the calls")
-    if not isinstance(full_steps, int) or full_steps >= num_inference_steps:
+    check_count("full_steps", full_steps, 1)
+    if full_steps >= num_inference_steps:
         raise ValueError(f"nothing is left to calibrate: {full_steps} full steps of {num_inference_steps}")
 
     def made(place: int) -> Call:

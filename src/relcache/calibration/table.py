@@ -50,7 +50,7 @@ class Errors:
     def cheapest(self, full_steps: int) -> tuple[int, ...]:
         """The plan of exactly so many full steps whose gaps and tail add up to the least.
 
-        Shortest path over the steps: after k full steps, of which the last is n, only the least sum counts.
+        A shortest path: among plans of k full steps that end at step n, only the cheapest is extended.
         """
         count = min(full_steps, self.steps)
         least: list[dict[int, tuple[float, int]]] = [{self.history - 1: (0.0, -1)}]

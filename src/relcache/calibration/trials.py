@@ -70,12 +70,12 @@ class Trials:
         self._path[call, step] = value.to("cpu", copy=True)
 
     def _call(self, place: int, method: Method, between: Between | None = None) -> tuple[Tensor, int, int]:
-        """The pictures of a call by a method, its number of steps, and of the scheduler's updates that were seen.
+        """The pictures of a call by a method, its number of steps, and the number of scheduler updates that were seen.
 
-        Whatever draws from the global generators draws the same each time.
+        The global random generators are seeded, so that each call repeats, and are restored afterwards.
         """
         with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(enabled=True))
+            stack.enter_context(torch.random.fork_rng())
             torch.manual_seed(place)
             handle = stack.enter_context(enable(self._pipe, method))
             seen = 0
