@@ -261,6 +261,7 @@ def main() -> None:
     parser.add_argument("--fresh", type=int, default=16, help="new scenes per update")
     parser.add_argument("--first", type=int, default=4096, help="scenes before the first update")
     parser.add_argument("--reservoir", type=int, default=40000, help="scenes that are kept")
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights, the scenes and the noise")
     parser.add_argument("--checkpoint-every", type=int, default=200)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-compile", action="store_true")
@@ -274,7 +275,8 @@ def main() -> None:
     autoencoder = kind.from_pretrained(folder).eval().requires_grad_(False)
     reservoir = Reservoir(task, autoencoder, Texts(task, options.text_encoders), options.reservoir, device)
 
-    torch.manual_seed(0)
+    torch.manual_seed(options.seed)
+    seeds = options.seed * 1_000_003  # each run has numbers of its own
     transformer = build(task, options.heads).to(device).train()
     initialise(transformer)
     if options.pictures:
@@ -286,7 +288,7 @@ def main() -> None:
     velocity = Velocity(task, transformer).to(device)
     step = velocity if options.no_compile else torch.compile(velocity)
     for start in range(0, options.first, 512):
-        reservoir.refresh(min(512, options.first - start), seed=-1000 - options.first * run.update - start)
+        reservoir.refresh(min(512, options.first - start), seed=seeds - 1000 - options.first * run.update - start)
     average = build(task, options.heads).to(device).eval().requires_grad_(False)
     average.load_state_dict(run.average, assign=True)  # the very tensors that the run keeps up to date
     teacher = Velocity(task, average).to(device)
@@ -299,8 +301,8 @@ def main() -> None:
         rate = options.learning_rate * learning_rate(update, options.updates)
         for group in (*muon.param_groups, *adam.param_groups):
             group["lr"] = rate
-        generator = torch.Generator().manual_seed(update)
-        reservoir.refresh(options.fresh, seed=update)
+        generator = torch.Generator().manual_seed(seeds + update)
+        reservoir.refresh(options.fresh, seed=seeds + update)
         latents, covered, text, mask, pooled = reservoir.draw(options.batch, generator)
         dropped = (torch.rand(options.batch, generator=generator) < 0.1).to(device)
         for row in dropped.nonzero()[:, 0].tolist():
