@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from relcache import Forecaster
-from relcache.expansion import Expansion, weighted_sum
 from relcache.forecasters.base import Forecast
+from relcache.forecasters.expansion import Expansion, weighted_sum
 
 
 class Slope(NamedTuple):

@@ -13,9 +13,9 @@ import torch
 
 import relcache_models
 from relcache.bench import files
-from relcache.bench.entries import named_config
-from relcache.bench.pipelines import DEFAULT_MODEL, load_pipeline
-from relcache.bench.sampling import Sampler
+from relcache.bench.comparison.entries import named_config
+from relcache.bench.sampling.batches import Sampler
+from relcache.bench.sampling.pipelines import DEFAULT_MODEL, load_pipeline
 from relcache.methods import method_from_config
 from relcache_models.classifier import Classifier
 

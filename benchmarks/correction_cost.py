@@ -21,8 +21,8 @@ import torch
 
 import relcache
 from relcache.bench import files
-from relcache.bench.stopwatch import Clock, keep_memory
-from relcache.bench.subjects import Course, course_of
+from relcache.bench.speed.stopwatch import Clock, keep_memory
+from relcache.bench.speed.subjects import Course, course_of
 
 STEPS, FULL = 50, 14
 FEW = {"dit": ([2], None), "flux": ([1, 1], "256")}

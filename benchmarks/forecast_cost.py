@@ -24,7 +24,7 @@ from torch import Tensor
 
 from relcache import Relational, Taylor
 from relcache.bench import files
-from relcache.bench.stopwatch import least_median_most
+from relcache.bench.speed.stopwatch import least_median_most
 from relcache.forecasters.base import Forecaster
 
 SHAPES = {"DiT-XL/2": (8, 256, 1152), "FLUX": (1, 1024, 3072)}

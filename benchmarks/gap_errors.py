@@ -20,13 +20,13 @@ from torch import Tensor
 
 import relcache
 from relcache.bench import files
-from relcache.bench.asked import call_options
-from relcache.bench.benchmarks import SMALL
-from relcache.bench.pipelines import load_pipeline
-from relcache.bench.sampling import Sampler
+from relcache.bench.comparison.asked import call_options
+from relcache.bench.comparison.benchmarks import SMALL
+from relcache.bench.quality.metrics.pair import psnr
+from relcache.bench.sampling.batches import Sampler
+from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.correctors.replay import lagrange
-from relcache.metrics.pair import psnr
-from relcache.patch import Patch
+from relcache.engine.patch import Patch
 
 FIRST_SEED, SAMPLES, STEPS, BUDGETS = 20_000, 32, 50, (14, 8)
 

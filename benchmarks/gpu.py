@@ -24,8 +24,8 @@ from torch import Tensor
 
 import relcache
 from relcache.bench import files
-from relcache.bench.stopwatch import Clock
-from relcache.bench.subjects import Course, course_of, where
+from relcache.bench.speed.stopwatch import Clock
+from relcache.bench.speed.subjects import Course, course_of, where
 
 FEW = {"dit": [4], "flux": [1, 2]}
 METHODS = {"taylorseer": relcache.TaylorSeer(2, 4), "rfc": relcache.RFC(2, 0.5)}

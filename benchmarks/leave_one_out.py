@@ -24,11 +24,11 @@ from torch import Tensor
 import relcache
 from relcache import Replay, auto
 from relcache.bench import files
-from relcache.bench.asked import call_options
-from relcache.bench.benchmarks import SMALL
-from relcache.bench.pipelines import load_pipeline
-from relcache.bench.sampling import Sampler
-from relcache.metrics.pair import psnr
+from relcache.bench.comparison.asked import call_options
+from relcache.bench.comparison.benchmarks import SMALL
+from relcache.bench.quality.metrics.pair import psnr
+from relcache.bench.sampling.batches import Sampler
+from relcache.bench.sampling.pipelines import load_pipeline
 
 FIRST_SEED, SAMPLES, STEPS, BUDGETS = 40_000, 16, 50, (14, 8)
 FORECASTS = ((1, 0.5), (2, 0.5), (2, 1.0))  # order and damping

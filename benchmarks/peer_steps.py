@@ -16,15 +16,15 @@ from torch import Tensor
 
 import relcache
 from relcache.bench import files
-from relcache.bench.asked import asked_of, call_options
-from relcache.bench.calibration import Calibration, calibration_seeds
-from relcache.bench.contestants import Contestant, only_transformer, ours, peer_at
-from relcache.bench.peers import PEERS
-from relcache.bench.pipelines import DEFAULT_MODEL, load_pipeline
-from relcache.bench.sampling import Sampler
-from relcache.bench.stopwatch import timed
-from relcache.bench.trial import FULL, Trial
-from relcache.metrics.pair import psnr
+from relcache.bench.comparison.asked import asked_of, call_options
+from relcache.bench.quality.metrics.pair import psnr
+from relcache.bench.sampling.batches import Sampler
+from relcache.bench.sampling.calibration import Calibration, calibration_seeds
+from relcache.bench.sampling.pipelines import DEFAULT_MODEL, load_pipeline
+from relcache.bench.speed.contestants import Contestant, only_transformer, ours, peer_at
+from relcache.bench.speed.peers import PEERS
+from relcache.bench.speed.stopwatch import timed
+from relcache.bench.speed.trial import FULL, Trial
 
 FORECASTERS = {"reuse": relcache.Reuse(), "taylor, m=1": relcache.Taylor(1), "taylor, m=2": relcache.Taylor(2)}
 

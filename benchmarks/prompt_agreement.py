@@ -13,11 +13,11 @@ import random
 from pathlib import Path
 
 from relcache.bench import files
-from relcache.bench.benchmarks import SMALL
-from relcache.bench.entries import named_config
-from relcache.bench.measures import make_measure
-from relcache.bench.pipelines import load_pipeline
-from relcache.bench.sampling import Sampler
+from relcache.bench.comparison.benchmarks import SMALL
+from relcache.bench.comparison.entries import named_config
+from relcache.bench.quality.measures import make_measure
+from relcache.bench.sampling.batches import Sampler
+from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.methods import method_from_config
 from relcache_models import shapes
 

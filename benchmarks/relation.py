@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from relcache.bench.pipelines import DEFAULT_MODEL, load_pipeline
+from relcache.bench.sampling.pipelines import DEFAULT_MODEL, load_pipeline
 from relcache.models import SPECS, spec_for
 
 FIRST = 1  # the published phase: full steps 0, 1, 1 + N, 1 + 2N, …

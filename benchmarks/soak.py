@@ -28,7 +28,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 
 import relcache
-from relcache.bench.scale import live_bytes
+from relcache.bench.speed.scale import live_bytes
 
 WARMUP = 50
 SIZES, ROWS, BRANCHES, BLOCKS = (8, 12, 16), (1, 2, 3), (1, 2), 3

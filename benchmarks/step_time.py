@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 import relcache
-from relcache.bench.pipelines import DEFAULT_MODEL, load_pipeline
-from relcache.expansion import Expansion
+from relcache.bench.sampling.pipelines import DEFAULT_MODEL, load_pipeline
 from relcache.forecasters.base import Forecast, Forecaster
+from relcache.forecasters.expansion import Expansion
 
 FULL_STEPS = (0, 1, 5, 9)
 STEPS = 13

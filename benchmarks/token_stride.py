@@ -21,11 +21,11 @@ from torch import Tensor
 
 import relcache
 from relcache.bench import files
-from relcache.bench.asked import asked_of, call_options
-from relcache.bench.pipelines import load_pipeline
-from relcache.bench.sampling import Sampler
-from relcache.expansion import Expansion, every, norm_l2
+from relcache.bench.comparison.asked import asked_of, call_options
+from relcache.bench.sampling.batches import Sampler
+from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.forecasters.base import Forecast, Forecaster
+from relcache.forecasters.expansion import Expansion, every, norm_l2
 from relcache.schedules import Always, Interval
 
 STRIDES = (3, 5, 11, 23)

@@ -12,11 +12,11 @@ from tiny import tiny_pipeline
 from torch import Tensor
 from typer.testing import CliRunner
 
-from relcache.bench import analysis
-from relcache.bench.entries import choose
-from relcache.bench.illustrations import illustrate, summary
-from relcache.cli import app
-from relcache.figures.plots import correlation
+from relcache.bench.comparison import analysis
+from relcache.bench.comparison.entries import choose
+from relcache.bench.figures.plots import correlation
+from relcache.bench.pages.illustrations import illustrate, summary
+from relcache.cli.app import app
 
 STEPS, INTERVAL = 12, 3
 FULL = (0, 1, 4, 7, 10)

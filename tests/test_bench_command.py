@@ -20,11 +20,12 @@ from tiny import tiny_pipeline
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from relcache.bench import files, gallery
-from relcache.bench.benchmarks import PAPER
-from relcache.bench.prepare import Asked, conditions, numbers_of, said
-from relcache.cli import app
-from relcache.metrics.distribution import fit, frechet_distance, inception_score, precision_recall
+from relcache.bench import files
+from relcache.bench.comparison.benchmarks import PAPER
+from relcache.bench.comparison.prepare import Asked, conditions, numbers_of, said
+from relcache.bench.quality.metrics.distribution import fit, frechet_distance, inception_score, precision_recall
+from relcache.bench.sampling import gallery
+from relcache.cli.app import app
 
 RUNNER = CliRunner()
 SMALL = ("--preset", "small", "--samples", "4", "--steps", "10", "--nfc", "5", "--calibration-samples", "1")

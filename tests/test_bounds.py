@@ -15,8 +15,8 @@ from torch import Tensor
 
 import relcache
 from relcache import FORA, RCS, RFC, RFE, Interval, Linear, Method, Newton, Plan, Relational, Taylor, TaylorSeer
-from relcache.expansion import LIMIT, Expansion
 from relcache.forecasters.base import within_type
+from relcache.forecasters.expansion import LIMIT, Expansion
 
 PLAIN = "input moved too far for what it did before: plain expansion"
 LONG = "forecast too long: shortened"

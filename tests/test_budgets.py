@@ -19,9 +19,9 @@ from tiny import run_loop, tiny_dit, tiny_pipeline
 
 import relcache
 from relcache import FORA, RCS, RFC, RFE, ErrorBudget, Growing, Newton, Relational, Replay, Reuse, Taylor, TaylorSeer
-from relcache.finer import between, finer_timesteps
 from relcache.schedules.base import Setting
 from relcache.schedules.growing import default_budget, growing_steps
+from relcache.session.finer import between, finer_timesteps
 
 
 def run(pipe: Any, steps: int) -> torch.Tensor:

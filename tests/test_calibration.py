@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import relcache
 from relcache import RFC
-from relcache.bench.calibration import (
+from relcache.bench.comparison.equal_cost import NOTE, marked, off_target
+from relcache.bench.sampling.calibration import (
     CLOSE,
     Calibration,
     at_budget,
@@ -21,7 +22,6 @@ from relcache.bench.calibration import (
     interval_for,
     spacing_for,
 )
-from relcache.bench.equal_cost import NOTE, marked, off_target
 
 
 class Falling:

@@ -12,12 +12,12 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from relcache.bench.benchmarks import SMALL
-from relcache.bench.calibration import interval_for
-from relcache.bench.entries import choose
-from relcache.bench.prepare import targets_for
-from relcache.cli import app
-from relcache.commands.terminal import rich_table
+from relcache.bench.comparison.benchmarks import SMALL
+from relcache.bench.comparison.entries import choose
+from relcache.bench.comparison.prepare import targets_for
+from relcache.bench.sampling.calibration import interval_for
+from relcache.cli.app import app
+from relcache.cli.terminal import rich_table
 
 RUNNER = CliRunner()
 KEYS = {

@@ -15,7 +15,7 @@ from small_pipelines import flux_transformer
 from torch import Tensor
 
 import relcache
-from relcache.patch import is_replaced
+from relcache.engine.patch import is_replaced
 
 # All calls share one timestep, of which relcache warns.
 pytestmark = pytest.mark.filterwarnings("ignore:relcache. the transformer was called again at a request's first")

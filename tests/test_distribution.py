@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relcache.metrics.batches import Batch
-from relcache.metrics.distribution import (
+from relcache.bench.quality.metrics.batches import Batch
+from relcache.bench.quality.metrics.distribution import (
     BLOCK,
     Gaussian,
     blocks,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from relcache.bench.entries import choose, named_config
-from relcache.bench.published import published
+from relcache.bench.comparison.entries import choose, named_config
+from relcache.bench.comparison.published import published
 
 TOML = """
 [[methods]]

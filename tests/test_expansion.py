@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from relcache import ErrorBudget, Forecaster, Linear, Newton, Relational, Reuse, Taylor
-from relcache.expansion import Expansion, every, gram, gram_norm, norm_l2, sum_absolute, weighted_sum
+from relcache.forecasters.expansion import Expansion, every, gram, gram_norm, norm_l2, sum_absolute, weighted_sum
 
 settings.register_profile("short", max_examples=60, deadline=None)
 settings.load_profile("short")
@@ -166,7 +166,7 @@ def test_samples_are_extended_one_by_one_or_together(monkeypatch: pytest.MonkeyP
     """The same terms to the bit."""
     points = [(step, torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(step))) for step in (0, 2, 7, 8)]
     _, together = stack_of(Expansion(2, "newton"), points)
-    monkeypatch.setattr("relcache.expansion.SMALL", 0)
+    monkeypatch.setattr("relcache.forecasters.expansion.SMALL", 0)
     assert torch.equal(stack_of(Expansion(2, "newton"), points)[1], together)
 
 

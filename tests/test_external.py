@@ -15,11 +15,11 @@ import small_pipelines
 import torch
 from typer.testing import CliRunner
 
-from relcache.bench import external
-from relcache.bench.benchmarks import PAPER
-from relcache.bench.external import External
-from relcache.bench.measures import DIMENSIONS, make_measure, unavailable, unjudged, vbench_total
-from relcache.cli import app
+from relcache.bench.comparison.benchmarks import PAPER
+from relcache.bench.quality import external
+from relcache.bench.quality.external import External
+from relcache.bench.quality.measures import DIMENSIONS, make_measure, unavailable, unjudged, vbench_total
+from relcache.cli.app import app
 
 IMAGE_REWARD = """
 print("talks to whoever listens")

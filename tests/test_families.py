@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 
 import relcache
 from relcache import RFC, ModelSpec, Size, TaylorSeer
+from relcache.engine.state import Request
 from relcache.models import SPECS, UNSUPPORTED, Unit
-from relcache.request import Request
 
 STEPS = 9
 RECIPES = {

@@ -18,7 +18,7 @@ from torch._dynamo.testing import CompileCounter
 import relcache
 from relcache.models import Unit
 from relcache.models.coarse import coarsened
-from relcache.store import Store, tensors
+from relcache.storage.store import Store, tensors
 
 STEPS = 7
 FULL = [0, 1, 4]

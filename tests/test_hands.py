@@ -24,8 +24,8 @@ from tiny import noise_for, timesteps_for, tiny_dit
 from torch import Tensor, nn
 
 import relcache
-from relcache.patch import is_replaced
-from relcache.watch import Watch
+from relcache.engine.patch import is_replaced
+from relcache.engine.watch import Watch
 
 CPU = torch.device("cpu")
 BLOCKS = relcache.RFC(1, 0.5)

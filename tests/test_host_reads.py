@@ -19,7 +19,7 @@ from relcache import FORA, RFC, RFE, Method, TaylorSeer
 @pytest.fixture(autouse=True)
 def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU nothing is waited for, and the samples of a loop by hand are compared at each step."""
-    monkeypatch.setattr("relcache.tracker.waits", lambda values: True)
+    monkeypatch.setattr("relcache.session.tracker.waits", lambda values: True)
 
 
 class CalledReads(TorchFunctionMode):

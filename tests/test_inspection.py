@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import relcache
 from relcache import FORA, ModelSpec, Size, parallel
-from relcache.cli import app
+from relcache.cli.app import app
 from relcache.models import SPECS, UNSUPPORTED, describe
 
 RUNNER = CliRunner()

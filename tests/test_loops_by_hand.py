@@ -75,7 +75,7 @@ def test_the_next_loop_begins_where_the_one_before_broke_off(begins_at: int, met
 def test_halves_of_two_loops_on_one_table(on_cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop that was left in the middle of a table may go on after another one: then the samples are compared."""
     if not on_cpu:
-        monkeypatch.setattr("relcache.tracker.waits", lambda values: True)
+        monkeypatch.setattr("relcache.session.tracker.waits", lambda values: True)
     model, plain = tiny_dit(), tiny_dit()
     table = list(timesteps_for(STEPS).float())
     handle = relcache.enable(model, TaylorSeer(1, 4))

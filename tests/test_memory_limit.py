@@ -12,9 +12,10 @@ from diffusers import DiTTransformer2DModel, HunyuanVideoTransformer3DModel
 from tiny import BrokenOff, DiTWithContext, run_guided, run_loop, run_pipeline, timesteps_for, tiny_dit, tiny_pipeline
 
 import relcache
-from relcache import RCS, RFC, TaylorSeer, memory
-from relcache.memory import Way, ways
-from relcache.memory_size import as_text, bytes_from
+from relcache import RCS, RFC, TaylorSeer
+from relcache.checks import as_text, bytes_from
+from relcache.memory import choice as memory
+from relcache.memory.choice import Way, ways
 
 METHOD = TaylorSeer(1, 4)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from relcache.metrics.pair import HIGHEST_PSNR, psnr, ssim
+from relcache.bench.quality.metrics.pair import HIGHEST_PSNR, psnr, ssim
 
 
 def test_psnr_is_ten_log_of_the_squared_error() -> None:

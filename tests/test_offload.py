@@ -19,10 +19,11 @@ from tiny import BrokenOff, DiTWithContext, noise_for, run_guided, run_loop, tim
 from torch import Tensor
 
 import relcache
-from relcache import FORA, RFC, RFE, TaylorSeer, store
-from relcache.offload import Copy, Mover, StreamMover
-from relcache.request import Signal
-from relcache.store import MOST_LEAVING, Away, Store, tensors, tensors_on_device
+from relcache import FORA, RFC, RFE, TaylorSeer
+from relcache.engine.state import Signal
+from relcache.storage import store
+from relcache.storage.offload import Copy, Mover, StreamMover
+from relcache.storage.store import MOST_LEAVING, Away, Store, tensors, tensors_on_device
 
 CPU = torch.device("cpu")
 METHODS = [FORA(4), TaylorSeer(1, 4), RFC(2, 0.6)]

@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from relcache.bench import files
-from relcache.bench.analysis import load
-from relcache.bench.sampling import Sampler
-from relcache.cli import app
+from relcache.bench.comparison.analysis import load
+from relcache.bench.sampling.batches import Sampler
+from relcache.cli.app import app
 
 RUNNER = CliRunner()
 FEW = ("--samples", "2", "--steps", "6", "--nfc", "4", "--calibration-samples", "1", "--methods", "fora")
@@ -53,7 +53,7 @@ def test_outputs_are_tried_before_anything_is_computed(
         raise AssertionError("something was computed")
 
     monkeypatch.setattr(Sampler, "call", computed)
-    monkeypatch.setattr("relcache.bench.speed.race", computed)
+    monkeypatch.setattr("relcache.bench.speed.speed.race", computed)
     for out in ("file", "file/below", "link", "x" * 300):
         said = refused(*COMMANDS[command], "--out", tmp_path / out)
         assert f"{tmp_path / out}" in said

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from relcache.bench.page import write_page
-from relcache.cli import app
+from relcache.bench.pages.page import write_page
+from relcache.cli.app import app
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -14,12 +14,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 import relcache
-from relcache.bench.calibration import full_steps
-from relcache.bench.peers import PEERS
-from relcache.bench.speed import contestants_for
-from relcache.bench.stopwatch import timed
-from relcache.bench.subjects import Course, calls_of
-from relcache.cli import app
+from relcache.bench.sampling.calibration import full_steps
+from relcache.bench.speed.peers import PEERS
+from relcache.bench.speed.speed import contestants_for
+from relcache.bench.speed.stopwatch import timed
+from relcache.bench.speed.subjects import Course, calls_of
+from relcache.cli.app import app
 from relcache.models import SPECS
 
 STEPS, NFC = 12, 5

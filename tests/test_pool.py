@@ -18,12 +18,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from relcache.bench.benchmarks import SMALL
-from relcache.bench.comparison import Comparison
-from relcache.bench.pool import Cluster, make_pool
-from relcache.bench.prepare import Asked, prepare
-from relcache.bench.work import Work
-from relcache.cli import app
+from relcache.bench.comparison.benchmarks import SMALL
+from relcache.bench.comparison.comparison import Comparison
+from relcache.bench.comparison.pool import Cluster, make_pool
+from relcache.bench.comparison.prepare import Asked, prepare
+from relcache.bench.comparison.work import Work
+from relcache.cli.app import app
 
 ASKED = Asked(
     methods="fora,rcs-1", nfc="5", samples=8, steps=10, batch=2, calibration_samples=2, threads=1, device="cpu"

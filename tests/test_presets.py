@@ -18,13 +18,13 @@ from typer.testing import CliRunner
 
 import relcache
 from relcache import RFC, Plan, Preset, Replay, Taylor
-from relcache.bench.pipelines import load_pipeline
+from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.calibration import calibrate
 from relcache.calibration.probe import between_updates
 from relcache.calibration.table import Errors, neighbours
 from relcache.calibration.trials import Trials, decibels
-from relcache.cli import app
-from relcache.origin import Component, Origin
+from relcache.cli.app import app
+from relcache.models.origin import Component, Origin
 from relcache.presets import shipped
 from relcache.schedules.growing import growing_steps
 from relcache.schedules.plan import resampled

@@ -19,11 +19,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from relcache.bench import gallery
-from relcache.bench.entries import split_methods
-from relcache.bench.sampling import Sampler
-from relcache.cli import app
-from relcache.figures.sheet import Row
+from relcache.bench.comparison.entries import split_methods
+from relcache.bench.figures.sheet import Row
+from relcache.bench.sampling import gallery
+from relcache.bench.sampling.batches import Sampler
+from relcache.cli.app import app
 
 RUNNER = CliRunner()
 PROMPTS = ["--prompt", "an owl on a wire", "--prompt", "a wire"]
@@ -238,7 +238,7 @@ def test_out_of_memory_says_what_would_help(
     assert result.exit_code == 1
     assert "out of memory\n" in result.output
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("relcache.cli.load_pipeline", lambda *arguments: small_pipelines.flux()[0])
+    monkeypatch.setattr("relcache.cli.app.load_pipeline", lambda *arguments: small_pipelines.flux()[0])
     said = refused(*of_flux(flux, *PROMPTS, "--method", "fora:interval=3", "--offload", "model"))
     assert "it would help to give --offload group" in said
 

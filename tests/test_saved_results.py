@@ -14,8 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from relcache.bench.form import check_form
-from relcache.bench.page import write_page
-from relcache.cli import app
+from relcache.bench.pages.page import write_page
+from relcache.cli.app import app
 
 RUNNER = CliRunner()
 BENCH = ("bench", "class-conditional", "--preset", "small", "--samples", "3", "--steps", "8", "--nfc", "4",

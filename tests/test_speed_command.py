@@ -12,16 +12,16 @@ from tiny import tiny_dit
 from typer.testing import CliRunner
 
 import relcache
-from relcache.bench.calibration import Calibration
-from relcache.bench.contestants import held_to, methods_at
-from relcache.bench.counting import count
-from relcache.bench.entries import choose
-from relcache.bench.peers import PEERS
-from relcache.bench.python_cost import python_cost
-from relcache.bench.scale import live_bytes
-from relcache.bench.speed import contestants_for, race
-from relcache.bench.subjects import SUBJECTS, Course, calls_of
-from relcache.cli import app
+from relcache.bench.comparison.entries import choose
+from relcache.bench.sampling.calibration import Calibration
+from relcache.bench.speed.contestants import held_to, methods_at
+from relcache.bench.speed.counting import count
+from relcache.bench.speed.peers import PEERS
+from relcache.bench.speed.python_cost import python_cost
+from relcache.bench.speed.scale import live_bytes
+from relcache.bench.speed.speed import contestants_for, race
+from relcache.bench.speed.subjects import SUBJECTS, Course, calls_of
+from relcache.cli.app import app
 from relcache.methods import method_from_config, method_from_text
 from relcache.models import SPECS
 

@@ -16,10 +16,10 @@ from torch import nn
 
 import relcache
 from relcache import FORA, RFC
-from relcache.host import Host
-from relcache.patch import Patch
-from relcache.runner import Runner
-from relcache.session import Session
+from relcache.engine.host import Host
+from relcache.engine.patch import Patch
+from relcache.engine.runner import Runner
+from relcache.session.session import Session
 
 
 def fails(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: BaseException, calls: int = 0) -> None:

@@ -15,12 +15,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from relcache.bench import files
-from relcache.bench.gallery import slug
-from relcache.bench.prepare import read_prompts
-from relcache.cli import app
-from relcache.figures.sheet import Row, draw_sheet
-from relcache.figures.text import drawable, families, labels
-from relcache.nearest import nearest, unknown
+from relcache.bench.comparison.prepare import read_prompts
+from relcache.bench.figures.sheet import Row, draw_sheet
+from relcache.bench.figures.text import drawable, families, labels
+from relcache.bench.sampling.gallery import slug
+from relcache.checks import nearest, unknown
+from relcache.cli.app import app
 
 PROMPTS = [
     "<!--<script>",

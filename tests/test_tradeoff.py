@@ -9,17 +9,17 @@ import pytest
 from tiny import tiny_pipeline
 from typer.testing import CliRunner
 
-from relcache.bench import tradeoff
-from relcache.bench.calibration import calibration_seeds, interval_for
-from relcache.bench.contestants import methods_at
-from relcache.bench.entries import choose
-from relcache.bench.equal_time import Point, quality_at, with_best_peer
-from relcache.bench.peers import PEERS
-from relcache.bench.sampling import Sampler
-from relcache.bench.trial import FULL, Trial
-from relcache.cli import app
+from relcache.bench.comparison.entries import choose
+from relcache.bench.quality.metrics.pair import psnr
+from relcache.bench.sampling.batches import Sampler
+from relcache.bench.sampling.calibration import calibration_seeds, interval_for
+from relcache.bench.speed import tradeoff
+from relcache.bench.speed.contestants import methods_at
+from relcache.bench.speed.equal_time import Point, quality_at, with_best_peer
+from relcache.bench.speed.peers import PEERS
+from relcache.bench.speed.trial import FULL, Trial
+from relcache.cli.app import app
 from relcache.methods import method_from_config
-from relcache.metrics.pair import psnr
 
 CURVE = [Point(0.4, 40.0), Point(0.2, 30.0), Point(0.3, 32.0)]
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import relcache
-from relcache.tracker import index_in
+from relcache.session.tracker import index_in
 
 
 class WithoutFloat64(TorchDispatchMode):
@@ -49,7 +49,7 @@ def test_a_request_asks_for_no_float64(
     model, expected = tiny_dit(), tiny_dit()
     relcache.enable(expected, method, granularity=granularity)
     picture = sample(expected)
-    monkeypatch.setattr("relcache.expansion.WITHOUT_FLOAT64", frozenset({"mps", "cpu"}))
+    monkeypatch.setattr("relcache.storage.identity.WITHOUT_FLOAT64", frozenset({"mps", "cpu"}))
     handle = relcache.enable(model, method, granularity=granularity)
     with WithoutFloat64():
         got = sample(model)

@@ -1,6 +1,6 @@
 """Draw the loss curves of training runs, from their logs.
 
-    python training/draw_losses.py models/src/relcache_models/*/loss*.jsonl
+    python training/draw_losses.py shipped-models/src/relcache_models/*/loss*.jsonl
 
 Beside each log `X.jsonl` it writes `X.png`, with a panel for each loss.
 """

@@ -1,7 +1,7 @@
 """Write small-flux (`text`) or small-video (`video`) as a pipeline folder, from what the training scripts left.
 
-    python training/export_pipeline.py text --out models/src/relcache_models/small-flux
-    python training/export_pipeline.py video --out models/src/relcache_models/small-video
+    python training/export_pipeline.py text --out shipped-models/src/relcache_models/small-flux
+    python training/export_pipeline.py video --out shipped-models/src/relcache_models/small-video
 
 It takes the moving average of the transformer's weights, also of a run that goes on, and stores it in half precision.
 """

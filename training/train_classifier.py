@@ -1,6 +1,6 @@
 """Train the small Fashion-MNIST classifier that relcache ships.
 
-    python training/train_classifier.py --export models/src/relcache_models/classifier-fashion-mnist
+    python training/train_classifier.py --export shipped-models/src/relcache_models/classifier-fashion-mnist
 
 Minutes on two cores. Writes the weights, and the accuracy on the test set into `metrics.json` beside them.
 """

@@ -1,6 +1,6 @@
 """Train the class-conditional DiT on Fashion-MNIST that relcache ships.
 
-    python training/train_dit.py --updates 8000 --run runs/dit --export models/src/relcache_models/dit-fashion-mnist
+    python training/train_dit.py --updates 8000 --run runs/dit --export shipped-models/src/relcache_models/dit-fashion-mnist
 
 The network is diffusers' own `DiTTransformer2DModel` and is trained as DiT-XL/2 was: it predicts the noise of a
 1000-step linear schedule, one class label in ten is dropped for guidance, and the exported weights are an exponential

@@ -1,7 +1,7 @@
 """Train the recogniser of pictures (`text`) or of clips (`video`) of shapes.
 
     python training/train_recogniser.py text --run runs/recogniser-text \
-        --export models/src/relcache_models/recogniser-pictures
+        --export shipped-models/src/relcache_models/recogniser-pictures
 
 It sees the generator's scenes, held-out pairs of colour and kind among them, a little blurred and with noise, so that
 it does not judge by what only a renderer does. Minutes on two cores; the same command resumes. Writes the weights and

@@ -2,7 +2,7 @@
 
     python training/train_transformer.py text --run runs/transformer-text --updates 6000
     python training/train_transformer.py video --run runs/transformer-video --updates 6000 \\
-        --pictures models/src/relcache_models/small-flux/transformer
+        --pictures shipped-models/src/relcache_models/small-flux/transformer
 
 The networks are diffusers' own `FluxTransformer2DModel` and `HunyuanVideoTransformer3DModel`. They need what
 `train_autoencoder.py` and `train_text_encoders.py` leave in their run folders. The same command resumes.

@@ -3,15 +3,15 @@
 from relcache.api import Handle, enable
 from relcache.calibration import calibrate
 from relcache.correctors import Corrector, Replay
-from relcache.flops import count_flops
 from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
 from relcache.inspection import Inspection, inspect
 from relcache.method import Method
 from relcache.methods import FORA, RCS, RFC, RFE, TaylorSeer, auto, method_from_config, method_from_text
 from relcache.models import ModelSpec, Part, Size, joint, parallel
 from relcache.presets import Preset
-from relcache.report import Report
 from relcache.schedules import Always, ErrorBudget, Growing, Interval, Plan, Schedule
+from relcache.session.report import Report
+from relcache.shapes.flops import count_flops
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line, or say which extra it needs."""
     try:
-        from relcache.cli import app
+        from relcache.cli.app import app
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "relcache":
             raise

@@ -11,22 +11,22 @@ from typing import Any
 
 from torch import nn
 
-from relcache.caller import Named
-from relcache.components import Pixels, find_transformers, refuse_other_caches
+from relcache.checks import bytes_from, check_whole
 from relcache.correctors import Corrector
 from relcache.forecasters import Forecaster
-from relcache.memory import Call, Choice, Way
-from relcache.memory_size import bytes_from
+from relcache.memory.choice import Call, Choice, Way
 from relcache.method import Method
 from relcache.methods import chosen_method, corrector_from
 from relcache.models import SPECS, UNSUPPORTED, ModelSpec, Size, spec_for
 from relcache.models.coarse import Granularity
-from relcache.offload import Offload
 from relcache.presets import Preset
-from relcache.report import Report
 from relcache.schedules import Schedule
-from relcache.session import Session
-from relcache.storage import CacheDtype
+from relcache.session.caller import Named
+from relcache.session.components import Pixels, find_transformers, refuse_other_caches
+from relcache.session.report import Report
+from relcache.session.session import Session
+from relcache.storage.offload import Offload
+from relcache.storage.packing import CacheDtype
 
 # Sessions by model, both weakly: what keeps a session alive is the model that it is attached to.
 _sessions: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.WeakKeyDictionary()
@@ -175,8 +175,7 @@ class Handle:
         batch, branches = rows if batch is None else batch, branches_before if branches is None else branches
         sizes = {"height": height, "width": width, "frames": frames, "batch": batch, "branches": branches}
         for name, value in sizes.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is a whole number of at least 1, got {value!r}")
+            check_whole(name, value, 1)
         latents = self._pixels.latents(height, width, frames) if self._pixels else (height, width, frames)
         calls = []
         for host, spec in zip(self._session.hosts, self._session.specs, strict=True):
@@ -260,7 +259,7 @@ def enable(
             unit back while one is computed; "none" leaves them on the device. By default the method's.
         memory_limit: most that the cache may take of the device's memory, in bytes or as "6GB", "800 MB", "6 GiB": what
             is left beside the model and its own work. At the beginning of each request granularity, cache_dtype and
-            offload are chosen by the shapes of its call, the best for the pictures that fits (`relcache.memory` has the
+            offload are chosen by the shapes of its call, the best for the pictures that fits (`relcache.memory.choice` has the
             order, `Handle.choose` asks beforehand). Those of the three that are given here, or by the method in
             another value than its default, are kept. The first request of each shape costs a forward without values for
             each granularity that is looked at. By default the method's.
@@ -294,8 +293,8 @@ def enable(
     way = Way(chosen.granularity, chosen.cache_dtype, chosen.offload)
     fixed = {name for name in Way._fields if name in given or getattr(way, name) != getattr(Way(), name)}
     limit = bytes_from(chosen.memory_limit) if chosen.memory_limit is not None else None
-    if num_inference_steps is not None and (not isinstance(num_inference_steps, int) or num_inference_steps < 1):
-        raise ValueError(f"num_inference_steps is a whole number of at least 1, got {num_inference_steps!r}")
+    if num_inference_steps is not None:
+        check_whole("num_inference_steps", num_inference_steps, 1)
     if spec is not None and not isinstance(spec, ModelSpec):
         raise TypeError(f"spec is a relcache.ModelSpec, got {spec!r}")
     models, pipeline = find_transformers(model_or_pipe, spec)

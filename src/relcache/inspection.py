@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from relcache.components import find_transformers
-from relcache.flops import Flops, count_modules
-from relcache.meta import without_values
 from relcache.models import SPECS, ModelSpec, Part, Size, spec_for
+from relcache.session.components import find_transformers
+from relcache.shapes.flops import Flops, count_modules
+from relcache.shapes.meta import without_values
 
 TIMESTEPS = ("timestep", "timesteps", "t", "time", "sigma")
 Shapes = tuple[tuple[int, ...], ...]

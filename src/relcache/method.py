@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from relcache.checks import bytes_from, check_choice, check_whole
 from relcache.correctors import Corrector
-from relcache.expansion import check_choice
-from relcache.finer import check_finer
 from relcache.forecasters import Forecaster
-from relcache.memory_size import bytes_from
 from relcache.models.coarse import Granularity
-from relcache.offload import Offload
-from relcache.origin import Origin
+from relcache.models.origin import Origin
 from relcache.schedules import ErrorBudget, Growing, Schedule
-from relcache.storage import CacheDtype
+from relcache.storage.offload import Offload
+from relcache.storage.packing import CacheDtype
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Method:
                 raise TypeError(f"a method's {other} is a relcache {kind.__name__}, got {type(value).__name__}")
         if self.corrector is not None and not isinstance(self.corrector, Corrector):
             raise TypeError(f"a method's corrector is a relcache Corrector, got {type(self.corrector).__name__}")
-        check_finer(self.finer)
+        check_whole("finer", self.finer, 1, 16)
         check_choice("the granularity", self.granularity, Granularity)
         check_choice("the cache_dtype", self.cache_dtype, CacheDtype)
         check_choice("offload", self.offload, Offload)

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+from relcache.checks import check_choice, unknown
 from relcache.correctors import Corrector, Replay
-from relcache.expansion import Form, Norm, check_choice
 from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
+from relcache.forecasters.expansion import Form, Norm
 from relcache.method import Method
 from relcache.models.coarse import Granularity
-from relcache.nearest import unknown
 from relcache.presets import Preset
 from relcache.schedules import Always, ErrorBudget, Growing, Interval, Plan, Schedule
 

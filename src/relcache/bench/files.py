@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from relcache.bench.form import check_form
-from relcache.writing import reason, write_whole
+from relcache.presets.writing import reason, write_whole
 
 AGAIN = "delete it, and the same command makes it again"
 PROBE = 1 << 16  # bytes that a folder must have room for

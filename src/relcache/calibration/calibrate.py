@@ -15,14 +15,15 @@ from torch import Tensor
 from relcache.api import enable, is_enabled
 from relcache.calibration.progress import Progress
 from relcache.calibration.trials import Call, Tell, Trials
-from relcache.components import find_transformers, refuse_other_caches
+from relcache.checks import check_whole
+from relcache.correctors.sampler import predicts
 from relcache.method import Method
 from relcache.methods import chosen_method
-from relcache.origin import Origin
+from relcache.models.origin import Origin
 from relcache.presets import Preset
-from relcache.sampler import predicts
 from relcache.schedules import Growing, Plan
-from relcache.schedules.base import Setting, check_count
+from relcache.schedules.base import Setting
+from relcache.session.components import find_transformers, refuse_other_caches
 
 OWN = ("num_inference_steps", "generator", "output_type", "return_dict")  # arguments that are set here
 
@@ -73,11 +74,11 @@ def calibrate(
         raise ValueError("calls is a list of arguments by name, [{'prompt': 'a cat'}] say")
     if not calls:
         raise ValueError("calibrate needs a call or more, [{'prompt': 'a cat'}] say")
-    check_count("num_inference_steps", num_inference_steps, 2)
+    check_whole("num_inference_steps", num_inference_steps, 2)
     taken = sorted({name for call in calls for name in call if name in OWN})
     if taken:
         raise ValueError(f"{', '.join(taken)} is set by calibrate: leave it out of the calls")
-    check_count("full_steps", full_steps, 1)
+    check_whole("full_steps", full_steps, 1)
     if full_steps >= num_inference_steps:
         raise ValueError(f"nothing is left to calibrate: {full_steps} full steps of {num_inference_steps}")
 
@@ -105,8 +106,8 @@ def find_plan(
     Raises:
         ValueError: as `calibrate`.
     """
-    check_count("full_steps", full_steps, 1)
-    check_count("trials", trials, 0)
+    check_whole("full_steps", full_steps, 1)
+    check_whole("trials", trials, 0)
     base = chosen_method(method)
     if base.made_for is not None or base.finer != 1:
         raise ValueError("calibrate takes a method that is neither a preset nor finer")

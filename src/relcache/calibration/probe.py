@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from relcache.patch import Patch
-from relcache.sampler import sample_of
+from relcache.correctors.sampler import sample_of
+from relcache.engine.patch import Patch
 
 
 class Updates:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from relcache.writing import write_whole
+from relcache.presets.writing import write_whole
 
 CLOSE = 1e-3  # how far the same pictures may be apart
 

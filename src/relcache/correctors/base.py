@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from relcache.sampler import Update
-from relcache.signs import Seen
+from relcache.correctors.sampler import Update
+from relcache.storage.identity import Seen
 
 
 class Known(NamedTuple):

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relcache.checks import check_share
 from relcache.correctors.base import Corrected, Corrector, Gap
-from relcache.sampler import Predicts, Update, predicts, slope_at, twin_of, updated
+from relcache.correctors.sampler import Predicts, Update, predicts, slope_at, twin_of, updated
 
 THETA: dict[Predicts | None, float] = {"velocity": 0.3}  # elsewhere 1
 
@@ -48,9 +49,8 @@ class Replay(Corrector):
     def __post_init__(self) -> None:
         if self.degree not in (1, 2) or isinstance(self.degree, bool):
             raise ValueError(f"the degree of Replay is 1 or 2, got {self.degree!r}")
-        number = isinstance(self.theta, (int, float)) and not isinstance(self.theta, bool)
-        if self.theta is not None and not (number and 0 <= self.theta <= 1):
-            raise ValueError(f"the theta of Replay is a number from 0 to 1, got {self.theta!r}")
+        if self.theta is not None:
+            check_share("the theta of Replay", self.theta)
 
     @property
     def full_steps_needed(self) -> int:

@@ -16,7 +16,15 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from relcache.expansion import Expansion, largest_of, most_added, narrowing, norm_l2, shortening, weighted_sum
+from relcache.forecasters.expansion import (
+    Expansion,
+    largest_of,
+    most_added,
+    narrowing,
+    norm_l2,
+    shortening,
+    weighted_sum,
+)
 
 
 class Forecast(NamedTuple):

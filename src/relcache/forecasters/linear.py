@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relcache.expansion import Expansion
+from relcache.checks import check_number
 from relcache.forecasters.base import LadderForecaster
+from relcache.forecasters.expansion import Expansion
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class Linear(LadderForecaster):
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.weight, (int, float)) or not math.isfinite(self.weight):
-            raise ValueError(f"the weight of Linear is a finite number, got {self.weight!r}")
+        check_number("the weight of Linear", self.weight)
 
     @property
     def expansion(self) -> Expansion:

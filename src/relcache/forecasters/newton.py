@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relcache.expansion import Expansion
 from relcache.forecasters.base import LadderForecaster
+from relcache.forecasters.expansion import Expansion
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from relcache.expansion import (
+from relcache.checks import check_choice, check_whole
+from relcache.forecasters.base import SHORTENED, Forecast, Forecaster, within_float16
+from relcache.forecasters.expansion import (
     Expansion,
     Form,
     Norm,
-    check_choice,
-    check_stride,
     every,
     gram,
     gram_norm,
@@ -24,7 +24,6 @@ from relcache.expansion import (
     shortening,
     weighted_sum,
 )
-from relcache.forecasters.base import SHORTENED, Forecast, Forecaster, within_float16
 
 FARTHEST = 100.0  # times ‖Δ_N I‖ that an input may have moved for its movement to tell a magnitude
 
@@ -88,14 +87,11 @@ class Relational(Forecaster):
     bounded_when_compiled = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order < 1:
-            raise ValueError(
-                f"the order of Relational is a whole number of at least 1, got {self.order!r}: "
-                "without a difference there is no direction (Reuse is the forecaster of order 0)"
-            )
+        hint = ": without a difference there is no direction; take Reuse, the forecaster of order 0"
+        check_whole("the order of Relational", self.order, 1, hint=hint)
         check_choice("the direction of Relational", self.direction, Form)
         check_choice("the norm of Relational", self.norm, Norm)
-        check_stride("Relational", self.token_stride)
+        check_whole("the token_stride of Relational", self.token_stride, 1)
 
     @property
     def expansion(self) -> Expansion:

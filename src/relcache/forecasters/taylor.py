@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relcache.expansion import Expansion
+from relcache.checks import check_share
 from relcache.forecasters.base import LadderForecaster
+from relcache.forecasters.expansion import Expansion
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,7 @@ class Taylor(LadderForecaster):
         Expansion(self.order)
         if not isinstance(self.reuse_first, bool):
             raise ValueError(f"reuse_first of Taylor is true or false, got {self.reuse_first!r}")
-        number = isinstance(self.damping, (int, float)) and not isinstance(self.damping, bool)
-        if not number or not math.isfinite(self.damping) or not 0 <= self.damping <= 1:
-            raise ValueError(f"the damping of Taylor is a number from 0 to 1, got {self.damping!r}")
+        check_share("the damping of Taylor", self.damping)
 
     @property
     def full_steps_needed(self) -> int:

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from relcache.meta import without_values
-from relcache.models.base import Layout, ModelSpec, Part, Size
+from relcache.models.spec import Layout, ModelSpec, Part, Size
+from relcache.shapes.meta import without_values
 
 Granularity = Literal["module", "block", "stack"]
 BATCH = 2

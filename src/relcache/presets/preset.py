@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from relcache import correctors, forecasters
+from relcache.checks import check_whole, did_you_mean
 from relcache.method import Method
-from relcache.nearest import did_you_mean
-from relcache.origin import Component, Origin
+from relcache.models.origin import Component, Origin
+from relcache.presets.writing import write_whole
 from relcache.schedules import Plan
-from relcache.schedules.base import check_count
-from relcache.writing import write_whole
 
 VERSION = 1
 SHIPPED = Path(__file__).parent / "shipped"
@@ -50,7 +49,7 @@ class Preset:
     judged: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_count("the steps of a preset", self.steps, 1)
+        check_whole("the steps of a preset", self.steps, 1)
         plan = Plan(self.full_steps, self.steps)
         if self.method.finer != 1:
             raise ValueError("a preset is of the pipeline's own steps: give finer= to relcache.enable instead")

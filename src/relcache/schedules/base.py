@@ -6,7 +6,6 @@ request from its `Setting`, `wants_full` reads it before a step, `advance` retur
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
@@ -84,19 +83,6 @@ class Schedule(ABC):
     def advance(self, state: Any, step: int, error: float | None, full: bool) -> Any:
         """State after step `step`, which was computed in full if `full` (also where something else forced it)."""
         return state
-
-
-def check_count(what: str, value: object, at_least: int) -> None:
-    """Raise ValueError unless `value` is a whole number of at least `at_least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise ValueError(f"{what} is a whole number of at least {at_least}, got {value!r}")
-
-
-def check_number(what: str, value: object, above: float) -> None:
-    """Raise ValueError unless `value` is a finite number above `above`."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not value > above:  # type: ignore[arg-type, operator]
-        raise ValueError(f"{what} is a finite number above {above:g}, got {value!r}")
 
 
 def short_of_warmup(warmup: int, total_steps: int) -> str | None:

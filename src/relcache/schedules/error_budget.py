@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
-from relcache.expansion import Norm, check_choice, check_stride
-from relcache.schedules.base import Schedule, Setting, check_count, short_of_budget, short_of_warmup
+from relcache.checks import check_choice, check_number, check_whole
+from relcache.forecasters.expansion import Norm
+from relcache.schedules.base import Schedule, Setting, short_of_budget, short_of_warmup
 from relcache.schedules.growing import laid
 
 
@@ -86,17 +86,15 @@ class ErrorBudget(Schedule):
     needs_signal = True
 
     def __post_init__(self) -> None:
-        number = isinstance(self.threshold, (int, float)) and not isinstance(self.threshold, bool)
-        if not number or not math.isfinite(self.threshold) or self.threshold < 0:
-            raise ValueError(f"the threshold of ErrorBudget is a finite number of at least 0, got {self.threshold!r}")
-        check_count("the warmup of ErrorBudget", self.warmup, 1)
+        check_number("the threshold of ErrorBudget", self.threshold, least=0)
+        check_whole("the warmup of ErrorBudget", self.warmup, 1)
         check_choice("the norm of ErrorBudget", self.norm, Norm)
         if self.longest_gap is not None:
-            check_count("the longest_gap of ErrorBudget", self.longest_gap, 1)
-        check_stride("ErrorBudget", self.token_stride)
-        check_count("the full_last of ErrorBudget", self.full_last, 0)
+            check_whole("the longest_gap of ErrorBudget", self.longest_gap, 1)
+        check_whole("the token_stride of ErrorBudget", self.token_stride, 1)
+        check_whole("the full_last of ErrorBudget", self.full_last, 0)
         if self.full_steps is not None:
-            check_count("the full_steps of ErrorBudget", self.full_steps, 1)
+            check_whole("the full_steps of ErrorBudget", self.full_steps, 1)
             if self.longest_gap is not None or self.full_last or not self.threshold:
                 raise ValueError(
                     "full_steps of ErrorBudget goes with a threshold above 0, and without longest_gap and full_last"

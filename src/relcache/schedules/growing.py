@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from relcache.schedules.base import Schedule, Setting, check_count, check_number, short_of_budget
+from relcache.checks import check_number, check_whole
+from relcache.schedules.base import Schedule, Setting, short_of_budget
 
 GROWTH = {"velocity": 1.7, "noise": 0.9}
 FINE, FINE_GROWTH = 64, 2.0  # in flow matching with more steps than so many, where first gaps can be shorter
@@ -49,7 +50,7 @@ class Growing(Schedule):
 
     def __post_init__(self) -> None:
         if self.full_steps is not None:
-            check_count("the full_steps of Growing", self.full_steps, 1)
+            check_whole("the full_steps of Growing", self.full_steps, 1)
         if self.growth is not None:
             check_number("the growth of Growing", self.growth, above=0)
         if self.speedup is not None:

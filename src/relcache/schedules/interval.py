@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relcache.schedules.base import Schedule, check_count, short_of_warmup
+from relcache.checks import check_whole
+from relcache.schedules.base import Schedule, short_of_warmup
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class Interval(Schedule):
     phase: int | None = None
 
     def __post_init__(self) -> None:
-        check_count("the interval of Interval", self.interval, 1)
-        check_count("the warmup of Interval", self.warmup, 1)
+        check_whole("the interval of Interval", self.interval, 1)
+        check_whole("the warmup of Interval", self.warmup, 1)
         if self.phase is not None:
-            check_count(
+            check_whole(
                 f"the phase of Interval (its first full step after the warm-up of {self.warmup})",
                 self.phase,
                 self.warmup,

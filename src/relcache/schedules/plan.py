@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from relcache.schedules.base import Schedule, Setting, check_count
+from relcache.checks import check_whole
+from relcache.schedules.base import Schedule, Setting
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Plan(Schedule):
             raise ValueError(f"a Plan takes a list of step numbers, got {full_steps!r}")
         steps = list(full_steps)
         for step in steps:
-            check_count("each full step of a Plan", step, 0)
+            check_whole("each full step of a Plan", step, 0)
         object.__setattr__(self, "full_steps", tuple(sorted(steps)))
         object.__setattr__(self, "total_steps", total_steps)
         self.__post_init__()
@@ -38,7 +39,7 @@ class Plan(Schedule):
         if len(set(self.full_steps)) < len(self.full_steps):
             raise ValueError(f"a Plan names each full step once, got {list(self.full_steps)}")
         if self.total_steps is not None:
-            check_count("the total_steps of a Plan", self.total_steps, self.full_steps[-1] + 1)
+            check_whole("the total_steps of a Plan", self.total_steps, self.full_steps[-1] + 1)
 
     @property
     def needs_total_steps(self) -> str | None:

@@ -1,0 +1,1 @@
+"""Methods compared on the same seeds: the work, the pool, the table."""

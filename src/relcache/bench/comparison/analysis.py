@@ -1,0 +1,241 @@
+"""What a run with full compute tells of a model: how its features change, how far forecasts stray, how constant s is.
+
+One pass, with memory for as many features as the forecasters keep: at each step, of which all are full, a probe holds
+the forecasts that would have been made there against what was computed, and keeps numbers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relcache.api import enable
+from relcache.bench import files
+from relcache.bench.comparison.entries import Entry
+from relcache.bench.comparison.prepare import identity
+from relcache.bench.sampling.batches import Sampler
+from relcache.bench.sampling.calibration import with_any_budget
+from relcache.bench.sampling.pipelines import load_pipeline
+from relcache.bench.saved import INDEX_FORM
+from relcache.checks import unknown
+from relcache.forecasters.base import Forecast, Forecaster
+from relcache.forecasters.expansion import Expansion, norm_l2, sum_absolute, weighted_sum
+from relcache.method import Method
+from relcache.methods import method_from_config
+from relcache.models.coarse import Granularity
+from relcache.schedules import Always, Interval
+
+RECORDED = ("input_change", "output_change", "s", "input_error")  # of each module, beside each method's errors
+INDEX, PARTS = "analysis.json", "parts"  # what was recorded, and the folder of what each batch gave
+
+
+class Trail(NamedTuple):
+    """What a probe keeps of one stream: the last step's features, those of the forecasters, and numbers by step.
+
+    `steps` are the full steps of the forecasters, newest first.
+    """
+
+    input: Tensor
+    output: Tensor
+    inputs: Tensor
+    anchor: Tensor
+    states: tuple[Any, ...]
+    steps: tuple[int, ...]
+    rows: dict[int, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Probe(Forecaster):
+    """Forecasts nothing, and records at each step what each of `forecasters` would have forecast there.
+
+    Between the full steps of `schedule` it records, of each sample: the relative L1 error of each forecast; that of the
+    predicted input (by the expansion of order `order`); and s, the change of the output since the last of these full
+    steps over that of the input. At every step: the L2 norms of the changes since the step before.
+    """
+
+    forecasters: tuple[tuple[str, Forecaster], ...]
+    schedule: Interval
+    order: int = 1
+
+    @property
+    def expansion(self) -> Expansion:
+        return Expansion(self.order)
+
+    def update(self, state: Trail | None, steps: Sequence[int], input: Tensor, output: Tensor) -> Trail:
+        step = steps[0]
+        rows = {} if state is None else state.rows
+        row: dict[str, Tensor] = {}
+        if state is not None:
+            row["input_change"] = norm_l2(input - state.input, "sample")
+            row["output_change"] = norm_l2(output - state.output, "sample")
+        if state is not None and not self.schedule.wants_full(None, step, None):
+            row |= self._strayed(state, step, input, output)
+            return state._replace(input=input, output=output, rows={**rows, step: row})
+        states = state.states if state else (None,) * len(self.forecasters)
+        full = (step, *(state.steps if state else ()))
+        states = tuple(
+            forecaster.update(known, full, input, output)
+            for (_, forecaster), known in zip(self.forecasters, states, strict=True)
+        )
+        inputs = self.expansion.extend(state.inputs if state else None, full, input)
+        return Trail(input, output, inputs, output, states, full, {**rows, step: row})
+
+    def _strayed(self, state: Trail, step: int, input: Tensor, output: Tensor) -> dict[str, Tensor]:
+        predicted = weighted_sum(state.inputs, self.expansion.coefficients(state.steps, step))
+        moved = norm_l2(input - state.inputs[:, 0], "sample")
+        row = {
+            "s": norm_l2(output - state.anchor, "sample") / torch.where(moved == 0, torch.nan, moved),
+            "input_error": sum_absolute(input - predicted) / sum_absolute(input),
+        }
+        for (name, forecaster), known in zip(self.forecasters, state.states, strict=True):
+            forecast = forecaster.forecast(known, forecaster.coefficients(state.steps, step), input).output
+            row[f"error {name}"] = sum_absolute(output - forecast) / sum_absolute(output)
+        return row
+
+    def forecast(self, state: Any, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+        raise TypeError("a probe forecasts nothing: give it the schedule Always")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `analyze` has recorded.
+
+    Attributes:
+        about: model, samples, steps, interval and the like.
+        methods: names of the forecasters.
+        modules: names of the streams: a module, and of joint attention also which output.
+        branches: names of the guidance branches.
+        values: by name, float32 (branches, modules, rows, steps), NaN where nothing is recorded. A row is a row of the
+            transformer's batch.
+    """
+
+    about: Mapping[str, Any]
+    methods: Sequence[str]
+    modules: Sequence[str]
+    branches: Sequence[str]
+    values: Mapping[str, np.ndarray]
+
+
+def analyze(
+    model: str,
+    entries: Sequence[Entry],
+    conditions: Sequence[int | str],
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    interval: int = 4,
+    steps: int = 50,
+    batch: int = 4,
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    offload: str = "none",
+    granularity: Granularity = "module",
+    modules: Sequence[str] = (),
+    advance: Callable[[int], None] = lambda count: None,
+) -> Analysis:
+    """Record a run with full compute of `model` into `out`; batches that are there already are left alone.
+
+    The forecasts are those of the forecasters of `entries`, each at the same full steps: 0, 1, 1 + interval, ….
+
+    Raises:
+        ValueError: methods without a forecaster that can be had, a model that cannot be loaded, or, after the first
+            batch, one of `modules` that the model does not have.
+    """
+    if not entries:
+        raise ValueError("an analysis needs at least one method that forecasts, such as taylorseer-1")
+    if steps < 3:
+        raise ValueError(f"an analysis needs at least 3 steps, of which the first two are full, got {steps}")
+    forecasters = tuple((entry.name, _forecaster(entry)) for entry in entries)
+    probe = Method(Probe(forecasters, Interval(interval)), Always(), "probe", granularity)
+    about = {
+        "model": model, "identity": identity(model), "samples": len(seeds), "first seed": seeds[0], "steps": steps,
+        "interval": interval, "batch": batch, "dtype": dtype, "granularity": granularity,
+        "methods": [entry.name for entry in entries],
+        "configs": [dict(entry.config) for entry in entries],
+        "options": dict(options or {}), "conditions": list(conditions),
+    }  # fmt: skip
+    index = out / INDEX
+    files.check_folder(out, [INDEX])
+    if index.exists() and files.read_json(index, INDEX_FORM)["about"] != about:
+        raise ValueError(f"{out} holds the analysis of something else: give another --out, or delete it")
+    pipeline = None
+    for start in range(0, len(seeds), batch):
+        part = out / PARTS / f"{start:06d}.npz"
+        if not part.exists():
+            if pipeline is None:
+                pipeline = load_pipeline(model, device, dtype, offload)
+                sampler = Sampler(pipeline, steps, batch, options or {})
+            rows = slice(start, start + batch)
+            with enable(pipeline, probe) as handle:
+                sampler.call(seeds[rows], conditions[rows])
+                names, arrays = _table(handle.states(), steps)
+            files.write_json(index, {"about": about, **names})
+            files.write_arrays(part, arrays)
+        if start == 0:
+            check_modules(modules, files.read_json(index, INDEX_FORM)["modules"])
+        advance(min(batch, len(seeds) - start))
+    return load(out)
+
+
+def check_modules(asked: Sequence[str], names: Sequence[str]) -> None:
+    """Raise ValueError unless all modules that are asked for are among those recorded."""
+    missing = next((name for name in asked if name not in names), None)
+    if missing is not None:
+        raise ValueError(unknown("module of this analysis", missing, names))
+
+
+def load(folder: Path) -> Analysis:
+    """What `analyze` wrote into `folder`.
+
+    Raises:
+        ValueError: there is no analysis in it, or a damaged one.
+    """
+    index = folder / INDEX
+    if not index.exists():
+        raise ValueError(f"{folder} holds no analysis: relcache analyze makes one")
+    found = files.read_json(index, INDEX_FORM)
+    with files.reading(index):
+        if min(found["about"]["batch"], found["about"]["samples"]) < 1 or not found["about"]["methods"]:
+            raise ValueError("it names no samples, no batch or no methods")
+    needed = [*RECORDED, *(f"error {name}" for name in found["about"]["methods"])]
+    parts = [files.read_arrays(path, needed) for path in sorted((folder / PARTS).glob("*.npz"))]
+    samples, batch = found["about"]["samples"], found["about"]["batch"]
+    if len(parts) < -(-samples // batch):
+        raise ValueError(f"the analysis in {folder} is not finished: the same relcache analyze goes on")
+    with files.reading(folder / PARTS, "delete it, and the same relcache analyze makes it again"):
+        values = {name: np.concatenate([part[name] for part in parts], 2) for name in parts[0]}
+        shape = len(found["branches"]), len(found["modules"]), found["about"]["steps"]
+        wrong = next((name for name, array in values.items() if (*array.shape[:2], array.shape[3]) != shape), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong} is of shape {values[wrong].shape}, and {INDEX} names {shape}")
+    return Analysis(found["about"], found["about"]["methods"], found["modules"], found["branches"], values)
+
+
+def _forecaster(entry: Entry) -> Forecaster:
+    return method_from_config(with_any_budget(entry.config)).forecaster
+
+
+def _table(states: Sequence[tuple[str, str, Trail]], steps: int) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
+    """Names of branches and modules, and what their trails hold, (branches, modules, rows, steps)."""
+    branches = list(dict.fromkeys(branch for branch, _, _ in states))
+    modules = list(dict.fromkeys(module for _, module, _ in states))
+    trails = {(branch, module): trail for branch, module, trail in states}
+    rows = len(states[0][2].output)
+    names = dict.fromkeys(name for trail in trails.values() for row in trail.rows.values() for name in row)
+    arrays = {}
+    for name in names:
+        array = np.full((len(branches), len(modules), rows, steps), np.nan, np.float32)
+        for (branch, module), trail in trails.items():
+            place = branches.index(branch), modules.index(module)
+            for step, row in trail.rows.items():
+                if name in row:
+                    array[place][:, step] = row[name].float().cpu().numpy()
+        arrays[name] = array
+    return {"branches": branches, "modules": modules}, arrays

@@ -1,0 +1,209 @@
+"""The pieces of work of a benchmark, each of which ends in one file that is there whole or not at all.
+
+Any process can do any piece, once or again, with the same result: seeds belong to samples, and every piece says all
+that it needs. So pieces may run in one process or on many machines, and a killed one loses itself alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from relcache.bench import files
+from relcache.bench.quality.measures import Measure, make_measure
+from relcache.bench.sampling import gallery
+from relcache.bench.sampling.batches import Sampler
+from relcache.bench.sampling.calibration import Calibration, at_budget, budgets_of
+from relcache.bench.sampling.pipelines import load_pipeline, usable_device
+from relcache.bench.saved import TRIED_FORM
+from relcache.methods import method_from_config
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a process needs to know before it can do any piece of work.
+
+    Attributes:
+        model, device, dtype, offload: as `load_pipeline` takes them.
+        steps: denoising steps.
+        options: further arguments of the pipeline's call.
+        measures: by name, the options of each measure.
+        threads: of each process; 0 leaves torch's own number. Results are equal to the last bit only with as many.
+    """
+
+    model: str
+    device: str = "auto"
+    dtype: str = "float32"
+    offload: str = "none"
+    steps: int = 50
+    options: Mapping[str, Any] = field(default_factory=dict)
+    measures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Find the interval or the threshold that gives each of some numbers of full steps.
+
+    `file` then holds the configs that have them, by number; `tried` keeps what a killed search has found.
+    """
+
+    file: Path
+    tried: Path
+    config: Mapping[str, Any]
+    targets: tuple[int, ...]
+    seeds: tuple[int, ...]
+    conditions: tuple[int | str, ...]
+    batch: int
+
+    @property
+    def size(self) -> int:
+        """Samples that it adds to the results."""
+        return 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Make one batch of samples by the method of `config`; the samples lie beside `file` under numbers from `first` on.
+
+    `file`, which is written last, holds the batch's report and what it took to make it.
+    """
+
+    file: Path
+    first: int
+    config: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    conditions: tuple[int | str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.seeds)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Take one measure of the samples numbered from `first` on in a folder, against those made with full compute."""
+
+    file: Path
+    measure: str
+    first: int
+    samples: Path
+    references: Path
+    conditions: tuple[int | str, ...]
+
+    @property
+    def size(self) -> int:
+        return 0
+
+
+Work = Budget | Sampling | Measuring
+
+
+def done(work: Work) -> bool:
+    """Whether its file is there."""
+    return work.file.exists()
+
+
+class Worker:
+    """Does pieces of work; loads the model and the measures' networks when a piece first needs them."""
+
+    def __init__(self, setup: Setup) -> None:
+        if setup.threads:
+            torch.set_num_threads(setup.threads)
+        self.setup = setup
+        self.device = usable_device(setup.device)
+        self._pipeline: Any = None
+        self._warm = False
+        self._measures: dict[str, Measure] = {}
+
+    @property
+    def pipeline(self) -> Any:
+        """The model that is sampled."""
+        if self._pipeline is None:
+            s = self.setup
+            self._pipeline = load_pipeline(s.model, self.device, s.dtype, s.offload)
+        return self._pipeline
+
+    def process(self) -> int:
+        """Number of the process that it works in."""
+        return os.getpid()
+
+    def do(self, work: Work, tell: Callable[[str], None] = lambda text: None) -> None:
+        """Do `work`, unless its file is there."""
+        if done(work):
+            return
+        if isinstance(work, Budget):
+            self._find(work, tell)
+        elif isinstance(work, Sampling):
+            self._sample(work)
+        else:
+            self._measure(work)
+
+    def _sampler(self, batch: int) -> Sampler:
+        return Sampler(self.pipeline, self.setup.steps, batch, self.setup.options)
+
+    def _find(self, work: Budget, tell: Callable[[str], None]) -> None:
+        known = Calibration()
+        if work.tried.exists():
+            tried = files.read_json(work.tried, TRIED_FORM)
+            with files.reading(work.tried):
+                for threshold, count in tried:
+                    if not (math.isfinite(threshold) and math.isfinite(count) and threshold >= 0):
+                        raise ValueError(f"a threshold of {threshold} with {count} full steps")
+                    known.tried[threshold] = count
+
+        def keep(threshold: float, found: float) -> None:
+            files.write_json(work.tried, sorted(known.tried.items()))
+            tell(f"{work.config['method']}: τ = {threshold:g} gives {found:g} full steps")
+
+        sampler = self._sampler(work.batch)
+        configs = {}
+        for nfc in work.targets:
+            method = at_budget(work.config, nfc, sampler, work.seeds, work.conditions, keep, known)
+            configs[nfc] = {**work.config, **budgets_of(method)}
+        files.write_json(work.file, configs)
+
+    def _sample(self, work: Sampling) -> None:
+        sampler = self._sampler(len(work.seeds))
+        if not self._warm:  # the first call of all takes longer, and does not count
+            replace(sampler, steps=2).call(work.seeds, work.conditions)
+            self._warm = True
+        cuda = torch.device(self.device).type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        began = time.time()
+        samples = sampler.run(method_from_config(work.config), work.seeds, work.conditions)
+        images = (samples.images * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+        gallery.write_samples(work.file.parent, work.first, images)
+        files.write_arrays(
+            work.file,
+            {
+                "seeds": np.array(work.seeds),
+                "seconds": np.array(samples.seconds),
+                "began": np.array(began),
+                "memory": np.array(torch.cuda.max_memory_allocated() if cuda else np.nan),
+                "report": np.array(json.dumps(samples.reports[0].to_dict())),
+            },
+        )
+
+    def _measure(self, work: Measuring) -> None:
+        if work.measure not in self._measures:
+            options = self.setup.measures[work.measure]
+            self._measures[work.measure] = make_measure(work.measure, self.device, **options)
+        count = len(work.conditions)
+        images = gallery.read_samples(work.samples, work.first, count)
+        same = work.references == work.samples
+        references = images if same else gallery.read_samples(work.references, work.first, count)
+        measured = self._measures[work.measure](
+            torch.from_numpy(images), torch.from_numpy(references), list(work.conditions)
+        )
+        files.write_arrays(work.file, {name: values.numpy() for name, values in measured.items()})

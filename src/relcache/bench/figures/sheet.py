@@ -1,0 +1,64 @@
+"""A sheet of pictures: a row per method, the same seeds or prompts in columns."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+from relcache.bench.figures.text import drawable, folded, labels, style
+
+LINES = 8  # of a column's heading at most
+
+
+class Row(NamedTuple):
+    """One row: its caption, and pictures (n, channels, height, width) in [0, 1]."""
+
+    caption: str
+    images: np.ndarray
+
+
+def draw_sheet(rows: list[Row], title: str, columns: Sequence[str] = (), most: int = 16, dpi: int = 160) -> bytes:
+    """A PNG file of the first `most` pictures of each row, the first of `columns` above them.
+
+    A text that no installed font can draw is replaced by a plain label, such as "prompt 3" above a column.
+
+    Raises:
+        ValueError: rows of different numbers or sizes of pictures.
+    """
+    shapes = {row.images.shape for row in rows}
+    if len(shapes) != 1:
+        raise ValueError(f"the rows of a sheet hold the same number and size of pictures, got {sorted(shapes)}")
+    count = min(most, len(rows[0].images))
+    side = min(1.6, max(0.62, 11 / count)) if columns or count < 12 else 0.62  # inches per picture
+    captions = [folded(column, 16, LINES) for column in labels(columns[:count], "prompt")]
+    left, top = 1.9, 0.4 + 0.11 * max((caption.count("\n") + 1 for caption in captions), default=0)
+    width, height = left + side * count, 0.05 + top + side * len(rows)
+    figure, axes = pyplot.subplots(len(rows), count, figsize=(width, height), squeeze=False, dpi=dpi)
+    figure.subplots_adjust(left=left / width, right=0.995, bottom=0.005, top=1 - top / height, wspace=0.04, hspace=0.04)
+    for caption, axis in zip(captions, axes[0], strict=False):
+        axis.set_title(caption, fontsize=6, pad=2, **style(caption))
+    for row, line in zip(rows, axes, strict=True):
+        for image, axis in zip(row.images, line, strict=False):
+            grey = image.shape[0] == 1
+            axis.imshow(
+                image[0] if grey else image.transpose(1, 2, 0),
+                cmap="gray" if grey else None, vmin=0, vmax=1, interpolation="nearest",
+            )  # fmt: skip
+            axis.set_axis_off()
+        line[0].text(
+            -0.12, 0.5, row.caption, transform=line[0].transAxes, ha="right", va="center", fontsize=8, linespacing=1.3,
+            **style(row.caption),
+        )  # fmt: skip
+    heading = folded(drawable(title, "samples"), max(20, int(11 * width)), 1)
+    figure.suptitle(heading, fontsize=10, x=0.5, y=0.995, va="top", **style(heading))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white")
+    pyplot.close(figure)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Figures and pages made of a folder of results."""

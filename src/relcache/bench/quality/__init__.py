@@ -1,0 +1,1 @@
+"""How good a sample is: measures and metrics."""

@@ -1,0 +1,194 @@
+"""Metrics whose packages cannot live beside diffusers: each in an environment of its own, asked through a process.
+
+`relcache environment NAME` makes such an environment; without it the metric is left out, and the log says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from relcache.bench.files import check_folder, read_json
+from relcache.checks import unknown
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What is installed for a metric, and the script that is run there.
+
+    Attributes:
+        steps: the arguments of pip, one installation after the other.
+        script: in `relcache.bench.quality.scripts`.
+    """
+
+    steps: tuple[tuple[str, ...], ...]
+    script: str
+
+
+ENVIRONMENTS = {
+    "image-reward": Environment(
+        (
+            ("setuptools<70", "wheel", "numpy<2"),
+            ("torch==2.1.2", "torchvision==0.16.2"),
+            (
+                "image-reward==1.5", "transformers==4.33.3", "timm==0.6.13", "accelerate==0.23.0",
+                "diffusers==0.21.4", "huggingface-hub==0.17.3", "openai-clip",
+            ),
+        ),
+        "image_reward_scores.py",
+    ),
+    "vbench": Environment(
+        (
+            ("setuptools<70", "wheel", "numpy<2"),
+            ("torch==2.1.2", "torchvision==0.16.2"),
+            ("vbench==0.1.5",),
+            ("--no-build-isolation", "detectron2@git+https://github.com/facebookresearch/detectron2.git"),
+        ),
+        "vbench_scores.py",
+    ),
+}  # fmt: skip
+"""What the packages' authors pin. Both want Python 3.8 to 3.11."""
+
+
+def folder_of(name: str) -> Path:
+    """Where the environment of a metric is: in RELCACHE_ENVIRONMENTS, else in the user's cache."""
+    root = os.environ.get("RELCACHE_ENVIRONMENTS")
+    return (Path(root) if root else Path.home() / ".cache" / "relcache" / "environments") / name
+
+
+def _python(name: str) -> Path:
+    folder = folder_of(name)
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def require(name: str) -> Path:
+    """The interpreter of a metric's environment.
+
+    Raises:
+        ValueError: it has not been made.
+    """
+    if not (folder_of(name) / "ready").exists():
+        raise ValueError(f"{name} needs an environment of its own: relcache environment {name}")
+    return _python(name)
+
+
+def vbench_prompts() -> dict[str, set[str]]:
+    """The prompts of VBench's standard suite, in its order, and the dimensions that judge each.
+
+    Raises:
+        ValueError: the environment has not been made.
+    """
+    try:
+        require("vbench")
+    except ValueError as error:
+        raise ValueError(f"the prompts of VBench come with its package: {error}; or give --prompts") from error
+    found = next(folder_of("vbench").rglob("vbench/VBench_full_info.json"), None)
+    if found is None:
+        raise ValueError(f"{folder_of('vbench')} has no vbench/VBench_full_info.json: make it again")
+    known: dict[str, set[str]] = {}
+    for entry in read_json(found, [{"prompt_en": str, "dimension": [str]}]):
+        known.setdefault(entry["prompt_en"], set()).update(entry["dimension"])
+    return known
+
+
+def make(name: str, python: str | None = None, tell: Callable[[str], None] = lambda text: None) -> Path:
+    """Make the environment of a metric, anew if it is there; returns its folder.
+
+    Args:
+        name: a key of ENVIRONMENTS.
+        python: another interpreter than this one.
+        tell: called with each command before it runs.
+
+    Raises:
+        ValueError: an unknown name, or a command that failed; the message has its last lines.
+    """
+    if name not in ENVIRONMENTS:
+        raise ValueError(unknown("environment", name, ENVIRONMENTS))
+    folder = folder_of(name)
+    check_folder(folder.parent)
+    if python is not None:
+        _run([python, "--version"], lambda text: None)  # before the environment that is there is given up
+    shutil.rmtree(folder, ignore_errors=True)
+    if python is None:
+        venv.create(folder, with_pip=True, symlinks=os.name != "nt")
+    else:
+        _run([python, "-m", "venv", str(folder)], tell)
+    for step in ENVIRONMENTS[name].steps:
+        _run([str(_python(name)), "-m", "pip", "install", *step], tell)
+    (folder / "ready").write_text(f"{sys.version}\n")
+    return folder
+
+
+def _run(command: Sequence[str], tell: Callable[[str], None]) -> None:
+    tell(" ".join(command))
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ValueError(f"{command[0]} cannot be run ({error.strerror})") from error
+    if ended.returncode:
+        last = "\n".join((ended.stdout + ended.stderr).strip().splitlines()[-5:])
+        raise ValueError(f"{' '.join(command)} failed:\n{last}")
+
+
+class External:
+    """A metric's script, running in its environment; answers one request after the other.
+
+    Raises:
+        ValueError: the environment has not been made.
+    """
+
+    def __init__(self, name: str, device: str, **request: Any):
+        self.name, self.request = name, {"device": device, **request}
+        script = resources("relcache.bench.quality.scripts").joinpath(ENVIRONMENTS[name].script)
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
+        self._process = subprocess.Popen(
+            [str(require(name)), str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self._log, text=True,
+        )  # fmt: skip
+
+    def __call__(self, images: Tensor, prompts: Sequence[int | str]) -> Any:
+        """The reply for samples (n, …) uint8 and their prompts.
+
+        Raises:
+            ValueError: the script failed; the message has its last lines.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with tempfile.TemporaryDirectory() as folder:
+            samples = Path(folder) / "samples.npz"
+            np.savez(samples, images=images.numpy())
+            request: Mapping[str, Any] = {**self.request, "samples": str(samples), "prompts": list(prompts)}
+            try:
+                self._process.stdin.write(json.dumps(request) + "\n")
+                self._process.stdin.flush()
+            except BrokenPipeError:
+                pass  # the reply is missing then
+            reply = self._process.stdout.readline()
+        if not reply:
+            self._log.seek(0)
+            last = "\n".join(self._log.read().strip().splitlines()[-5:])
+            raise ValueError(f"{self.name} failed in {folder_of(self.name)}:\n{last}")
+        return json.loads(reply)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_process"):
+            self.close()

@@ -1,0 +1,1 @@
+"""Pipelines loaded and sampled in batches, and the samples as files."""

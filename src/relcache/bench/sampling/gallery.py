@@ -1,0 +1,132 @@
+"""Samples as files: a picture or a clip each, and sheets that show methods side by side.
+
+`write_each` is for people: clips become animations, with fewer colours. `write_samples` is for measuring: each picture
+is a PNG file, each clip a folder of PNG files, one per frame, and `read_samples` gives back the very same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from relcache.bench import files
+from relcache.bench.figures.clip import clip_gif, draw_clips
+from relcache.bench.figures.sheet import Row, draw_sheet
+from relcache.bench.figures.text import labels
+
+LAST_PUNCTUATION = 0x206F  # symbols beyond it, such as emoji, may be all that tells two texts apart
+STRIP = 12  # frames of a strip at most, spread over the clip
+
+
+def write_each(folder: Path, images: np.ndarray, names: Sequence[str]) -> None:
+    """Write each picture (n, channels, height, width) as PNG, or each clip (n, frames, …) as GIF, under its name."""
+    for image, name in zip(images, names, strict=True):
+        if image.ndim == 4:
+            files.write_whole(folder / f"{name}.gif", clip_gif(image))
+        else:
+            _write_png(folder / f"{name}.png", (image * 255).round().astype(np.uint8))
+
+
+def write_samples(folder: Path, first: int, images: np.ndarray) -> None:
+    """Write uint8 pictures (n, channels, height, width) or clips (n, frames, …) under the numbers from `first` on."""
+    for number, image in enumerate(images, first):
+        for place, picture in enumerate(image if image.ndim == 4 else [image]):
+            _write_png(_path(folder, number, place if image.ndim == 4 else None), picture)
+
+
+def read_samples(folder: Path, first: int, count: int, largest: int | None = None) -> np.ndarray:
+    """The uint8 samples that `write_samples` wrote under the numbers from `first` on, no side above `largest` pixels.
+
+    Raises:
+        ValueError: a file is missing or damaged; the message says what to delete.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"the samples in {folder} are gone: the command that made them makes them again")
+    made: list[np.ndarray] = []
+    for number in range(first, first + count):
+        clip = folder / f"{number:06d}"
+        if clip.is_dir():
+            frames = range(len(list(clip.glob("*.png"))))
+            made.append(np.stack([_read_png(_path(folder, number, place), number, largest) for place in frames]))
+        else:
+            made.append(_read_png(_path(folder, number, None), number, largest))
+        if made[-1].shape != made[0].shape:
+            raise ValueError(
+                f"sample {number} in {folder} is of another size than sample {first}: {made[-1].shape} and "
+                f"{made[0].shape}; delete {folder}, and the same command makes it again"
+            )
+    return np.stack(made)
+
+
+def _path(folder: Path, number: int, frame: int | None) -> Path:
+    name = f"{number:06d}"
+    return folder / f"{name}.png" if frame is None else folder / name / f"{frame:03d}.png"
+
+
+def _write_png(path: Path, picture: np.ndarray) -> None:
+    pixels = picture.transpose(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, format="PNG")
+    files.write_whole(path, buffer.getvalue())
+
+
+def _read_png(path: Path, number: int, largest: int | None) -> np.ndarray:
+    folder = path.parent if path.stem == f"{number:06d}" else path.parent.parent
+    batches = (batch for batch in folder.glob("*.npz") if batch.stem.isdigit() and int(batch.stem) <= number)
+    batch = max(batches, default=folder)
+    with files.reading(path, f"delete {batch}, and the same command makes it again", "cannot be read"):
+        picture = Image.open(io.BytesIO(path.read_bytes()))
+        if picture.mode not in ("L", "RGB"):
+            raise ValueError(f"its pixels are {picture.mode}, not grey or RGB")
+        if largest is not None:
+            picture.thumbnail((largest, largest))
+        pixels = np.asarray(picture)
+    return (pixels[..., None] if pixels.ndim == 2 else pixels).transpose(2, 0, 1)
+
+
+def write_sheets(
+    folder: Path, rows: list[Row], title: str, columns: Sequence[str] = (), suffix: str = "", strips: int = 3
+) -> list[Path]:
+    """Write a sheet of `rows`; of clips their middle frames, an animation, and strips of frames of the first few.
+
+    Returns:
+        The files, with `suffix` before their extensions: sheet.png, and of clips clips.gif and frames-0.png, ….
+    """
+    columns = labels(columns, "prompt")
+    sheet = folder / f"sheet{suffix}.png"
+    if rows[0].images.ndim == 4:
+        files.write_whole(sheet, draw_sheet(rows, title, columns))
+        return [sheet]
+    middle = [Row(row.caption, row.images[:, row.images.shape[1] // 2]) for row in rows]
+    files.write_whole(sheet, draw_sheet(middle, f"{title}; middle frames", columns, most=8))
+    clips = folder / f"clips{suffix}.gif"
+    files.write_whole(clips, draw_clips(rows, title, columns))
+    written = [sheet, clips]
+    for index in range(min(strips, len(rows[0].images))):
+        count = rows[0].images.shape[1]
+        frames = np.linspace(0, count - 1, min(count, STRIP)).round().astype(int)
+        strip = [Row(row.caption, row.images[index][frames]) for row in rows]
+        name = f"{columns[index]}; {title}" if columns else title
+        written.append(folder / f"frames{suffix}-{index}.png")
+        files.write_whole(written[-1], draw_sheet(strip, name))
+    return written
+
+
+def slug(text: str, longest: int = 60) -> str:
+    """`text` as a part of a file's name, in lower case.
+
+    Where letters are lost, as of Chinese or of a text longer than `longest`, six letters of a digest tell it from
+    others; a text without Latin letters and digits is these alone.
+    """
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    lost = any((letter.isalnum() and not letter.isascii()) or ord(letter) > LAST_PUNCTUATION for letter in text)
+    if not lost and 0 < len(words) <= longest:
+        return words
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:6]
+    return f"{words[: longest - 7].rstrip('-')}-{digest}".strip("-") if text.strip() else "empty"

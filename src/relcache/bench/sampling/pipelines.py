@@ -1,0 +1,192 @@
+"""Loading pipelines: a shipped model by name, a local folder, or a hub id."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, DiTPipeline
+from safetensors import safe_open
+
+import relcache_models
+from relcache.bench.sampling.loading import missing_weights, quiet_loading
+from relcache.checks import did_you_mean, unknown
+
+DEFAULT_MODEL = "dit-fashion-mnist"
+INDEX = "model_index.json"  # in each folder of a pipeline
+DTYPES = ("float32", "bfloat16", "float16")
+OFFLOADS = ("none", "model", "group", "sequential")
+
+
+def load_pipeline(
+    model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "float32", offload: str = "none"
+) -> DiffusionPipeline:
+    """The pipeline `model` on `device`, ready to sample.
+
+    Args:
+        model: name of a shipped model, a folder in diffusers' format, or a hub id such as "facebook/DiT-XL-2-256" or
+            "black-forest-labs/FLUX.1-dev".
+        device: "cpu", "cuda", …; "auto" takes a GPU where there is one.
+        dtype: "float32", "bfloat16" or "float16".
+        offload: what stays in main memory until it is needed: "none", whole models ("model"), or single layers, copied
+            while others compute ("group") or not ("sequential"): less GPU memory, and slower, from left to right.
+
+    Raises:
+        ValueError: an unknown dtype or offload, a device that cannot be used, a folder that holds no pipeline, or a
+            broken one (the message names the broken file).
+    """
+    precision = precision_of(dtype)
+    if offload not in OFFLOADS:
+        raise ValueError(unknown("offload", offload, OFFLOADS))
+    source: str | Path = relcache_models.folder(model) if model in relcache_models.names() else model
+    if Path(source).is_file():
+        raise ValueError(f"{source} is a file: give a folder in diffusers' format")
+    if Path(source).is_dir() and not (Path(source) / INDEX).is_file():
+        raise ValueError(f"{source} holds no {INDEX}, so it is not a pipeline folder of diffusers")
+    device = usable_device(device)
+    if offload != "none" and torch.device(device).type == "cpu":
+        raise ValueError(
+            f"offload {offload!r} keeps weights off a GPU until they are needed; on the CPU they are there"
+        )
+    pipeline = _loaded(model, source, precision)
+    pipeline.set_progress_bar_config(disable=True)
+    if offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    elif offload == "group":
+        # Single layers: autoencoders are called at their parts, of which hooks on blocks would not know.
+        pipeline.enable_group_offload(
+            onload_device=torch.device(device),
+            offload_device=torch.device("cpu"),
+            offload_type="leaf_level",
+            use_stream=torch.device(device).type == "cuda",
+        )
+    else:
+        pipeline.to(device)
+    return pipeline
+
+
+def precision_of(dtype: str) -> torch.dtype:
+    """The dtype of this name.
+
+    Raises:
+        ValueError: none that models are sampled in.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(unknown("dtype", dtype, DTYPES))
+    return getattr(torch, dtype)
+
+
+def usable_device(device: str) -> str:
+    """`device`, or a GPU where there is one for "auto".
+
+    Raises:
+        ValueError: a device that cannot be used here.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # of the device meta as well, which has no values
+        raise ValueError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _loaded(model: str, source: str | Path, precision: torch.dtype) -> Any:
+    failed: Exception | None = None
+    with quiet_loading() as said:
+        try:
+            pipeline = DiffusionPipeline.from_pretrained(source, dtype=precision)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            failed = error
+    lacking = missing_weights(said)
+    if failed is not None:
+        broken = _broken(Path(source)) if Path(source).is_dir() else ""
+        reason = "; ".join(filter(None, (broken, lacking))) + " " * bool(broken or lacking)
+        reason += f"({type(failed).__name__}: {' '.join(str(failed).split())})"
+        shipped = pipelines_shipped()
+        raise ValueError(
+            f"could not load {model!r}: {did_you_mean(model, shipped)}{reason}. Shipped models: {', '.join(shipped)}; "
+            "else give a folder in diffusers' format or a hub id"
+        ) from failed
+    if lacking:
+        raise ValueError(f"could not load {model!r}: {lacking}")
+    return pipeline
+
+
+def pipelines_shipped() -> list[str]:
+    """Names of the shipped models that can be sampled."""
+    return [name for name in relcache_models.names() if (relcache_models.folder(name) / INDEX).is_file()]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory was not enough, in main memory or on a device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    said = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
+    return isinstance(error, RuntimeError) and re.search(said, str(error), re.IGNORECASE) is not None
+
+
+def _broken(folder: Path) -> str:
+    """Which files of `folder` cannot be read, as words for a message; nothing if all can."""
+    found = []
+    for path in sorted(folder.rglob("*.*")):
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, "pt") as weights:
+                    weights.keys()
+            elif path.suffix == ".json" and not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+                raise ValueError("it holds no table")
+        except Exception as error:
+            found.append(f"{path} is broken: {error}")
+    return "; ".join(found)
+
+
+def is_class_conditional(pipeline: Any) -> bool:
+    """Whether the pipeline is asked for classes, not for prompts."""
+    return isinstance(pipeline, DiTPipeline)
+
+
+def number_of_classes(pipeline: DiTPipeline) -> int:
+    """How many classes the pipeline has pictures of: those it has names for, else all of its transformer's."""
+    return max(pipeline.labels.values(), default=pipeline.transformer.config.num_embeds_ada_norm - 1) + 1
+
+
+def classes_in(model: str) -> int | None:
+    """How many classes the pipeline in a folder, or a shipped one, has pictures of; None of a hub id."""
+    folder = relcache_models.folder(model) if model in relcache_models.names() else Path(model)
+    try:
+        labels = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("id2label") or {}
+        config = json.loads((folder / "transformer/config.json").read_text(encoding="utf-8"))
+        return max((int(label) for label in labels), default=config.get("num_embeds_ada_norm", 1000) - 1) + 1
+    except (OSError, ValueError, TypeError, AttributeError):  # loading it will say what is wrong
+        return None
+
+
+def class_numbers(pipeline: DiTPipeline, names: list[str]) -> list[int]:
+    """Class labels from names or numbers.
+
+    Raises:
+        ValueError: a name that the pipeline does not know; the message lists those that it does.
+    """
+    known = {name.lower(): number for name, number in pipeline.labels.items()}
+    numbers = []
+    for name in names:
+        if re.fullmatch("[0-9]{1,9}", name.strip()):
+            numbers.append(int(name))
+        elif name.strip().lower() in known:
+            numbers.append(known[name.strip().lower()])
+        else:
+            if not pipeline.labels:
+                raise ValueError(f"unknown class {name!r}: the model has numbers only, as it names no classes")
+            raise ValueError(unknown("class", name.strip(), pipeline.labels))
+    for number in numbers:
+        if number >= number_of_classes(pipeline):
+            raise ValueError(f"unknown class {number}; the model's classes are 0 to {number_of_classes(pipeline) - 1}")
+    return numbers

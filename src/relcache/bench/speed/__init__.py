@@ -1,0 +1,1 @@
+"""Seconds and bytes: methods and peers on models and pipelines."""

@@ -1,0 +1,136 @@
+"""What a cached step has to do, counted without doing it: bytes, FLOPs and kernels.
+
+The models are those of `subjects.SUBJECTS` at their full size; they lie on the meta device, and no weight is needed.
+What Python does is measured by `python_cost`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from relcache.bench.sampling.pipelines import precision_of
+from relcache.bench.speed.python_cost import python_cost
+from relcache.bench.speed.subjects import Subject
+from relcache.memory.estimate import fill
+from relcache.method import Method
+from relcache.models import SPECS
+from relcache.models.coarse import coarsened
+from relcache.shapes.meta import without_values
+
+COLUMNS = (
+    ("method", "method", ""),
+    ("held, GB", "held_gb", ".3f"),
+    ("full step, GB", "full_gb", ".1f"),
+    ("GFLOPs", "full_gflops", ".0f"),
+    ("kernels", "full_kernels", ".0f"),
+    ("cached step, GB", "cached_gb", ".2f"),
+    ("its GFLOPs", "cached_gflops", ".1f"),
+    ("its kernels", "cached_kernels", ".0f"),
+    ("least, ms on an H100", "h100_ms", ".2f"),
+    ("least, ms here", "here_ms", ".1f"),
+    ("Python calls of a unit", "unit_calls", ".1f"),
+    ("its µs, launches too", "unit_us", ".1f"),
+)
+"""Of the table: heading, name in a row, format."""
+H100 = 3.0e12  # bytes per second that a copy moves, reading and writing
+
+
+class Traffic(TorchDispatchMode):
+    """Counts what kernels read and write: every tensor that goes in or comes out, views excepted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.kernels = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        returns = func._schema.returns
+        is_view = any(value.alias_info is not None and not value.alias_info.is_write for value in returns)
+        made = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        if not is_view and made and func.overloadpacket is not torch.ops.aten.empty:
+            read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            self.kernels += 1
+            self.bytes += sum(value.numel() * value.element_size() for value in (*read, *made))
+        return output
+
+
+def count(subject: Subject, method: Method, dtype: torch.dtype) -> dict[str, float]:
+    """Bytes, kernels and FLOPs of a full step and of a cached one, and the bytes that the cache holds."""
+    with torch.device("meta"):
+        model = getattr(diffusers, subject.class_name)(**subject.config).to(dtype).eval()
+    spec = next(spec for spec in SPECS if spec.class_name == subject.class_name)
+    units = coarsened(spec, model, method.granularity)
+    inputs = spec.example(model, subject.size)
+
+    def counted(model: nn.Module, plain: nn.Module, inputs: dict[str, Any]) -> dict[str, float]:
+        filled = fill(model, units, method.forecaster, method.schedule, inputs, 1, method.cache_dtype)
+        full, cached = _watched(lambda: plain(**inputs)), _watched(filled.call)
+        return {"held_bytes": filled.held_bytes} | {
+            f"{kind}_{name}": value
+            for kind, values in (("full", full), ("cached", cached))
+            for name, value in values.items()
+        }
+
+    return without_values(lambda copied: counted(copied(model), copied(model), copied(inputs)))
+
+
+def _watched(call: Callable[[], Any]) -> dict[str, float]:
+    with FlopCounterMode(display=False) as flops:
+        call()
+    with Traffic() as traffic:
+        call()
+    return {"bytes": traffic.bytes, "kernels": traffic.kernels, "flops": flops.get_total_flops()}
+
+
+def copy_rate(device: str, size: int = 1 << 28, rounds: int = 7) -> float:
+    """Bytes per second that a copy moves here, reading and writing: the best of a few."""
+    source, target = (
+        torch.ones(size, dtype=torch.uint8, device=device),
+        torch.empty(size, dtype=torch.uint8, device=device),
+    )
+    best = float("inf")
+    for _ in range(rounds):
+        began = time.perf_counter()
+        target.copy_(source)
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size / best
+
+
+def table(subject: Subject, methods: Sequence[tuple[str, Method]], dtype: str, device: str) -> list[dict[str, Any]]:
+    """A row for each method: what `count` finds on a model, and how long moving a cached step's bytes takes at least.
+
+    The latter is by the rate of copies on an H100, and by that measured on `device`.
+    """
+    rows, rate = [], copy_rate(device)
+    for title, method in methods:
+        found, python = count(subject, method, precision_of(dtype)), python_cost(subject, method)
+        rows.append(
+            {
+                "method": title,
+                "held_gb": found["held_bytes"] / 1e9,
+                **{
+                    f"{kind}_{unit}": found[f"{kind}_{what}"] / scale
+                    for kind in ("full", "cached")
+                    for unit, what, scale in (("gb", "bytes", 1e9), ("gflops", "flops", 1e9), ("kernels", "kernels", 1))
+                },
+                "h100_ms": 1e3 * found["cached_bytes"] / H100,
+                "here_ms": 1e3 * found["cached_bytes"] / rate,
+                "units": python["units"],
+                "step_calls": python["calls"],
+                "unit_calls": python["calls"] / python["units"],
+                "step_us": python["microseconds"],
+                "unit_us": python["microseconds"] / python["units"],
+            }
+        )
+    return rows

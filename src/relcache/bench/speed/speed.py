@@ -1,0 +1,212 @@
+"""Time of full and cached steps, and what they hold, on one model: methods at each granularity, and peers.
+
+Every contestant runs the same denoising loop on the same inputs in turn, round after round in one process, so that
+ratios hold where the machine's speed drifts. The ideal is the number of full steps times the time of a step of the
+model as it is.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from relcache.bench import files
+from relcache.bench.comparison.equal_cost import marked
+from relcache.bench.sampling.calibration import Calibration, full_steps, interval_for, with_any_budget
+from relcache.bench.speed.contestants import Contestant, Named, held_to, ours, peer_at
+from relcache.bench.speed.peers import Peer
+from relcache.bench.speed.scale import Scale
+from relcache.bench.speed.stopwatch import Clock, timed
+from relcache.bench.speed.subjects import Course
+from relcache.methods import method_from_config
+
+
+@dataclass
+class Times:
+    """Of one contestant: seconds of its full and cached steps, of each round, and the ideal in that round."""
+
+    full: list[float] = field(default_factory=list)
+    cached: list[float] = field(default_factory=list)
+    rounds: list[float] = field(default_factory=list)
+    ideals: list[float] = field(default_factory=list)
+    nfc: int = 0
+    held: int = 0
+    peak: int | None = None
+
+    def row(self, contestant: Contestant | None, steps: int, plain: float, target: int | None = None) -> dict[str, Any]:
+        """A row of the table, the model's own without a contestant; `plain` is the time of a step of the model, and
+        `target` the number of full steps that was asked for."""
+        ratios = [seconds / ideal for seconds, ideal in zip(self.rounds, self.ideals, strict=True)]
+        return {
+            "method": "as it is" if contestant is None else contestant.name,
+            "peer": contestant is not None and contestant.is_peer,
+            "nfc_target": None if contestant is None else target,
+            "nfc": self.nfc,
+            "interval": None if contestant is None else contestant.budget.get("interval"),
+            "threshold": None if contestant is None else contestant.budget.get("threshold"),
+            "steps": steps,
+            "full_ms": 1e3 * statistics.median(self.full),
+            "cached_ms": 1e3 * statistics.median(self.cached) if self.cached else None,
+            "cached_share": statistics.median(self.cached) / plain if self.cached else None,
+            "seconds": statistics.median(self.rounds),
+            "of_ideal": statistics.median(ratios),
+            "of_ideal_least": min(ratios),
+            "of_ideal_most": max(ratios),
+            "held_gb": self.held / 1e9,
+            "peak_gb": None if self.peak is None else self.peak / 1e9,
+        }
+
+
+def race(
+    course: Course,
+    contestants: Sequence[Contestant],
+    rounds: int,
+    tell: Callable[[str], None] = lambda text: None,
+    target: int | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of the table: the model as it is, then each contestant; the first round warms up, and tells what is held.
+
+    `target` is the number of full steps that was asked for.
+    """
+    plain = Times()
+    times = {contestant.name: Times() for contestant in contestants}
+    steps = len(course.calls)
+    with Scale() as scale:
+        for contestant in contestants:
+            base = scale.weigh()
+            _, held = _run(course, contestant, scale.weigh)
+            times[contestant.name].held = held - base
+            tell(contestant.name)
+    for _ in range(rounds):
+        for contestant in contestants:
+            around = _lap(course, course.calls[:2])
+            _free_peak(course.device)
+            laps, _ = _run(course, contestant)
+            around += _lap(course, course.calls[-2:])
+            once = statistics.median(seconds for seconds, _ in around)
+            record = times[contestant.name]
+            record.full += [seconds for seconds, worked in laps if worked]
+            record.cached += [seconds for seconds, worked in laps if not worked]
+            record.nfc = sum(worked for _, worked in laps)
+            record.rounds.append(sum(seconds for seconds, _ in laps))
+            record.ideals.append(record.nfc * once)
+            record.peak = _peak(course.device)
+            plain.full += [seconds for seconds, _ in around]
+            tell(contestant.name)
+    once = statistics.median(plain.full)
+    plain.rounds, plain.ideals, plain.nfc = [steps * once], [steps * once], steps
+    return [plain.row(None, steps, once), *(times[one.name].row(one, steps, once, target) for one in contestants)]
+
+
+COLUMNS = (
+    ("method", "method", ""),
+    ("full", "nfc", ""),
+    ("full step, ms", "full_ms", ".1f"),
+    ("cached step, ms", "cached_ms", ".2f"),
+    ("of a full step", "cached_share", ".1%"),
+    ("run, s", "seconds", ".2f"),
+    ("of the ideal", "of_ideal", ".3f"),
+    ("least", "of_ideal_least", ".3f"),
+    ("most", "of_ideal_most", ".3f"),
+    ("held, GB", "held_gb", ".3f"),
+    ("peak, GB", "peak_gb", ".2f"),
+)
+"""Of the table: heading, name in a row, format."""
+
+
+def with_marks(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]
+) -> tuple[Sequence[Mapping[str, Any]], Sequence[tuple[str, str, str]], str]:
+    """Rows and columns with marks at numbers of full steps that were not asked for, and the line to stand below."""
+    form = next((form for _, name, form in columns if name == "nfc"), None)
+    if form is None:  # as of counts, which have no full steps
+        return rows, columns, ""
+    shown, note = marked(rows, form)
+    return shown, [(heading, name, "" if name == "nfc" else form) for heading, name, form in columns], note
+
+
+def write(
+    out: Path, rows: Sequence[Mapping[str, Any]], about: str, columns: Sequence[tuple[str, str, str]]
+) -> list[Path]:
+    """Write table.json and table.md into the folder `out`."""
+    files.write_json(out / "table.json", {"about": about, "torch": torch.__version__, "rows": rows})
+    rows, columns, note = with_marks(rows, columns)
+    named = [{heading: row[name] for heading, name, _ in columns} for row in rows]
+    forms = {heading: form for heading, _, form in columns}
+    text = f"{about}\n\n{files.markdown_table(named, forms)}" + (f"\n{note}.\n" if note else "")
+    files.write_whole(out / "table.md", text.encode())
+    return [out / "table.json", out / "table.md"]
+
+
+def _run(
+    course: Course, contestant: Contestant, weigh: Callable[[], int] = lambda: 0
+) -> tuple[list[tuple[float, bool]], int]:
+    """All calls by a contestant, and what is weighed after them; its handle does not outlive this."""
+    with contestant.enabled(course.model) as handle:
+        return _lap(course, course.calls, handle), weigh()
+
+
+@torch.no_grad()
+def _lap(course: Course, calls: Sequence[dict[str, Any]], handle: Any = None) -> list[tuple[float, bool]]:
+    """Seconds of each call, and whether it was full. Of a compiled model, in which a hook would be compiled as well,
+    the handle that is enabled tells."""
+    if not course.compiled:
+        with timed(course.model, course.spec) as laps:
+            for call in calls:
+                course.model(**call, return_dict=False)
+        return laps.each
+    clock, moments = Clock(course.device), []
+    for call in calls:
+        began = clock.now()
+        course.model(**call, return_dict=False)
+        moments.append((began, clock.now()))
+    full = range(len(calls)) if handle is None else handle.full_steps
+    return [(clock.between(*moment), step in full) for step, moment in enumerate(moments)]
+
+
+def _free_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def contestants_for(
+    course: Course,
+    methods: Sequence[Named],
+    peers: Sequence[Peer],
+    nfc: int,
+    known: dict[str, Calibration],
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Contestant]:
+    """The methods with the full steps of the interval for `nfc`, which may be a few more or less; the peers at as many.
+
+    `known` keeps the thresholds of each peer that were tried, from one number of full steps to the next.
+
+    Raises:
+        ValueError: a peer that cannot work on the model, or whose package is not installed.
+    """
+    steps = len(course.calls)
+    interval = interval_for(nfc, steps)
+    found = [
+        ours(name, held_to(method_from_config(with_any_budget(config)), interval, steps), steps)
+        for name, config in methods
+    ]
+
+    def count(contestant: Contestant) -> float:
+        tell(f"{contestant.name}: which threshold")
+        with contestant.enabled(course.model):
+            return sum(full for _, full in _lap(course, course.calls))
+
+    for peer in peers:
+        peer.check(course.model, course.spec)
+        tried = known.setdefault(peer.name, Calibration())
+        found.append(peer_at(peer, full_steps(interval, steps), steps, course.spec, count, tried))
+    return found

@@ -1,0 +1,174 @@
+"""Quality beside measured time of a real pipeline: methods and peers on the same prompts and seeds.
+
+A heat is all contestants at one number of full steps. Each round runs all heats in turn in one process, full compute
+before and after each heat, so that the share of full compute's time holds where the machine's speed drifts. The first
+round warms up: pictures, full steps and bytes are taken from it, times from the others. Time is that of denoising, from
+the beginning of the transformer's first call to the end of its last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from relcache.bench.quality.metrics.pair import psnr, ssim
+from relcache.bench.sampling.calibration import Calibration, at_budget
+from relcache.bench.speed.contestants import Contestant, Named, only_transformer, ours, peer_at
+from relcache.bench.speed.equal_time import with_best_peer
+from relcache.bench.speed.peers import Peer
+from relcache.bench.speed.scale import Scale
+from relcache.bench.speed.stopwatch import least_median_most
+from relcache.bench.speed.trial import FULL, Run, Trial
+
+
+def heat_at(
+    nfc: int,
+    methods: Sequence[Named],
+    peers: Sequence[Peer],
+    trial: Trial,
+    known: dict[str, Calibration],
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Contestant]:
+    """The methods and the peers, each with the interval or threshold that gives it `nfc` full steps on `trial`.
+
+    `trial` has seeds that no result is reported on. `known` keeps the thresholds that were tried.
+    """
+    found = []
+    for name, config in methods:
+        tell(f"{name}: which threshold")
+        method = at_budget(
+            config, nfc, trial.sampler, trial.seeds, trial.conditions, known=known.setdefault(name, Calibration())
+        )
+        found.append(ours(name, method))
+    steps, spec = trial.sampler.steps, trial.spec
+
+    def count(contestant: Contestant) -> float:
+        return round(trial.run(contestant).full_share * steps, 6)
+
+    for peer in peers:
+        tell(f"{peer.name}: which threshold")
+        found.append(peer_at(peer, nfc, steps, spec, count, known.setdefault(peer.name, Calibration())))
+    return found
+
+
+def check(trial: Trial, peers: Sequence[Peer]) -> None:
+    """Raise ValueError for a pipeline that cannot be timed, or a peer that cannot work on it."""
+    model = only_transformer(trial.sampler.pipeline)
+    for peer in peers:
+        peer.check(model, trial.spec)
+
+
+@dataclass
+class Record:
+    """Of one contestant in one heat: its first run, its seconds and shares of full compute's by round."""
+
+    contestant: Contestant
+    target: int | None
+    first: Run
+    psnr: float | None = None
+    ssim: float | None = None
+    seconds: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    cached: list[float] = field(default_factory=list)
+
+    def row(self, steps: int, samples: int, full_call: float) -> dict[str, Any]:
+        """A row of the table; `full_call` is the time of a call of full compute."""
+        nfc = self.first.full_share * steps
+        least, seconds, most = least_median_most(self.seconds)
+        share_least, share, share_most = least_median_most(self.shares)
+        cached = least_median_most(self.cached)[1] if self.cached else None
+        held = self.first.held
+        return {
+            "method": self.contestant.name,
+            "peer": self.contestant.is_peer,
+            "nfc_target": self.target,
+            "nfc": nfc,
+            "interval": self.contestant.budget.get("interval"),
+            "threshold": self.contestant.budget.get("threshold"),
+            "psnr": self.psnr,
+            "ssim": self.ssim,
+            "seconds": seconds / samples,
+            "seconds_least": least / samples,
+            "seconds_most": most / samples,
+            "share": share,
+            "share_least": share_least,
+            "share_most": share_most,
+            "ideal_share": nfc / steps,
+            "of_ideal": share * steps / nfc,
+            "cached_ms": None if cached is None else 1e3 * cached,
+            "cached_share": None if cached is None else cached / full_call,
+            "held_gb": None if held is None else held / 1e9,
+        }
+
+
+def race(
+    trial: Trial,
+    heats: Mapping[int, Sequence[Contestant]],
+    rounds: int,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """Rows of the table: full compute, then each heat's contestants, with the best peer at equal time beside ours."""
+    reference = trial.run(FULL)
+    tell(FULL.name)
+    whole = Record(FULL, None, reference, shares=[1.0])
+    records: dict[int, list[Record]] = {}
+    with Scale() as scale:
+        for nfc, contestants in heats.items():
+            for contestant in contestants:
+                first = trial.run(contestant, scale, reference.calls)
+                near, alike = (float(measure(first.images, reference.images).mean()) for measure in (psnr, ssim))
+                record = Record(contestant, nfc, first._replace(images=Tensor()), near, alike)
+                records.setdefault(nfc, []).append(record)
+                tell(contestant.name)
+    full_calls: list[float] = []
+
+    def full_compute() -> float:
+        run = trial.run(FULL)
+        whole.seconds.append(run.seconds)
+        full_calls.extend(run.full)
+        tell(FULL.name)
+        return run.seconds
+
+    for _ in range(rounds):
+        before = full_compute()
+        for heat in records.values():
+            runs = []
+            for record in heat:
+                runs.append(trial.run(record.contestant))
+                tell(record.contestant.name)
+            after = full_compute()
+            for record, run in zip(heat, runs, strict=True):
+                record.seconds.append(run.seconds)
+                record.shares.append(2 * run.seconds / (before + after))
+                record.cached += run.cached
+            before = after
+    once = least_median_most(full_calls)[1]
+    everyone = [whole, *(record for heat in records.values() for record in heat)]
+    return with_best_peer([record.row(trial.sampler.steps, len(trial.seeds), once) for record in everyone])
+
+
+def runs_of(heats: int, contestants: int, rounds: int) -> int:
+    """How often a race tells that a run is done."""
+    return 1 + heats * contestants + rounds * (1 + heats * (contestants + 1))
+
+
+COLUMNS = (
+    ("method", "method", ""),
+    ("full", "nfc", ".4g"),
+    ("PSNR", "psnr", ".2f"),
+    ("SSIM", "ssim", ".3f"),
+    ("s", "seconds", ".3f"),
+    ("of full", "share", ".1%"),
+    ("least", "share_least", ".1%"),
+    ("most", "share_most", ".1%"),
+    ("of ideal", "of_ideal", ".3f"),
+    ("cached", "cached_share", ".1%"),
+    ("held, GB", "held_gb", ".4f"),
+    ("peer, dB", "peer_psnr", ".2f"),
+    ("lead", "lead", "+.2f"),
+    ("best peer at equal time", "best_peer", ""),
+)
+"""Of the table: heading, name in a row, format."""

@@ -1,0 +1,95 @@
+"""Values and names that a user gives, held against what is allowed. Knows nothing else of the library."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+from typing import get_args
+
+FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def check_whole(what: str, value: object, least: int, most: int | None = None, hint: str = "") -> None:
+    """Raise ValueError unless `value` is an int of at least `least` and at most `most`."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole and value >= least and (most is None or value <= most):  # type: ignore[operator]
+        return
+    allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise ValueError(f"{what} is a whole number {allowed}, got {value!r}{hint}")
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a finite int or float."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_number(what: str, value: object, least: float = -math.inf, above: float = -math.inf) -> None:
+    """Raise ValueError unless `value` is finite, at least `least` and greater than `above`."""
+    if is_number(value) and value >= least and value > above:  # type: ignore[operator]
+        return
+    bound = f" of at least {least:g}" if least > -math.inf else f" above {above:g}" if above > -math.inf else ""
+    raise ValueError(f"{what} is a finite number{bound}, got {value!r}")
+
+
+def check_share(what: str, value: object) -> None:
+    """Raise ValueError unless `value` is a number from 0 to 1."""
+    if not is_number(value) or not 0 <= value <= 1:  # type: ignore[operator]
+        raise ValueError(f"{what} is a number from 0 to 1, got {value!r}")
+
+
+def check_choice(what: str, value: object, choices: object) -> None:
+    """Raise ValueError unless `value` is one of the strings of the Literal type `choices`."""
+    if value not in get_args(choices):
+        raise ValueError(f"{what} is one of {', '.join(map(repr, get_args(choices)))}, got {value!r}")
+
+
+def nearest(given: str, known: Iterable[str], most: int = 1, cutoff: float = 0.5) -> list[str]:
+    """Return at most `most` of the `known` names that are like `given`, the likest first; case does not count."""
+    by_lower = {name.lower(): name for name in known}
+    return [by_lower[found] for found in difflib.get_close_matches(given.lower(), by_lower, most, cutoff)]
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Return `"did you mean 'rfc'? "`, or an empty text where no name is near."""
+    near = nearest(given, known)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def unknown(kind: str, given: str, known: Iterable[str]) -> str:
+    """Return the sentence that refuses the name `given`, with the nearest right one and all known ones."""
+    known = list(known)
+    return f"unknown {kind} {given!r}: {did_you_mean(given, known)}there are {', '.join(known)}"
+
+
+def bytes_from(size: int | str) -> int:
+    """`size` in bytes: a whole number of them, or text with a unit, "6GB", "800 MB", "6.5 GiB".
+
+    Raises:
+        ValueError: neither of these, or no bytes at all.
+    """
+    match = (
+        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b\s*", size, re.IGNORECASE) if isinstance(size, str) else None
+    )
+    factor = FACTORS.get(match.group(2).lower()) if match else None
+    if match is not None and factor is not None:
+        amount = int(float(match.group(1)) * factor)
+    elif isinstance(size, int) and not isinstance(size, bool):
+        amount = size
+    else:
+        raise ValueError(
+            "a memory limit is a whole number of bytes, or a number with a unit, such as '6GB', '800 MB' or '6 GiB' "
+            f"(kB, MB, GB, TB, and KiB, MiB, GiB, TiB); got {size!r}"
+        )
+    if amount < 1:
+        raise ValueError(f"a memory limit is at least one byte, got {size!r}")
+    return amount
+
+
+def as_text(amount: int) -> str:
+    """`amount` bytes with three digits and a unit."""
+    for factor, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if amount >= factor:
+            return f"{amount / factor:.3g} {unit}"
+    return f"{amount} B"

@@ -1,0 +1,53 @@
+"""A comparison of methods as a command runs it: with a progress bar, its table printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from relcache.bench.comparison.benchmarks import Benchmark, Column
+from relcache.bench.comparison.pool import make_pool
+from relcache.bench.comparison.prepare import Asked, prepare
+from relcache.bench.files import check_folder
+from relcache.bench.pages.page import PAGE
+from relcache.bench.pages.results import TABLES, write
+from relcache.bench.saved import SETTINGS
+from relcache.cli.terminal import console, errors, progress_bar, rich_table, say
+
+
+def compare(
+    benchmark: Benchmark,
+    asked: Asked,
+    out: Path,
+    workers: str = "1",
+    columns: Mapping[str, Column] | None = None,
+    protocol: str = "",
+) -> None:
+    """Run a comparison with a progress bar, and print its table."""
+    columns = benchmark.columns if columns is None else columns
+    with progress_bar() as bar:
+        work = bar.add_task("loading", total=None)
+        comparison = prepare(
+            benchmark, asked, out.resolve(),
+            announce=lambda text: bar.update(work, description=text),
+            advance=lambda count: bar.advance(work, count),
+            warn=lambda text: errors.print(text, highlight=False, markup=False),
+        )  # fmt: skip
+        check_folder(out, [*TABLES, SETTINGS, PAGE])
+        bar.update(work, total=comparison.size)
+        with make_pool(comparison.settings.setup, workers) as pool:
+            comparison.run(pool)
+        bar.update(work, description="measuring")
+        rows, written = write(comparison, columns, protocol)
+        bar.update(work, description="done")
+    setup = comparison.settings.setup
+    about = (
+        f"{setup.model}: {comparison.settings.samples} samples, {setup.steps} steps, "
+        f"guidance {setup.options['guidance_scale']:g}"
+    )
+    console.print(rich_table(rows, about, columns))
+    console.print(
+        f"PSNR and SSIM are against full compute; {benchmark.meaning}. FLOPs and seconds are per sample, seconds on "
+        "this machine."
+    )
+    say(f"Written to {out}: {', '.join(path.name for path in written)}")

@@ -1,0 +1,209 @@
+"""`relcache bench speed`: the times of methods and peers, and of pipelines the quality beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from relcache.bench import files
+from relcache.bench.comparison.asked import asked_of, call_options
+from relcache.bench.comparison.entries import choose
+from relcache.bench.comparison.prepare import numbers, read_prompts
+from relcache.bench.pages.illustrations import of_tradeoff
+from relcache.bench.sampling.batches import Sampler
+from relcache.bench.sampling.calibration import Calibration, calibration_seeds, with_any_budget
+from relcache.bench.sampling.gallery import slug
+from relcache.bench.sampling.pipelines import load_pipeline, precision_of, usable_device
+from relcache.bench.speed import counting, speed, tradeoff
+from relcache.bench.speed.contestants import Named, methods_at
+from relcache.bench.speed.peers import PEERS
+from relcache.bench.speed.stopwatch import keep_memory
+from relcache.bench.speed.subjects import SUBJECTS, Course, course_of, subject_of, where
+from relcache.bench.speed.trial import Trial
+from relcache.cli.options import CalibrationSamples, Device, DType, Frames, Guidance, Option, Seed, Size, Steps
+from relcache.cli.terminal import console, plain_errors, progress_bar, relief_of, say
+from relcache.methods import method_from_config
+from relcache_models import names as shipped_models
+
+METHODS = "fora,taylorseer-1,taylorseer-2,rfc-1,rfc-2"
+OF_PIPELINES = {"samples": "--samples", "prompts": "--prompts", "guidance": "--guidance", "option": "--option"}
+
+
+def time_methods(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="dit, flux or hunyuan, with random weights; or a pipeline: a shipped model, a folder, or a hub id."
+        ),
+    ] = "dit",
+    methods: Annotated[str, typer.Option(help="As of the other benchmarks, without budgets.")] = METHODS,
+    granularity: Annotated[str, typer.Option(help="Comma-separated: module, block, stack.")] = "module,block,stack",
+    nfc: Annotated[str, typer.Option(help="Comma-separated numbers of full steps.")] = "14",
+    steps: Steps = 50,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each method; one more warms up.")] = 3,
+    blocks: Annotated[
+        str | None,
+        typer.Option(
+            help="Random weights: blocks of each kind, 4 or 2,4; or all. By default few on a CPU, all on a GPU."
+        ),
+    ] = None,
+    size: Size = None,
+    frames: Frames = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Rows of a call, by default 8 of dit, else 1; of pipelines samples, 8.")
+    ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also diffusers' TaylorSeer and FirstBlockCache, and cache-dit's DBCache.")
+    ] = False,
+    samples: Annotated[int | None, typer.Option(min=1, help="Pipelines: pictures or clips per method, 8.")] = None,
+    seed: Seed = 0,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Pipelines: file with a prompt on each line, or a CSV file.")
+    ] = None,
+    guidance: Guidance = None,
+    option: Option = None,
+    calibration_samples: CalibrationSamples = 4,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Random weights: the model compiled by torch.compile, without peers.")
+    ] = False,
+    count: Annotated[
+        bool, typer.Option("--count", help="Time nothing: count what a step at full size moves and computes.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for table.json, table.md and the figure.")] = None,
+    device: Device = "auto",
+    dtype: DType = "float32",
+) -> None:
+    """Time full and cached steps of every method against the ideal: the full steps alone.
+
+    Methods run in turn in one process. Of random weights an error budget measures its signal, and is held to the fixed
+    interval. Of a pipeline each threshold is sought first, and PSNR and SSIM to full compute stand beside the time.
+    """
+    with plain_errors(relief_of(batch or 1, device, dtype)):
+        named = methods_at(choose(methods), granularity.split(","))
+        targets = numbers(nfc, steps)
+        is_pipeline = model not in SUBJECTS and (model in shipped_models() or "/" in model or Path(model).is_dir())
+        given = {"samples": samples, "prompts": prompts, "guidance": guidance, "option": option}
+        unused = [OF_PIPELINES[name] for name, value in given.items() if value not in (None, []) and not is_pipeline]
+        unused += ["--blocks"] * (blocks is not None and is_pipeline) + ["--count"] * (count and is_pipeline)
+        unused += ["--compile"] * (compiled and is_pipeline)
+        if unused:
+            kind = "is a pipeline" if is_pipeline else "has random weights"
+            raise ValueError(f"{unused[0]} has no meaning with {model}, which {kind}")
+        if compiled and peers:
+            raise ValueError("--compile goes without --peers, which hook into the model in ways of their own")
+        device = usable_device(device)
+        precision_of(dtype)
+        if out is not None:
+            files.check_folder(out)
+        kept = ", freed memory kept" if device == "cpu" and not count and keep_memory() else ""
+        if is_pipeline:
+            sampler = Sampler(
+                load_pipeline(model, device, dtype), steps, batch or 8,
+                call_options(model, guidance, size, frames, option or []),
+            )  # fmt: skip
+            asked = None if prompts is None else read_prompts(prompts)
+            trial, calibration = (
+                Trial(sampler, seeds, asked_of(model, asked, seeds))
+                for seeds in ([seed + index for index in range(samples or 8)], calibration_seeds(calibration_samples))
+            )
+            name = slug(Path(model).name)
+            about = f"{name}: {len(trial.seeds)} samples, {steps} steps, batch {sampler.batch}, {dtype}, "
+            about += where(device) + kept
+            rows = _race_pipeline(trial, calibration, named, targets, rounds, peers)
+            _tabulate(rows, about, tradeoff.COLUMNS, out, f"speed-{name}")
+            if out is not None:
+                for path in of_tradeoff(out / f"speed-{name}"):
+                    say(f"Written to {path}")
+            return
+        if count:
+            subject = subject_of(model, size, frames, batch)
+            about = f"{model} with all its blocks, {subject.size}, {dtype}"
+            found = [(name, method_from_config(with_any_budget(config))) for name, config in named]
+            _tabulate(counting.table(subject, found, dtype, device), about, counting.COLUMNS, out, f"count-{model}")
+            return
+        course = course_of(model, device, dtype, steps, _blocks(blocks), size, frames, batch, compiled)
+        folder = f"speed-{model}-compiled" if compiled else f"speed-{model}"
+        _tabulate(_race(course, named, targets, rounds, peers), course.about + kept, speed.COLUMNS, out, folder)
+
+
+def _race(
+    course: Course, named: Sequence[Named], targets: Sequence[int], rounds: int, peers: bool
+) -> list[dict[str, Any]]:
+    """Race on random weights, at each number of full steps in turn."""
+    chosen = PEERS if peers else ()
+    known: dict[str, Calibration] = {}
+    rows: list[dict[str, Any]] = []
+    with progress_bar() as bar:
+        work = bar.add_task("warming up", total=(rounds + 1) * len(targets) * (len(named) + len(chosen)))
+        for target in targets:
+            contestants = speed.contestants_for(
+                course, named, chosen, target, known, lambda name: bar.update(work, description=name)
+            )
+            found = speed.race(
+                course, contestants, rounds, lambda name: bar.update(work, description=name, advance=1), target
+            )
+            rows += found[1:] if rows else found
+    return rows
+
+
+def _race_pipeline(
+    trial: Trial, calibration: Trial, named: Sequence[Named], targets: Sequence[int], rounds: int, peers: bool
+) -> list[dict[str, Any]]:
+    """Find every budget, then race on a pipeline, a heat for each number of full steps."""
+    chosen = PEERS if peers else ()
+    tradeoff.check(trial, chosen)
+    known: dict[str, Calibration] = {}
+    with progress_bar() as bar:
+        total = tradeoff.runs_of(len(targets), len(named) + len(chosen), rounds)
+        work = bar.add_task("loading", total=total)
+        heats = {
+            target: tradeoff.heat_at(
+                target, named, chosen, calibration, known, lambda name: bar.update(work, description=name)
+            )
+            for target in targets
+        }
+        return tradeoff.race(trial, heats, rounds, lambda name: bar.update(work, description=name, advance=1))
+
+
+def _tabulate(
+    rows: Sequence[Mapping[str, Any]],
+    title: str,
+    columns: Sequence[tuple[str, str, str]],
+    out: Path | None,
+    name: str,
+) -> None:
+    """Print a table of columns (heading, name in a row, format), and write it where a folder is given.
+
+    What would not fit on a terminal is left out there: the spread of the times, and the best peer's name.
+    """
+    counted, headings, note = speed.with_marks(rows, columns)
+    shown = [column for column in headings if not column[1].endswith(("_least", "_most", "best_peer"))]
+    printed = Table(
+        title=Text(title), caption=note or None, caption_justify="left", header_style="bold", box=None, padding=(0, 1),
+        pad_edge=False,
+    )  # fmt: skip
+    for heading, key, _ in shown:
+        is_text = key == "method"
+        printed.add_column(heading, justify="left" if is_text else "right", no_wrap=len(heading) < 10)
+    for row in counted:
+        printed.add_row(*("–" if row[key] is None else format(row[key], form) for _, key, form in shown))
+    console.print(printed)
+    if out is not None:
+        written = files.write_or_elsewhere(out, lambda place: speed.write(place / name, rows, title, columns))
+        for path in written:
+            say(f"Written to {path}")
+
+
+def _blocks(text: str | None) -> list[int] | None:
+    """Numbers of blocks, [] for all of them, None where nothing is said."""
+    if text is None or text == "all":
+        return None if text is None else []
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise ValueError(f"--blocks takes numbers, or all: 4, or 2,4; got {text!r}")
+    return [int(number) for number in text.split(",")]

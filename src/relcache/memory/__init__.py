@@ -1,0 +1,1 @@
+"""How much the cache will hold, and what keeps it within a limit."""

@@ -1,0 +1,208 @@
+"""How much a cache will hold, before a run: a copy of the model is called without values, and its features are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from relcache.engine.cache import Cache, have_one_memory, with_newest_of
+from relcache.engine.host import Host, count_rows, with_ancestors
+from relcache.engine.state import Request, Work, bytes_of
+from relcache.forecasters.base import Forecaster
+from relcache.models.spec import ModelSpec
+from relcache.schedules.base import Schedule
+from relcache.shapes.meta import without_values
+from relcache.storage.offload import Mover, Offload
+from relcache.storage.packing import CacheDtype
+from relcache.storage.store import Shared, Store, tensors, tensors_on_device
+
+Put = tuple[Any, Sequence[Tensor]]  # a state, and the features in it that others hold as well
+
+
+class Weight(NamedTuple):
+    """Bytes of one branch's features: all that are held, those of them on the device between the steps, and the most
+    that lie there for a time, on their way from or to the host's memory."""
+
+    held: int
+    resident: int
+    moving: int
+
+
+class Features:
+    """What one branch holds once its cache is full: for each unit its states, without values."""
+
+    def __init__(self, units: list[list[Put]], names: Sequence[str]):
+        self._units, self._names = units, names
+        self._weights: dict[tuple[CacheDtype, Offload], Weight] = {}
+
+    def weight(self, dtype: CacheDtype, offload: Offload) -> Weight:
+        """What they weigh packed into `dtype` and kept where `offload` says."""
+        if (dtype, offload) not in self._weights:
+            with torch.no_grad():
+                self._weights[dtype, offload] = self._weigh(Store(dtype, offload, Mover()))
+        return self._weights[dtype, offload]
+
+    @property
+    def lent(self) -> int:
+        """Bytes of what the units were given and have returned."""
+        return bytes_of([value for unit in self._units for _, lent in unit for value in lent])
+
+    def inside_compiled_code(self, model: nn.Module) -> bool:
+        """Whether a unit of `model` lies inside code that is compiled, its own or that of a block."""
+        around = ["", *with_ancestors(name.rpartition(".")[0] for name in self._names)]
+        return any(model.get_submodule(path)._compiled_call_impl is not None for path in around)
+
+    def _weigh(self, store: Store) -> Weight:
+        known: list[list[Any]] = [[] for _ in self._units]
+        moving = 0
+        for _ in range(2 if store.offload == "cpu" else 1):  # the second time there is something to bring back
+            for place, unit in enumerate(self._units):
+                store.prefetch(known[place : place + 2])
+                for state in known[place]:
+                    store.get(state)
+                shared: Shared = {}
+                known[place] = [store.put(state, lent, shared) for state, lent in unit]
+            moving = max(moving, store.most_moving)
+            store.close()
+        return Weight(bytes_of(tensors(known)), bytes_of(tensors_on_device(known)), moving)
+
+
+def features_of(
+    model: nn.Module, spec: ModelSpec, forecaster: Forecaster, schedule: Schedule, inputs: dict[str, Any]
+) -> Features:
+    """What one branch called with `inputs` holds, from one forward of a copy of `model` without values."""
+
+    def recorded(model: nn.Module, inputs: dict[str, Any]) -> Features:
+        recorder = _Recorder()
+        enabled = _Enabled(model, spec, forecaster, schedule, inputs, recorder)
+        enabled.step(True)
+        names = [name for unit in spec.units(model) for name in unit.modules]
+        return Features([filled_unit(unit) for unit in recorder.units], names)
+
+    def filled_unit(unit: list[Put]) -> list[Put]:
+        """The states of a unit, filled: an input that is the error signal's newest term as well is held once."""
+        made = [(filled(state, lent), lent) for state, lent in unit]
+        signals = [(stack, value) for stack, (value, *others) in made if not others]
+        for stack, value in signals:
+            made = [
+                (with_newest_of(stack, state, lent[0]) if have_one_memory(lent[0], value) else state, lent)
+                for state, lent in made
+            ]
+        return made
+
+    def filled(state: Any, lent: Sequence[Tensor]) -> Any:
+        """`state` of the first full step after as many more as fill it. Of the error signal only an input is lent."""
+        for step in range(1, forecaster.expansion.order + 1):
+            update = forecaster.update if len(lent) == 2 else forecaster.expansion.extend
+            state = update(state, range(step, -1, -1), *lent)
+        return state
+
+    return without_values(lambda copied: recorded(copied(model), copied(inputs)))
+
+
+class Filled(NamedTuple):
+    """A model whose cache is full: most bytes that it held, and a call of the first branch in a cached step."""
+
+    held_bytes: int
+    call: Callable[[], Any]
+
+
+def fill(
+    model: nn.Module,
+    spec: ModelSpec,
+    forecaster: Forecaster,
+    schedule: Schedule,
+    inputs: dict[str, Any],
+    branches: int = 1,
+    cache_dtype: CacheDtype = "features",
+) -> Filled:
+    """Call `model`, a copy without values, in as many full steps as fill the cache."""
+    enabled = _Enabled(model, spec, forecaster, _Unread(schedule), inputs, Store(cache_dtype))
+    for _ in range(forecaster.expansion.order + 1):
+        enabled.step(True, branches)
+    return Filled(enabled.request.cache_bytes, lambda: enabled.step(None))
+
+
+class _Unread(Schedule):
+    """A schedule whose error is worked out as ever, and cannot be read: without values every step is cached."""
+
+    def __init__(self, schedule: Schedule):
+        self._schedule = schedule
+        self.needs_signal, self.token_stride = schedule.needs_signal, schedule.token_stride  # type: ignore[misc]
+
+    def wants_signal(self, step: int) -> bool:
+        return self.needs_signal
+
+    def error(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+        self._schedule.error(numerator, denominator)
+        return torch.zeros((), device="cpu")
+
+    def wants_full(self, state: Any, step: int, error: float | None) -> bool:
+        return False
+
+
+class _Enabled:
+    """A copy without values of a model, with a cache."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: ModelSpec,
+        forecaster: Forecaster,
+        schedule: Schedule,
+        inputs: dict[str, Any],
+        store: Store,
+    ):
+        for unit in spec.units(model):
+            if not unit.part.streams and not unit.part.entries:
+                module = next(iter(unit.modules.values()))
+                module.forward = _or_like_its_input(module.forward)
+        host = Host("", model, spec, place=0, first_unit=0)
+        self._model, self._inputs = model, inputs
+        self._cache = Cache(
+            host.unit_names, host.parts, {0: host.gauge}, forecaster, schedule, lambda key, text: None, store
+        )
+        host.swap_units(self._cache, model)
+        self.request = self._cache.request = Request(None, None, count_rows(inputs.get(host.sample)))
+
+    def step(self, full: bool | None, branches: int = 1) -> None:
+        """A step that is full, or for which the schedule decides."""
+        self._cache.open_step(full)
+        for branch in range(branches):
+            self._cache.open_call(0, str(branch), self.request.batch, Work(0, ((), {})))
+            self._model(**self._inputs)
+            self._cache.close_call()
+
+
+class _Recorder(Store):
+    """Keeps states as they are, and remembers those of each unit as they were put, and what was lent of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units: list[list[Put]] = []
+        self._shared: Shared | None = None
+
+    def put(self, state: Any, lent: Sequence[Tensor], shared: Shared | None = None) -> Any:
+        if not self.units or shared is not self._shared:
+            self.units.append([])
+            self._shared = shared
+        self.units[-1].append((state, lent))
+        return state
+
+
+def _or_like_its_input(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward`, or a tensor like its input where it cannot run without values: experts chosen by routing."""
+
+    @wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return forward(*args, **kwargs)
+        except Exception:
+            return torch.empty_like(next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)))
+
+    return run

@@ -1,0 +1,1 @@
+"""One file per family: the specs of its transformers, as data."""

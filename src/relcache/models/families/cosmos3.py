@@ -1,0 +1,48 @@
+"""Cosmos 3 (NVIDIA): text and video in one sequence without a batch, each with weights of its own.
+
+The video attends to everything, the text to itself alone, so that its features are the same in every step.
+"""
+
+from typing import Any
+
+import torch
+
+from relcache.models.spec import ModelSpec, Part, Size, grid_ids, joint
+
+
+def _inputs(config: Any, size: Size) -> dict[str, Any]:
+    patch = config.latent_patch_size
+    shape = (size.frames, -(-size.height // patch), -(-size.width // patch))
+    video = grid_ids(*shape).T
+    tokens = video.shape[1]
+    places = torch.arange(size.text, size.text + tokens)
+    after = torch.tensor([[size.text + config.unified_3d_mrope_temporal_modality_margin], [0], [0]])
+    return {  # the pipeline has one sample in a call
+        "input_ids": torch.zeros(size.text, dtype=torch.long),
+        "text_indexes": torch.arange(size.text),
+        "position_ids": torch.cat([torch.arange(size.text).float().expand(3, -1), video + after], dim=1),
+        "und_len": size.text,
+        "sequence_length": size.text + tokens,
+        "vision_tokens": [torch.randn(1, config.latent_channel, size.frames, size.height, size.width)],
+        "vision_token_shapes": [shape],
+        "vision_sequence_indexes": places,
+        "vision_mse_loss_indexes": places.clone(),
+        "vision_timesteps": torch.full((tokens,), 500.0),
+        "vision_noisy_frame_indexes": [torch.arange(size.frames)],
+    }
+
+
+COSMOS3 = ModelSpec(
+    class_name="Cosmos3OmniTransformer",
+    modules=(
+        # The text stands still, so that nothing can be told from it: both outputs go with the video.
+        joint("layers.*.self_attn", "gen_seq", layout="packed"),
+        Part("layers.*.mlp", layout="packed"),
+        Part("layers.*.mlp_moe_gen", layout="packed"),
+    ),
+    conditioning=("input_ids",),
+    timestep="vision_timesteps",
+    sample="vision_tokens",
+    inputs=_inputs,
+    text=512,
+)

@@ -1,0 +1,47 @@
+"""What a cached step costs of a full one, measured in the first request of each size.
+
+Knows requests; of schedules and units nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+
+import torch
+
+from relcache.engine.state import Request
+
+ENOUGH = 2  # full steps, after the first, and cached steps that are timed
+MOST_SIZES = 64
+
+
+class Timing:
+    """Costs by the size of a request's first call. A device is waited for while they are measured, and not again."""
+
+    def __init__(self) -> None:
+        self._costs: dict[Hashable, float] = {}
+
+    def cost(self, size: Hashable) -> float | None:
+        """Time of a cached step, of a full one's; None if it is not known yet."""
+        return self._costs.get(size)
+
+    def begin_step(self, request: Request, size: Hashable, device: torch.device) -> float | None:
+        """A step of a request begins; the cost, if that makes it known.
+
+        The first full step warms up, and is taken only where there is no second one yet.
+        """
+        if size in self._costs:
+            return None
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        request.step_began.append(time.perf_counter())
+        took = [later - earlier for earlier, later in zip(request.step_began, request.step_began[1:], strict=False)]
+        full = [seconds for step, seconds in enumerate(took) if step in request.full_steps]
+        cached = [seconds for step, seconds in enumerate(took) if step not in request.full_steps]
+        if len(cached) < ENOUGH or not full:
+            return None
+        if len(self._costs) >= MOST_SIZES:
+            self._costs.pop(next(iter(self._costs)))
+        self._costs[size] = min(cached) / min(full[1:] or full)
+        return self._costs[size]

@@ -1,0 +1,1 @@
+"""Shape-only forward passes, and the FLOPs counted from them."""

@@ -1,0 +1,97 @@
+"""Floating point operations of a forward, counted on the meta device from shapes: 2 per multiply-add.
+
+Knows nothing of caching. No weight is read and nothing is computed, so a model of any size is counted in moments.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
+
+from relcache.shapes.meta import without_values
+
+
+class Flops(NamedTuple):
+    """FLOPs of one forward and of the named modules within it; `products` and `module_products` are attention's."""
+
+    total: int
+    modules: dict[str, int]
+    products: int
+    module_products: dict[str, int]
+
+
+_WITHOUT_PRODUCTS = {F.layer_norm, F.rms_norm, F.gelu}  # these keep the shape
+
+
+class _Products(TorchFunctionMode):
+    """Leaves attention and linear layers out of what is computed, and counts them.
+
+    Of attention two matrix products, whatever kernel they would use. Linear layers, and what has no products, because
+    torch's own counter and meta kernels take up to a millisecond for each.
+    """
+
+    def __init__(self, tracker: ModuleTracker):
+        super().__init__()
+        self._tracker = tracker
+        self.attention: Counter[str] = Counter()
+        self.linear: Counter[str] = Counter()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear and len(args) > 1 and args[1].ndim == 2 and args[0].shape[-1:] == args[1].shape[1:]:
+            features, weight = args[:2]
+            self.linear.update(dict.fromkeys(self._tracker.parents, 2 * features.numel() * weight.shape[0]))
+            return weight.new_empty(*features.shape[:-1], weight.shape[0], dtype=features.dtype)
+        if func in _WITHOUT_PRODUCTS and args and args[0].is_meta:
+            return args[0].new_empty(args[0].shape)
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        query, key, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
+        rows = query.shape[:-1].numel()
+        count = 2 * rows * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+        self.attention.update(dict.fromkeys(self._tracker.parents, count))
+        return query.new_empty(*query.shape[:-1], value.shape[-1])
+
+
+def count_modules(model: nn.Module, names: Sequence[str], args: Any, kwargs: Any) -> Flops:
+    """FLOPs of `model(*args, **kwargs)` and of its modules `names`.
+
+    Model and arguments are copies without values (`without_values`).
+    """
+    with ModuleTracker() as tracker, FlopCounterMode(display=False) as counter, _Products(tracker) as counted:
+        model(*args, **kwargs)
+    counts, products = counter.get_flop_counts(), counted.attention
+
+    def of(key: str) -> int:
+        return sum(counts.get(key, {}).values()) + counted.linear[key] + products[key]
+
+    paths = {name: f"{type(model).__name__}.{name}" for name in names}
+    return Flops(
+        of("Global"),
+        {name: of(path) for name, path in paths.items()},
+        products["Global"],
+        {name: products[path] for name, path in paths.items()},
+    )
+
+
+def count_flops(model: nn.Module, *args: Any, attention: bool = True, **kwargs: Any) -> int:
+    """FLOPs of `model(*args, **kwargs)`, 2 per multiply-add, without computing it.
+
+    The model and its inputs may lie on any device, the meta device included; all are counted on the meta device. Linear
+    layers, convolutions and matrix products count, and attention products unless `attention` is false; elementwise
+    work does not.
+    """
+
+    def count(copied: Callable[[Any], Any]) -> Flops:
+        given, named = copied((args, kwargs))
+        return count_modules(copied(model), (), given, named)
+
+    counted = without_values(count)
+    return counted.total if attention else counted.total - counted.products

@@ -1,0 +1,1 @@
+"""Where features lie between the steps, and in how many bytes."""
