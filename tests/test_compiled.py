@@ -257,7 +257,7 @@ def test_units_on_two_devices_have_coefficients_of_their_own(monkeypatch: pytest
             stream.state = stream.state.to("meta")
         settle(*args)
         if len(calls) == 3:
-            found.extend(slot.coefficients for slot in cache.slots)
+            found.extend(visit.coefficients for visit in cache.visits)
             raise BrokenOff
 
     monkeypatch.setattr(cache, "settle", settled)

@@ -18,7 +18,7 @@ import relcache
 from relcache import FORA, RFC
 from relcache.engine.host import Host
 from relcache.engine.patch import Patch
-from relcache.engine.runner import Runner
+from relcache.engine.unit import Runner
 from relcache.session.session import Session
 
 

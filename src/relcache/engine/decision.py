@@ -1,20 +1,24 @@
-"""Decides for each step whether it is full, and keeps the error signal by which a schedule may want to know.
+"""Decides for each step whether it is full, by the error signal where the schedule wants one, and keeps that signal.
 
-Knows schedules and expansions; of units and forecasts nothing.
+Knows schedules, expansions and the gauges that read the first module's input; of units and forecasts nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from relcache.engine.features import counted
-from relcache.engine.state import Branch, Request, Signal
+from relcache.engine.features import counted, have_one_memory, with_newest_of
+from relcache.engine.gauge import Gauge
+from relcache.engine.state import CallState, Request, Signal
 from relcache.forecasters.expansion import Expansion, every, sum_absolute, weighted_sum
 from relcache.schedules.base import Schedule
 from relcache.storage.store import Shared, Store
+
+RunUp = Callable[[Gauge], None]
+"""Runs a model until the gauge has read the input of its first module."""
 
 
 class Decision:
@@ -22,31 +26,46 @@ class Decision:
 
     Args:
         schedule: when a step is computed in full.
-        expansion: by which the first module's input is predicted.
-        most_steps: how many full steps the signal has to know of.
-        note: called with a key and a text where something is to be told once.
+        expansion: predicts the first module's input.
+        most_steps: how many full steps the signal keeps.
+        note: called with a key and a text where something is to be noted once.
     """
 
     def __init__(self, schedule: Schedule, expansion: Expansion, most_steps: int, note: Callable[[str, str], None]):
         self._schedule, self._expansion, self._most_steps, self._note = schedule, expansion, most_steps, note
+        self.gauges: Mapping[int, Gauge] = {}  # by the index of a model's first unit; none where no signal is wanted
 
-    @property
-    def needs_signal(self) -> bool:
-        """Whether the schedule wants to know of errors."""
-        return self._schedule.needs_signal
+    def use(self, gauges: Mapping[int, Gauge]) -> None:
+        """Read the first modules' inputs by `gauges` from now on."""
+        self.gauges = gauges if self._schedule.needs_signal else {}
+
+    def open_call(self) -> None:
+        """Let the gauges read in the call that begins."""
+        for gauge in self.gauges.values():
+            gauge.open()
+
+    def close_call(self) -> None:
+        """Let the gauges read no longer."""
+        for gauge in self.gauges.values():
+            gauge.close()
+
+    def features(self, call: CallState, index: int) -> Tensor | None:
+        """Return the input of the first module, (batch, …), where unit `index` is the first and it was read."""
+        gauge = self.gauges.get(index)
+        return None if gauge is None else gauge.features(call.rows)
 
     def decide(
-        self, request: Request, branch: Branch, has_history: bool, features: Callable[[], Tensor | None], store: Store
+        self, request: Request, call: CallState, index: int, has_history: bool, run_up: RunUp, store: Store
     ) -> None:
-        """Decide for the present step; `features` gives the first module's input, where that is wanted."""
-        schedule, step = self._schedule, request.step
+        """Decide for the present step. Unit `index` of its first call asks."""
+        schedule, step, signal = self._schedule, request.step, call.branch.signal
         error, forced = None, not has_history
         if has_history and schedule.wants_signal(step):
-            value = features()
-            if value is None or branch.signal is None:
+            value = self._read(call, index, run_up)
+            if value is None or signal is None:
                 request.fallbacks["first module did not run: full step"] += 1
                 forced = True
-            elif not math.isfinite(error := self._error(branch.signal, step, value, store)):
+            elif not math.isfinite(error := self._error(signal, step, value, store)):
                 request.fallbacks["signal not finite: full step"] += 1
                 self._note("signal", "the error signal was NaN or infinite; such steps are computed in full")
                 error, forced = None, True
@@ -56,7 +75,7 @@ class Decision:
         self.settle(request, wants or forced, error)
 
     def settle(self, request: Request, full: bool, error: float | None = None) -> None:
-        """The present step is full, or cached."""
+        """Record that the present step is full, or cached."""
         step = request.step
         request.full, request.signal[step] = full, error
         request.schedule_state = self._schedule.advance(request.schedule_state, step, error, full)
@@ -64,17 +83,46 @@ class Decision:
             request.full_steps.append(step)
 
     def keep(
-        self, request: Request, branch: Branch, features: Tensor, valid: Tensor | None, store: Store, shared: Shared
-    ) -> tuple[Tensor, Tensor]:
-        """Keep the first module's input of a full step; returns it, as far as it counts, and the stack of its terms."""
-        steps, known, _ = branch.signal or Signal((), None)
-        steps = (request.step, *steps)[: self._most_steps]
-        value, before = every(counted(features, valid, own=True), self._schedule.token_stride), store.get(known)
+        self,
+        request: Request,
+        call: CallState,
+        index: int,
+        first: Tensor | None,
+        valid_of: Callable[[Tensor], Tensor | None],
+        store: Store,
+        shared: Shared,
+    ) -> None:
+        """Keep the first module's input, (batch, …), of a full step.
+
+        If that is `first`, the input of unit `index` itself, the unit's states share its memory.
+        """
+        features = self.features(call, index)
+        if features is None:
+            call.branch.signal = None
+            return
+        valid = valid_of(features)
+        known = call.branch.signal or Signal((), None)
+        steps = (request.step, *known.steps)[: self._most_steps]
+        value, before = every(counted(features, valid, own=True), self._schedule.token_stride), store.get(known.stack)
         if before is not None and before[:, 0].shape != value.shape:
             steps, before = steps[:1], None
         stack = self._expansion.extend(before, steps, value)
-        branch.signal = Signal(steps, store.put(stack, (value,), shared), valid)
-        return value, stack
+        stored = store.put(stack, (value,), shared)
+        call.branch.signal = Signal(steps, stored, valid)
+        if first is not None and stored is stack and have_one_memory(first, value):
+            for stream in call.branch.cells[index].streams:
+                stream.state = with_newest_of(stack, stream.state, first)
+
+    def _read(self, call: CallState, index: int, run_up: RunUp) -> Tensor | None:
+        """Return the first module's input; run the model up to there where that module lies inside the unit."""
+        gauge = self.gauges.get(index)
+        if gauge is not None and gauge.features(call.rows) is None:
+            call.paused = True
+            try:
+                run_up(gauge)
+            finally:
+                call.paused = False
+        return self.features(call, index)
 
     def _error(self, signal: Signal, step: int, features: Tensor, store: Store) -> float:
         value = every(counted(features, signal.valid), self._schedule.token_stride)
@@ -83,4 +131,4 @@ class Decision:
             return math.nan
         predicted = weighted_sum(stack, self._expansion.coefficients(signal.steps, step))
         numerator, denominator = sum_absolute(value - predicted), sum_absolute(value)
-        return float(self._schedule.error(numerator, denominator))  # the step's one host synchronisation
+        return float(self._schedule.error(numerator, denominator))  # over samples; the step's one host synchronisation

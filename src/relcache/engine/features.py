@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from relcache.models.spec import Layout, Part, argument_place, first_argument
 
-Place = tuple[str, "int | None"]
-"""Name of an argument, and its place among the positional ones."""
+Argument = tuple[str, "int | None"]
+"""Name of an argument, and its index among the positional ones."""
 
 
-def stream_places(module: nn.Module, part: Part) -> list[Place]:
+def stream_arguments(module: nn.Module, part: Part) -> list[Argument]:
     """Name of each stream's argument, and its place among the positional arguments of the module's forward."""
     names = part.streams or (first_argument(module.forward) or "hidden_states",)
     places = [(name, argument_place(module.forward, name)) for name in names]
@@ -25,7 +26,7 @@ def stream_places(module: nn.Module, part: Part) -> list[Place]:
     return places
 
 
-def given_streams(streams: list[Place], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor | None]:
+def streams_given(streams: list[Argument], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor | None]:
     """The tensor that each stream's argument was given, None where it was none."""
     given = []
     for name, place in streams:
@@ -78,6 +79,11 @@ def from_rows(features: Tensor, layout: Layout) -> Tensor:
 def have_one_memory(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are the same features."""
     return a.shape == b.shape and a.untyped_storage()._cdata == b.untyped_storage()._cdata
+
+
+def with_newest_of(stack: Tensor, state: Any, input: Tensor) -> Any:
+    """Return `state` with the newest term of the error signal's `stack` instead of `input`, of which it is a copy."""
+    return tree_map_only(Tensor, lambda leaf: stack[:, 0] if leaf is input else leaf, state)
 
 
 def form_of(output: Any) -> tuple[Callable[..., Any], list[bool]] | None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relcache.engine.features import Place, given_streams, stream_places, to_rows
+from relcache.engine.features import Argument, stream_arguments, streams_given, to_rows
 from relcache.engine.halt import StandIn, run_until
 from relcache.engine.patch import Patch
 from relcache.models.spec import Part
@@ -24,16 +24,16 @@ class Gauge:
     """Stands before one module and remembers the features that it is given.
 
     That module's input has been normalised and modulated by the timestep, which a block's has not: its error tells far
-    better when to compute in full. Where the module is skipped with all around it, `look` runs up to it.
+    better when to compute in full. Where the module is skipped with its block, `run_up` runs the model up to it.
     """
 
     def __init__(self, part: Part):
         self._part = part
         self.name = f"{part.pattern}:{(part.streams or ('',))[0]}"  # of the stream that it reads
-        self._stream: list[Place] = []
+        self._stream: list[Argument] = []
         self._seen: Tensor | None = None  # a copy, unless nothing but reading it comes after
         self._around: list[weakref.ref[nn.Module]] = []  # the model, what the module lies in, and the module
-        self.awake = False  # whether a call is in progress whose features are wanted
+        self.listens = False  # whether a call is in progress whose features are wanted
 
     def attach(self, patch: Patch, around: Sequence[nn.Module]) -> None:
         """Stand before the forward of the last of `around`, of the part that the gauge was made for.
@@ -42,30 +42,30 @@ class Gauge:
         """
         module = around[-1]
         self._around = [weakref.ref(outer) for outer in around]
-        self._stream = stream_places(module, self._part)[:1]
+        self._stream = stream_arguments(module, self._part)[:1]
         patch.swap_call(module, self._call)
 
     def _call(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self.awake:
-            self._seen = given_streams(self._stream, args, kwargs)[0]
+        if self.listens:
+            self._seen = streams_given(self._stream, args, kwargs)[0]
             if self._seen is not None:
                 self._seen = self._seen.detach().clone()
         return original(*args, **kwargs)
 
-    def wake(self) -> None:
+    def open(self) -> None:
         """A call begins."""
-        self.awake, self._seen = True, None
+        self.listens, self._seen = True, None
 
-    def rest(self) -> None:
+    def close(self) -> None:
         """It has ended."""
-        self.awake, self._seen = False, None
+        self.listens, self._seen = False, None
 
     def features(self, rows: int) -> Tensor | None:
         """What the module was given in the present call, batch of `rows` first; None if it was not reached yet."""
         return None if self._seen is None else to_rows(self._seen.detach(), self._part.layout, rows)
 
     @torch.no_grad()
-    def look(
+    def run_up(
         self,
         module: nn.Module,
         forward: Callable[..., Any],
@@ -86,4 +86,4 @@ class Gauge:
             run_until(around[place:], lambda: forward(*args, **kwargs), self._see, stand_in)
 
     def _see(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._seen = given_streams(self._stream, args, kwargs)[0]
+        self._seen = streams_given(self._stream, args, kwargs)[0]

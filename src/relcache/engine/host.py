@@ -20,7 +20,7 @@ from relcache.engine.forwards import has_compiled_forward
 from relcache.engine.gauge import Gauge
 from relcache.engine.patch import Patch
 from relcache.engine.ranks import MAY_SHARE, check_ranks, processes
-from relcache.engine.runner import Runner
+from relcache.engine.unit import Runner
 from relcache.engine.watch import Watch
 from relcache.engine.wrappers import refuse_wrapped_units
 from relcache.models.spec import ModelSpec
@@ -67,7 +67,7 @@ class Host:
         What stands in for the units before is left in place: restore `swaps` first.
 
         Raises:
-            RuntimeError, ValueError: as `look_at`.
+            RuntimeError, ValueError: as `condition_of`.
         """
         model = self.present_model()
         self.spec, self.first_unit = spec, first_unit
@@ -84,7 +84,7 @@ class Host:
         self._paths = [(path, path.split(".")) for path in with_ancestors(names)]
         self._above = {path for path, _ in self._paths} - names  # what the modules lie in
         self._patched: set[str] = set()  # names of the modules that are stood in for
-        self.look_at(model)
+        self.condition_of(model)
 
     def present_model(self) -> nn.Module:
         """The model.
@@ -154,7 +154,7 @@ class Host:
             patched.add(self._gauged)
         return patched
 
-    def look_at(self, model: nn.Module) -> Condition:
+    def condition_of(self, model: nn.Module) -> Condition:
         """How `model` is found.
 
         Raises:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import mean
@@ -91,6 +91,84 @@ class Branch:
                 yield stream.state
         if self.signal is not None:
             yield self.signal.stack
+
+
+class Stored(NamedTuple):
+    """What a forecast of one stream reads: the state as the store keeps it, the index of its input, and its tokens."""
+
+    state: Any
+    source: int
+    valid: Tensor | None
+
+
+@dataclass
+class Visit:
+    """One computation of a unit in one call: what passes between its stand-ins and the cache.
+
+    Attributes:
+        index: of the unit in the session.
+        active, rows: whether the call is cached, and its samples. Only compiled code reads them.
+        skip, far: whether the unit is skipped, and whether its forecast may stray.
+        stored, coefficients: of the forecast: one entry per stream, and numbers or a tensor (order,).
+        form, empties: as `Cell` has them.
+        inputs: batch first, of a unit that is computed.
+        output: the forecast until the last module is called; in compiled code also what the unit computed.
+        codes: of the forecasts' fall-backs, each (batch,) or (1,).
+        anchor: a tensor among the arguments that requires a gradient.
+        opened, closed, twice: whether the first module was called, the last one, and the first one again.
+    """
+
+    index: int
+    active: bool = False
+    rows: int = 1
+    skip: bool = False
+    far: bool = False
+    stored: tuple[Stored, ...] = ()
+    coefficients: Sequence[float] | Tensor = ()
+    form: list[int | None] | None = None
+    empties: dict[int, Any] = field(default_factory=dict)
+    inputs: list[Tensor | None] | None = None
+    output: Any = None
+    codes: list[Tensor] = field(default_factory=list)
+    anchor: Tensor | None = None
+    opened: bool = False
+    closed: bool = False
+    twice: bool = False
+
+    @property
+    def lent(self) -> list[Tensor]:
+        """The inputs and the output of a computed unit, which compiled code leaves until the call ends."""
+        return [leaf for leaf in tree_leaves((self.inputs, self.output)) if isinstance(leaf, Tensor)]
+
+    def clear(self) -> None:
+        """Keep nothing of the call; compiled code has guards on this very object."""
+        vars(self).update(vars(Visit(self.index)))
+
+
+@dataclass
+class CallState:
+    """The call in progress. It is replaced whole when the next one begins.
+
+    Attributes:
+        branch, work, rows: its guidance branch, the record of such calls, and its samples.
+        valid_tokens: of a stream, from its name and number of tokens, the tokens that count; as of `ModelSpec`.
+        visits: by the index of their first unit, those whose last module was not called yet.
+        turns: how often the modules of a unit were called.
+        codes: of the forecasts' fall-backs.
+        visited, updated: whether a unit was reached, and whether a cell was changed.
+        paused: whether a gauge runs the model up to its first module, and units do as if nothing was cached.
+    """
+
+    branch: Branch
+    work: Work
+    rows: int
+    valid_tokens: Callable[[str, int], Tensor | None] | None = None
+    visits: dict[int, Visit] = field(default_factory=dict)
+    turns: Counter[int] = field(default_factory=Counter)
+    codes: list[Tensor] = field(default_factory=list)
+    visited: bool = False
+    updated: bool = False
+    paused: bool = False
 
 
 @dataclass

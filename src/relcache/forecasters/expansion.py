@@ -280,3 +280,12 @@ def _total(parts: Tensor, norm: Norm) -> Tensor:
 
 def _wide(value: Tensor) -> Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def coefficients_on(values: Sequence[float] | Tensor, order: int, device: torch.device) -> Tensor | None:
+    """Return coefficients as a float32 tensor (order,), with zeros where the history does not reach."""
+    if not order:
+        return None
+    numbers = [*values, *[0.0] * (order - len(values))]
+    # filled one by one, as the device would wait for a copy
+    return torch.stack([torch.full((), float(number), dtype=torch.float32, device=device) for number in numbers])

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from relcache.engine.cache import Cache, have_one_memory, with_newest_of
+from relcache.engine.cache import Cache
+from relcache.engine.features import have_one_memory, with_newest_of
 from relcache.engine.host import Host, count_rows, with_ancestors
 from relcache.engine.state import Request, Work, bytes_of
 from relcache.forecasters.base import Forecaster
@@ -172,7 +173,7 @@ class _Enabled:
 
     def step(self, full: bool | None, branches: int = 1) -> None:
         """A step that is full, or for which the schedule decides."""
-        self._cache.open_step(full)
+        self.request.open_step(full)
         for branch in range(branches):
             self._cache.open_call(0, str(branch), self.request.batch, Work(0, ((), {})))
             self._model(**self._inputs)

@@ -270,7 +270,7 @@ class Session:
         if self._turn.take():  # the last call was interrupted, and its end never seen
             self._abandon_call()
         try:
-            condition = host.look_at(model)
+            condition = host.condition_of(model)
             if condition.replaced:
                 host.swaps.restore()
                 host.swap_units(self.cache, model)
@@ -286,7 +286,7 @@ class Session:
             if condition.compiled and self.cache.is_active:
                 if any(self.cache.store.moves(tensor.device) for tensor in tensors):
                     raise ValueError(NOT_WHERE_COMPILED)
-                self.cache.settle(host.units, lambda gauge: gauge.look(model, model.forward, args, kwargs))
+                self.cache.settle(host.units, lambda gauge: gauge.run_up(model, model.forward, args, kwargs))
         except BaseException:
             self._abandon_call()
             self._turn.give()
@@ -317,8 +317,7 @@ class Session:
             self.requests.check_numbers(run)
 
     def _close_call(self, run: Run, request: Request) -> None:
-        self.cache.close_call()
-        if not self.cache.visited:
+        if not self.cache.close_call():
             self.requests.note(
                 "unvisited",
                 f"a call of {self.model_name} reached none of the cached modules, and nothing of it was cached: its "
