@@ -1,6 +1,6 @@
-"""What is done at the units of a call: decide for the step, forecast or keep, branch by branch.
+"""Serves the units of a call: decides for the step, lays out forecasts, keeps outputs, branch by branch.
 
-Knows forecasters and schedules by their base classes; knows nothing of models, patches or how calls are told apart.
+Knows forecasters and schedules by their base classes; nothing of models, patches, or whose call it is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 from relcache.engine.decision import Decision, RunUp
 from relcache.engine.features import counted, outputs_of, source_of, stream_name, stream_of, to_rows
 from relcache.engine.gauge import Gauge
-from relcache.engine.state import Branch, CallState, Cell, Request, Stored, Stream, Visit, Work, bytes_of, shape_of
+from relcache.engine.state import Branch, CallState, Cell, Request, Stream, Visit, Work, bytes_of, shape_of
 from relcache.forecasters.base import Forecaster, within_type
 from relcache.forecasters.expansion import coefficients_on
 from relcache.models.spec import Part
@@ -36,9 +36,9 @@ class Cache:
 
     Args:
         names, parts: of the units, in the order in which they are computed.
-        gauges: by the index of a model's first unit, what reads the input of its first module.
-        forecaster: what a skipped unit returns.
-        schedule: when a step is computed in full.
+        gauges: readers of the first module's input, by the index of a model's first unit.
+        forecaster: answers for skipped units.
+        schedule: says which steps are full.
         note: called with a key and a text where something is to be noted once.
         store: where features lie between the steps.
     """
@@ -61,7 +61,7 @@ class Cache:
         self.arrange(names, parts, gauges, store)
 
     def arrange(self, names: Sequence[str], parts: Sequence[Part], gauges: Mapping[int, Gauge], store: Store) -> None:
-        """Use other units or another store from the next call on; what is cached is dropped, the record goes on."""
+        """Use other units or another store from the next call on. Drop the cached features and keep the record."""
         self._names, self._parts, self.store = names, parts, store
         self._first_units = sorted(gauges)
         self._decision.use(gauges)
@@ -82,10 +82,7 @@ class Cache:
         work: Work,
         valid_tokens: Callable[[str, int], Tensor | None] | None = None,
     ) -> None:
-        """Begin a call of the model `host` for the branch `name`.
-
-        What the branch holds of another model, which this one takes over from, is dropped.
-        """
+        """Begin a call of the model `host` for the branch `name`; drop the branch's features of another model."""
         assert self.request is not None
         branch = self.request.branches.setdefault(name, Branch(self._cells()))
         if branch.host != host:
@@ -117,7 +114,7 @@ class Cache:
         return call.visited
 
     def abandon_call(self) -> None:
-        """End the call, whatever has become of it."""
+        """End the call, also one that was broken off."""
         self._call = None
         self._decision.close_call()
         for visit in self.visits:
@@ -186,7 +183,7 @@ class Cache:
         for index, cell in cells.items():
             visit = self._fill(self.visits[index], cell)
             far = far or visit.far
-            key = cell.steps, next(iter(tensors([stored.state for stored in visit.stored]))).device
+            key = cell.steps, next(iter(tensors([stream.state for stream in visit.streams]))).device
             if key not in known:
                 known[key] = coefficients_on(visit.coefficients, self.forecaster.expansion.order, key[1])
             numbers = known[key]
@@ -195,7 +192,7 @@ class Cache:
             self.visits[index].far = far and not self.forecaster.bounded_when_compiled
 
     def _collect(self, call: CallState, visits: list[Visit]) -> None:
-        """Take from the visits what compiled code has left there."""
+        """Keep the outputs that compiled code left on its visits."""
         for visit in visits:
             index = visit.index
             if visit.twice:
@@ -211,14 +208,14 @@ class Cache:
                 continue
             assert visit.inputs is not None
             cell = self._cell_for(call, index, visit.inputs)
-            # a CUDA graph writes over what it has returned when it runs again
+            # a CUDA graph overwrites its outputs when it runs again
             cell.empties = tree_map_only(Tensor, torch.clone, visit.empties)
             output, visit.inputs = visit.output, self._own_inputs(call, index, visit.inputs)
             visit.output = None
             self.keep(visit, output)
             visit.inputs = None
 
-    # One unit: what its stand-ins ask
+    # One unit, asked by its stand-ins
 
     @property
     def is_active(self) -> bool:
@@ -279,16 +276,16 @@ class Cache:
     def _fill(self, visit: Visit, cell: Cell) -> Visit:
         """Lay out what the forecast of a skipped unit reads."""
         visit.skip, visit.form, visit.empties = True, cell.form, cell.empties
-        visit.stored = tuple(Stored(stream.state, stream.source, stream.valid) for stream in cell.streams)
+        visit.streams = tuple(cell.streams)
         visit.coefficients, visit.far = self._coefficients_of(cell)
         return visit
 
     def _own_inputs(self, call: CallState, index: int, inputs: list[Tensor | None]) -> list[Tensor | None]:
-        """Copy the inputs of a unit that runs, if they are read afterwards: it may write into them."""
+        """Copy the inputs of a unit that runs, if they are read afterwards; the unit may overwrite them."""
         if not (self.forecaster.keeps_input or self._parts[index].residual):
             return inputs
         first, *others = inputs
-        # the error signal holds a copy of the first module's input, too
+        # the error signal already holds a copy of the first module's input
         read = None if self._parts[index].residual else self._decision.features(call, index)
         copies = [None if input is None else input.clone() for input in others]
         return [None if first is None else first.clone() if read is None else read, *copies]

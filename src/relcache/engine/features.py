@@ -1,4 +1,4 @@
-"""How features go into a unit's modules and come out of them: which argument, which dimension, which form.
+"""How features enter and leave a unit's modules: by which argument, in which layout, in which form.
 
 Knows the parts of specs; nothing of caching.
 """
@@ -18,27 +18,27 @@ Argument = tuple[str, "int | None"]
 
 
 def stream_arguments(module: nn.Module, part: Part) -> list[Argument]:
-    """Name of each stream's argument, and its place among the positional arguments of the module's forward."""
+    """Return the name and the positional index of each stream's argument in the module's forward."""
     names = part.streams or (first_argument(module.forward) or "hidden_states",)
-    places = [(name, argument_place(module.forward, name)) for name in names]
-    if places[0][1] is None:
-        places[0] = (names[0], 0)  # a wrapper that takes *args hands the features on as its first
-    return places
+    arguments = [(name, argument_place(module.forward, name)) for name in names]
+    if arguments[0][1] is None:
+        arguments[0] = (names[0], 0)  # a wrapper that takes *args passes the features first
+    return arguments
 
 
 def streams_given(streams: list[Argument], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor | None]:
-    """The tensor that each stream's argument was given, None where it was none."""
+    """Return the tensor passed for each stream's argument, or None."""
     given = []
-    for name, place in streams:
+    for name, index in streams:
         value = kwargs.get(name)
-        if value is None and place is not None and place < len(args):
-            value = args[place]
+        if value is None and index is not None and index < len(args):
+            value = args[index]
         given.append(value if isinstance(value, Tensor) else None)
     return given
 
 
 def to_rows(features: Tensor, layout: Layout, rows: int) -> Tensor:
-    """A view of `features` whose first dimension is the batch of `rows` samples.
+    """Return a view of `features` as (rows, tokens, channels), or (rows, channels).
 
     Raises:
         ValueError: "folded" features whose first dimension is no multiple of `rows`.
@@ -55,9 +55,9 @@ def to_rows(features: Tensor, layout: Layout, rows: int) -> Tensor:
 
 
 def counted(features: Tensor, valid: Tensor | None, own: bool = False) -> Tensor:
-    """`features`, (batch, tokens, channels), with zeros where `valid`, (batch, tokens), is not, if that is given.
+    """Return `features` (batch, tokens, channels) with zeros where the mask `valid` (batch, tokens) is false.
 
-    They are written over if they are the cache's `own`.
+    With `own` the features are overwritten. A mask that is None or of another shape is ignored.
     """
     if valid is None or valid.shape != features.shape[:2]:
         return features
@@ -66,7 +66,7 @@ def counted(features: Tensor, valid: Tensor | None, own: bool = False) -> Tensor
 
 
 def from_rows(features: Tensor, layout: Layout) -> Tensor:
-    """The inverse of `to_rows`."""
+    """Undo `to_rows`."""
     if layout == "rows":
         return features
     if layout == "tokens first":
@@ -77,40 +77,39 @@ def from_rows(features: Tensor, layout: Layout) -> Tensor:
 
 
 def have_one_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same features."""
+    """Whether two tensors have one shape and share memory."""
     return a.shape == b.shape and a.untyped_storage()._cdata == b.untyped_storage()._cdata
 
 
 def with_newest_of(stack: Tensor, state: Any, input: Tensor) -> Any:
-    """Return `state` with the newest term of the error signal's `stack` instead of `input`, of which it is a copy."""
+    """Return `state` with the newest term of the error signal's `stack` in place of its equal, `input`."""
     return tree_map_only(Tensor, lambda leaf: stack[:, 0] if leaf is input else leaf, state)
 
 
 def form_of(output: Any) -> tuple[Callable[..., Any], list[bool]] | None:
-    """How a block returns its streams: None for one tensor, else the type, and which of its entries are tensors."""
+    """Return None for one tensor, else the type of the output, and for each entry whether it is a tensor."""
     return None if isinstance(output, Tensor) else (type(output), [entry is not None for entry in output])
 
 
 def handed_on(form: Any, part: Part, given: list[Tensor | None]) -> Any:
-    """What a block returns that does nothing: its streams in the form that it returns them in."""
+    """Return a block's inputs in the form of its output, as a block does that changes nothing."""
     if form is None:
         return given[0]
     kind, present = form
-    places = part.returns or range(len(given))
-    by_place = dict(zip(places, given, strict=True))
-    return kind(by_place[place] if there else None for place, there in enumerate(present))
+    by_index = dict(zip(part.returns or range(len(given)), given, strict=True))
+    return kind(by_index[index] if there else None for index, there in enumerate(present))
 
 
 def token_dimension(part: Part) -> int:
-    """The dimension in which the tokens of a part's features lie."""
+    """Return the dimension of the tokens in a part's features."""
     return 0 if part.layout in ("tokens first", "packed") else 1
 
 
 def outputs_of(output: Any, name: str, part: Part) -> tuple[list[tuple[int, Tensor]], list[int | None] | None]:
-    """The tensors of an output, each with its place in it, and the form that `Cell.form` describes.
+    """Return the tensors of an output with their indices in it, and the form that `Cell.form` describes.
 
     Raises:
-        TypeError: not what the part's modules return.
+        TypeError: the output is neither a tensor nor, for joint attention, a tuple of tensors.
     """
     if isinstance(output, Tensor):
         return [(0, output)], None
@@ -121,26 +120,30 @@ def outputs_of(output: Any, name: str, part: Part) -> tuple[list[tuple[int, Tens
             f"{name} returned {type(output).__name__}{f' of {kinds}' if kinds else ''}; a cached "
             "module returns one tensor, joint attention (relcache.joint in the spec) a tuple of tensors"
         )
-    found = [(place, entry) for place, entry in enumerate(output) if entry is not None]
-    places = iter(range(len(found)))
-    return found, [None if entry is None else next(places) for entry in output]
+    found = [(index, entry) for index, entry in enumerate(output) if entry is not None]
+    streams = iter(range(len(found)))
+    return found, [None if entry is None else next(streams) for entry in output]
 
 
-def stream_of(inputs: list[Tensor | None], place: int) -> Tensor:
-    """The features that a unit was given as its input of this place."""
-    features = inputs[place]
+def stream_of(inputs: list[Tensor | None], index: int) -> Tensor:
+    """Return a unit's input of this index.
+
+    Raises:
+        TypeError: the unit was called without it.
+    """
+    features = inputs[index]
     if features is None:
         raise TypeError("a cached module was called without a tensor of features as its first input")
     return features
 
 
 def stream_name(part: Part, source: int) -> str:
-    """The name of a stream's argument, "" where the part names none."""
+    """Return the name of a stream's argument, "" where the part names none."""
     return part.streams[source] if part.streams else ""
 
 
-def source_of(part: Part, place: int, inputs: list[Tensor | None]) -> int:
-    """Which input an output goes with: the one of its own place; an output beyond them goes with the first."""
+def source_of(part: Part, index: int, inputs: list[Tensor | None]) -> int:
+    """Return the index of the input that belongs to the output `index`: its own, or the first where it has none."""
     if part.returns:
-        return part.returns.index(place)
-    return place if place < len(inputs) and inputs[place] is not None else 0
+        return part.returns.index(index)
+    return index if index < len(inputs) and inputs[index] is not None else 0

@@ -1,6 +1,6 @@
-"""Where an error-driven schedule reads: the input of a model's first module, whatever the units are.
+"""Reads the input of a model's first module, on which an error-driven schedule decides.
 
-Knows specs and the patch; of schedules and errors nothing.
+Knows specs and the patch; nothing of schedules and errors.
 """
 
 from __future__ import annotations
@@ -21,48 +21,45 @@ from relcache.models.spec import Part
 
 
 class Gauge:
-    """Stands before one module and remembers the features that it is given.
+    """Stands before one module and keeps its input.
 
-    That module's input has been normalised and modulated by the timestep, which a block's has not: its error tells far
-    better when to compute in full. Where the module is skipped with its block, `run_up` runs the model up to it.
+    That input is normalised and modulated by the timestep, unlike the input of a block. So its error says far better
+    when to compute in full. Where the module is skipped with its block, `run_up` runs the model up to it.
     """
 
     def __init__(self, part: Part):
         self._part = part
         self.name = f"{part.pattern}:{(part.streams or ('',))[0]}"  # of the stream that it reads
         self._stream: list[Argument] = []
-        self._seen: Tensor | None = None  # a copy, unless nothing but reading it comes after
-        self._around: list[weakref.ref[nn.Module]] = []  # the model, what the module lies in, and the module
-        self.listens = False  # whether a call is in progress whose features are wanted
+        self._input: Tensor | None = None  # a copy, unless it is only read afterwards
+        self._around: list[weakref.ref[nn.Module]] = []  # from the model down to the module
+        self._reads = False  # whether a cached call is in progress
 
     def attach(self, patch: Patch, around: Sequence[nn.Module]) -> None:
-        """Stand before the forward of the last of `around`, of the part that the gauge was made for.
-
-        `around` are the model, what the module lies in, outermost first, and the module itself.
-        """
+        """Stand before the forward of the last of `around`, the modules from the model down to the one that is read."""
         module = around[-1]
         self._around = [weakref.ref(outer) for outer in around]
         self._stream = stream_arguments(module, self._part)[:1]
         patch.swap_call(module, self._call)
 
     def _call(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self.listens:
-            self._seen = streams_given(self._stream, args, kwargs)[0]
-            if self._seen is not None:
-                self._seen = self._seen.detach().clone()
+        if self._reads:
+            self._input = streams_given(self._stream, args, kwargs)[0]
+            if self._input is not None:
+                self._input = self._input.detach().clone()
         return original(*args, **kwargs)
 
     def open(self) -> None:
-        """A call begins."""
-        self.listens, self._seen = True, None
+        """Begin to read in a call."""
+        self._reads, self._input = True, None
 
     def close(self) -> None:
-        """It has ended."""
-        self.listens, self._seen = False, None
+        """Stop reading, and drop the input."""
+        self._reads, self._input = False, None
 
     def features(self, rows: int) -> Tensor | None:
-        """What the module was given in the present call, batch of `rows` first; None if it was not reached yet."""
-        return None if self._seen is None else to_rows(self._seen.detach(), self._part.layout, rows)
+        """Return the module's input in this call, (rows, tokens, channels); None if it was not reached yet."""
+        return None if self._input is None else to_rows(self._input.detach(), self._part.layout, rows)
 
     @torch.no_grad()
     def run_up(
@@ -73,17 +70,17 @@ class Gauge:
         kwargs: Mapping[str, Any],
         stand_in: StandIn | None = None,
     ) -> None:
-        """Run `forward`, which is of `module`, until it calls the gauge's own, without what is compiled in it.
+        """Run the forward of `module`, uncompiled, until it calls the module that is read.
 
         Args:
-            module: the model, or a block that the gauge's module lies in.
+            module: the model, or a block around the module that is read.
             stand_in: as in `run_until`.
         """
         around = [outer for reference in self._around if (outer := reference()) is not None]
-        place = next((place for place, outer in enumerate(around) if outer is module), len(around) - 1)
+        depth = next((depth for depth, outer in enumerate(around) if outer is module), len(around) - 1)
         eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
         with eager:
-            run_until(around[place:], lambda: forward(*args, **kwargs), self._see, stand_in)
+            run_until(around[depth:], lambda: forward(*args, **kwargs), self._read, stand_in)
 
-    def _see(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._seen = streams_given(self._stream, args, kwargs)[0]
+    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._input = streams_given(self._stream, args, kwargs)[0]

@@ -1,7 +1,4 @@
-"""State and record of one sampling run, as the session keeps them.
-
-Knows what fall-backs forecasters have; decides nothing.
-"""
+"""State and record of one request: its steps, guidance branches, units and the call in progress. Decides nothing."""
 
 from __future__ import annotations
 
@@ -26,14 +23,19 @@ Shape = tuple[tuple[torch.Size, torch.dtype, torch.device] | None, ...]
 
 
 def shape_of(inputs: list[Tensor | None]) -> Shape:
-    """What must stay the same for a forecast to fit: shape, dtype and device of each stream's input."""
+    """Return the shape, dtype and device of each stream's input; a forecast fits only where they are the same."""
     return tuple(None if input is None else (input.shape, input.dtype, input.device) for input in inputs)
 
 
 @dataclass
 class Stream:
-    """One output of a unit: the place of its input among the unit's, the forecaster's state, and which of its tokens
-    count, (batch, tokens); None if all do."""
+    """One output of a unit.
+
+    Attributes:
+        source: index of its input among the unit's.
+        state: the forecaster's, as the store keeps it.
+        valid: a mask (batch, tokens) of the tokens that count; None if all do.
+    """
 
     source: int
     state: Any = None
@@ -45,12 +47,12 @@ class Cell:
     """State of one unit in one branch.
 
     Attributes:
-        shape: of the inputs that the cell was filled from.
-        steps: the full steps that it has seen, newest first; of older ones only as many as a forecast needs.
+        shape: of the inputs that filled the cell.
+        steps: its last full steps, newest first, as many as a forecast needs.
         streams: one for each output that is a tensor.
-        form: how the outputs are returned: None for one tensor by itself, else for each entry of the tuple the place
-            of its stream, or None for an entry that is None.
-        empties: of a parallel unit, what each entry returns on a cached step: its features with no tokens.
+        form: None if the unit returns one tensor; else the index of the stream for each entry of the returned tuple.
+        empties: the outputs of a parallel unit's entries on a cached step: features without tokens. Of a run of
+            blocks, the forms of their outputs.
     """
 
     shape: Shape | None = None
@@ -61,8 +63,7 @@ class Cell:
 
 
 class Signal(NamedTuple):
-    """The terms of the first module's input, by which a schedule's error is measured, their full steps, and which of
-    the tokens count, as of a `Stream`."""
+    """The terms of the first module's input, their full steps, and its valid tokens; the error is measured on it."""
 
     steps: tuple[int, ...]
     stack: Any
@@ -71,8 +72,7 @@ class Signal(NamedTuple):
 
 @dataclass
 class Branch:
-    """State of one guidance branch: a cell per unit, the first module's input, the model last called, the work of that
-    call, which is the same for inputs of the same shapes, and the step in which it was."""
+    """State of one guidance branch: a cell per unit, the error signal, and its last call's model, work and step."""
 
     cells: list[Cell]
     signal: Signal | None = None
@@ -81,11 +81,11 @@ class Branch:
     step: int = -1
 
     def tensors(self) -> list[Tensor]:
-        """The tensors that the branch keeps alive, wherever they lie."""
+        """Return the tensors that the branch keeps alive, on any device."""
         return tensors(list(self.states()))
 
     def states(self) -> Iterator[Any]:
-        """Everything that the branch keeps, as the store keeps it."""
+        """Yield each state of the branch, as the store keeps it."""
         for cell in self.cells:
             for stream in cell.streams:
                 yield stream.state
@@ -93,23 +93,15 @@ class Branch:
             yield self.signal.stack
 
 
-class Stored(NamedTuple):
-    """What a forecast of one stream reads: the state as the store keeps it, the index of its input, and its tokens."""
-
-    state: Any
-    source: int
-    valid: Tensor | None
-
-
 @dataclass
 class Visit:
-    """One computation of a unit in one call: what passes between its stand-ins and the cache.
+    """One computation of a unit in one call. Its stand-ins and the cache share it.
 
     Attributes:
         index: of the unit in the session.
         active, rows: whether the call is cached, and its samples. Only compiled code reads them.
         skip, far: whether the unit is skipped, and whether its forecast may stray.
-        stored, coefficients: of the forecast: one entry per stream, and numbers or a tensor (order,).
+        streams, coefficients: read by the forecast. Coefficients are numbers, or in compiled code a tensor (order,).
         form, empties: as `Cell` has them.
         inputs: batch first, of a unit that is computed.
         output: the forecast until the last module is called; in compiled code also what the unit computed.
@@ -123,7 +115,7 @@ class Visit:
     rows: int = 1
     skip: bool = False
     far: bool = False
-    stored: tuple[Stored, ...] = ()
+    streams: Sequence[Stream] = ()
     coefficients: Sequence[float] | Tensor = ()
     form: list[int | None] | None = None
     empties: dict[int, Any] = field(default_factory=dict)
@@ -147,16 +139,16 @@ class Visit:
 
 @dataclass
 class CallState:
-    """The call in progress. It is replaced whole when the next one begins.
+    """The call in progress. The next call gets a new one.
 
     Attributes:
-        branch, work, rows: its guidance branch, the record of such calls, and its samples.
-        valid_tokens: of a stream, from its name and number of tokens, the tokens that count; as of `ModelSpec`.
-        visits: by the index of their first unit, those whose last module was not called yet.
-        turns: how often the modules of a unit were called.
+        branch, work, rows: the guidance branch, the record of such calls, and the number of samples.
+        valid_tokens: as of `ModelSpec`: from a stream's name and number of tokens to the mask of those that count.
+        visits: the open visits, by the index of their first unit.
+        turns: how often each unit was opened.
         codes: of the forecasts' fall-backs.
         visited, updated: whether a unit was reached, and whether a cell was changed.
-        paused: whether a gauge runs the model up to its first module, and units do as if nothing was cached.
+        paused: whether a gauge runs the model up to its first module; units then compute.
     """
 
     branch: Branch
@@ -173,8 +165,14 @@ class CallState:
 
 @dataclass
 class Work:
-    """Calls of one model with inputs of one shape: how many, an example of the arguments on the meta device, the names
-    of each unit's modules, and how often it was skipped."""
+    """Calls of one model with inputs of one shape.
+
+    Attributes:
+        host: index of the model.
+        example: the arguments of a call, on the meta device.
+        modules: names of each unit's modules.
+        calls, skipped: how many calls, and in how many of them each unit was skipped.
+    """
 
     host: int
     example: tuple[tuple[Any, ...], dict[str, Any]]
@@ -185,7 +183,7 @@ class Work:
 
 @dataclass
 class Request:
-    """State and record of one sampling run."""
+    """State and record of one sampling run. `full` to `calls` are of the present step."""
 
     schedule_state: Any
     total_steps: int | None
@@ -201,22 +199,19 @@ class Request:
     cache_bytes: int = 0
     device_bytes: int = 0
     notes: dict[str, str] = field(default_factory=dict)
-    full: bool | None = None  # decision of the present step; None until its first unit asks
-    coefficients: dict[tuple[int, ...], tuple[list[float], bool]] = field(
-        default_factory=dict
-    )  # of the step, by full steps before it
-
-    is_exact: bool = True  # whether the calls of the present step so far were computed in full
-    calls: set[Hashable] = field(default_factory=set)  # of the present step: the model, branch and rows of each
+    full: bool | None = None  # None until the first unit asks
+    coefficients: dict[tuple[int, ...], tuple[list[float], bool]] = field(default_factory=dict)  # by full steps
+    is_exact: bool = True  # whether all calls so far were computed in full
+    calls: set[Hashable] = field(default_factory=set)  # model, branch and rows of each
     gaps: weakref.WeakKeyDictionary[Any, Gap] = field(default_factory=weakref.WeakKeyDictionary)  # by scheduler
-    updates: int = 0  # of schedulers that were seen
-    uncorrected: bool = False  # gaps cannot be corrected
-    corrections: list[tuple[int, Tensor]] = field(default_factory=list)  # step, and size relative to the sample
+    updates: int = 0  # of schedulers
+    uncorrected: bool = False  # whether gaps cannot be corrected
+    corrections: list[tuple[int, Tensor]] = field(default_factory=list)  # step, size relative to the sample
     step_began: list[float] = field(default_factory=list)  # seconds, while steps are timed
-    kept: list[float] = field(default_factory=list)  # shares of corrected samples that were left as they were
+    kept: list[float] = field(default_factory=list)  # shares of corrected samples that the pipeline had replaced
 
     def open_step(self, full: bool | None = None) -> None:
-        """The next step begins; `full` decides it beforehand."""
+        """Begin the next step; `full` decides it beforehand."""
         self.signal.append(None)
         self.full = full
         self.coefficients.clear()
@@ -229,36 +224,37 @@ class Request:
 
     @property
     def has_gaps(self) -> bool:
-        """Whether a full step has come after cached ones."""
+        """Whether a full step came after cached ones."""
         return any(later - earlier > 1 for earlier, later in pairwise(self.full_steps))
 
     @property
     def ended(self) -> list[Branch]:
-        """In the last step, the branches that have made their call of it, and those that had ended before; where the
-        number of steps is not known, none."""
+        """In the last step, the branches that have ended; none where the number of steps is unknown."""
         if self.total_steps is None or self.step + 1 < self.total_steps:
             return []
         return [branch for branch in self.branches.values() if branch.step != self.step - 1]
 
     @property
     def has_ended(self) -> bool:
-        """Whether all branches have; not known where the number of steps is not."""
+        """Whether all branches have ended."""
         return 0 < len(self.branches) == len(self.ended)
 
     @property
     def holds_features(self) -> bool:
-        """Whether anything is cached for it."""
+        """Whether the request has cached features."""
         return any(cell.streams for branch in self.branches.values() for cell in branch.cells)
 
     def watch(self, output: Any) -> None:
-        """Remember on the device whether the output of a call in the present step is finite."""
+        """Record whether the output of a call is finite. The device is not waited for."""
         full = self.full is not False
         values = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         self.outputs += [(self.step, full, value.detach().isfinite().all()) for value in values]
 
     def first_not_finite(self) -> tuple[int, bool] | None:
-        """The first step, of those since this was last asked, in which an output was not finite, and whether it was
-        full; None if all were finite. Waits for the device."""
+        """Return the first step with an output that is not finite, and whether it was full; None if there is none.
+
+        Steps are checked once. Waits for the device.
+        """
         watched = list(self.outputs)
         if not watched:
             return None
@@ -269,21 +265,19 @@ class Request:
         )
 
     def correction_sizes(self) -> list[tuple[int, float]]:
-        """The full steps before which gaps were corrected, and the sizes: means where several schedulers' were."""
+        """Return the full steps before which gaps were corrected, and the mean size over schedulers."""
         sizes: dict[int, list[float]] = {}
         for step, size in self.corrections:
             sizes.setdefault(step, []).append(float(size))
         return [(step, mean(each)) for step, each in sizes.items()]
 
     def held_bytes(self) -> tuple[int, int]:
-        """Bytes that the cache holds now, and those of them on the device; memory that several tensors share counts
-        once."""
+        """Return the bytes that the cache holds now, in all and on the device. Shared memory counts once."""
         leaves = tree_leaves([list(branch.states()) for branch in self.branches.values()])
         return bytes_of(tensors(leaves)), bytes_of(tensors_on_device(leaves))
 
     def count_fallbacks(self, codes: list[Tensor]) -> None:
-        """Add to the counts, which stay on the device until they are asked for, what the forecasts of a call have
-        fallen back to: codes of `FALLBACKS`."""
+        """Count the codes of `FALLBACKS` of a call, each (batch,) or (1,). The counts stay on the device."""
         for device in {code.device for code in codes}:
             together = torch.cat([code.flatten() for code in codes if code.device == device])
             counts = (together == torch.arange(1, len(FALLBACKS) + 1, device=device)[:, None]).sum(1)
@@ -291,7 +285,7 @@ class Request:
             self.fallback_codes[device] = counts if known is None else known + counts
 
     def fallback_counts(self) -> dict[str, int]:
-        """How often each fall-back was taken; reads one tensor from each device."""
+        """Return how often each fall-back was taken. Reads one tensor from each device."""
         counts = Counter(self.fallbacks)
         for numbers in self.fallback_codes.values():
             counts += Counter(dict(zip(FALLBACKS.values(), numbers.tolist(), strict=True)))
@@ -299,6 +293,6 @@ class Request:
 
 
 def bytes_of(values: list[Tensor]) -> int:
-    """Bytes that `values` keep alive; memory that several share counts once."""
+    """Return the bytes that `values` keep alive. Shared memory counts once."""
     storages = {value.untyped_storage()._cdata: value.untyped_storage().nbytes() for value in values}
     return sum(storages.values())

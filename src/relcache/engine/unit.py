@@ -43,7 +43,7 @@ class Runner:
         first = next(iter(unit.modules.values()))
         self._cache, self._index, self._name, self._part = cache, index, unit.name, unit.part
         self._forecaster = cache.forecaster
-        self._compiled = cache.visits[index]  # what compiled code sees of the cache
+        self._compiled = cache.visits[index]  # compiled code sees nothing else of the cache
         self._streams = stream_arguments(first, unit.part)
         self._first = weakref.ref(first)
         self._keeps_inputs = cache.forecaster.keeps_input or unit.part.residual
@@ -77,8 +77,8 @@ class Runner:
             if is_last:
                 return self._close(compiling, visit, original, args, kwargs)
             if visit.skip:
-                stored = visit.empties[position]
-                return handed_on(stored, self._part, streams_given(streams, args, kwargs)) if is_run else stored
+                empty = visit.empties[position]
+                return handed_on(empty, self._part, streams_given(streams, args, kwargs)) if is_run else empty
             output = original(*args, **kwargs)
             if position == 0 and is_run and not compiling:
                 self._form = form_of(output)
@@ -149,10 +149,10 @@ class Runner:
         numbers = list(coefficients.unbind(0)) if isinstance(coefficients, Tensor) else coefficients
         make = self._forecaster.forecast_far if visit.far else self._forecaster.forecast
         outputs, codes = [], []
-        for stored in visit.stored:
-            input = stream_of(inputs, stored.source)
-            read = counted(input, stored.valid) if self._forecaster.reads_input else input
-            state = unpacked(stored.state) if compiling else self._cache.store.get(stored.state)
+        for stream in visit.streams:
+            input = stream_of(inputs, stream.source)
+            read = counted(input, stream.valid) if self._forecaster.reads_input else input
+            state = unpacked(stream.state) if compiling else self._cache.store.get(stream.state)
             output, code = make(state, numbers, read)
             codes.append(code)
             if part.residual:
