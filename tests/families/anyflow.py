@@ -31,12 +31,7 @@ def _first_chunk(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 FAMILIES = [
-    Family(
-        "AnyFlowTransformer3DModel",
-        _CONFIG,
-        units=2 * 3,
-        size=Size(batch=2, height=4, width=6, frames=3, text=5),
-    ),
+    Family("AnyFlowTransformer3DModel", _CONFIG, units=2 * 3, size=Size(batch=2, height=4, width=6, frames=3, text=5)),
     Family(
         "AnyFlowFARTransformer3DModel",
         _CONFIG | {"chunk_partition": (1, 3, 3)},

@@ -22,8 +22,5 @@ FAMILIES = [
         size=Size(batch=2, height=4, width=6, frames=3, text=5),
         variant=variant,
     )
-    for variant, config in {
-        "text": {"task_type": "t2v"},
-        "image": {"task_type": "i2v", "use_meanflow": True},
-    }.items()
+    for variant, config in {"text": {"task_type": "t2v"}, "image": {"task_type": "i2v", "use_meanflow": True}}.items()
 ]

@@ -18,10 +18,7 @@ _CONFIG = {
 
 FAMILIES = [
     Family(
-        "LTX2VideoTransformer3DModel",
-        _CONFIG,
-        units=2 * 8,
-        size=Size(batch=2, height=4, width=6, frames=3, text=5),
+        "LTX2VideoTransformer3DModel", _CONFIG, units=2 * 8, size=Size(batch=2, height=4, width=6, frames=3, text=5)
     ),
     Family(
         "LTX2VideoTransformer3DModel",

@@ -16,10 +16,7 @@ _TEXT_TO_VIDEO = {
 
 FAMILIES = [
     Family(
-        "WanTransformer3DModel",
-        _TEXT_TO_VIDEO,
-        units=2 * 3,
-        size=Size(batch=2, height=4, width=6, frames=3, text=5),
+        "WanTransformer3DModel", _TEXT_TO_VIDEO, units=2 * 3, size=Size(batch=2, height=4, width=6, frames=3, text=5)
     ),
     Family(
         "WanTransformer3DModel",

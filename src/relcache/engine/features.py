@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from relcache.models.spec import Layout, Part, argument_place, first_argument
+from relcache.models.patterns import argument_index, first_argument
+from relcache.models.spec import Layout, Part
 
 Place = tuple[str, "int | None"]
 """Name of an argument, and its place among the positional ones."""
@@ -19,7 +20,7 @@ Place = tuple[str, "int | None"]
 def stream_places(module: nn.Module, part: Part) -> list[Place]:
     """Name of each stream's argument, and its place among the positional arguments of the module's forward."""
     names = part.streams or (first_argument(module.forward) or "hidden_states",)
-    places = [(name, argument_place(module.forward, name)) for name in names]
+    places = [(name, argument_index(module.forward, name)) for name in names]
     if places[0][1] is None:
         places[0] = (names[0], 0)  # a wrapper that takes *args hands the features on as its first
     return places

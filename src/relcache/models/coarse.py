@@ -17,7 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from relcache.models.spec import Layout, ModelSpec, Part, Size
+from relcache.models.inputs import Size
+from relcache.models.spec import Layout, ModelSpec, Part
 from relcache.shapes.meta import without_values
 
 Granularity = Literal["module", "block", "stack"]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from relcache.models.families.wan import WAN, wan_inputs
-from relcache.models.spec import Size
+from relcache.models.inputs import Size
 
 
 def _inputs(config: Any, size: Size) -> dict[str, Any]:
