@@ -28,7 +28,7 @@ Inputs = Callable[[Any, Size], dict[str, Any]]
 Recipe = Callable[[Any, Size], Any] | str | int | float | tuple[float, ...]
 
 
-def made(recipe: Recipe, config: Any, size: Size) -> Any:
+def made(recipe: Recipe | None, config: Any, size: Size) -> Any:
     """Return the value of `recipe` for a model's config and a size."""
     if isinstance(recipe, str):
         return getattr(size if hasattr(size, recipe) else config, recipe)
@@ -45,9 +45,9 @@ def call(**arguments: Recipe) -> Inputs:
     return inputs
 
 
-def where(condition: Recipe, recipe: Recipe) -> Recipe:
-    """Make `recipe` only where `condition` is true, None elsewhere."""
-    return lambda config, size: made(recipe, config, size) if made(condition, config, size) else None
+def where(condition: Recipe, recipe: Recipe, otherwise: Recipe | None = None) -> Recipe:
+    """Make `recipe` if `condition` is true, else `otherwise`."""
+    return lambda config, size: made(recipe if made(condition, config, size) else otherwise, config, size)
 
 
 def several(count: Recipe, recipe: Recipe) -> Recipe:

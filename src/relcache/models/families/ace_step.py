@@ -3,7 +3,7 @@
 Latent audio lies along `width`.
 """
 
-from relcache.models.inputs import call, filled, random, text
+from relcache.models.inputs import call, filled, random, text, where
 from relcache.models.spec import ModelSpec
 
 ACE_STEP = ModelSpec(
@@ -14,7 +14,7 @@ ACE_STEP = ModelSpec(
         hidden_states=random("batch", "width", "audio_acoustic_hidden_dim"),
         timestep=filled(0.5),
         timestep_r=filled(0.5),
-        encoder_hidden_states=text(lambda config, size: config.encoder_hidden_size or config.hidden_size),
+        encoder_hidden_states=text(where("encoder_hidden_size", "encoder_hidden_size", "hidden_size")),
         context_latents=random(
             "batch", "width", lambda config, size: config.in_channels - config.audio_acoustic_hidden_dim
         ),

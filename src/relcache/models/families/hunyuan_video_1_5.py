@@ -1,21 +1,10 @@
 """HunyuanVideo 1.5 (Tencent, 2025): double blocks with joint attention over video, text, glyphs and the image."""
 
-from typing import Any
-
-import torch
-
-from relcache.models.inputs import Size, call, filled, random, text, video, where
+from relcache.models.inputs import call, filled, random, text, video, where
 from relcache.models.spec import ModelSpec, joint
 
 GLYPH_TOKENS = 256
-IMAGE_TOKENS = 729
-
-
-def _image(config: Any, size: Size) -> torch.Tensor:
-    """Return features of the image: without one the pipeline passes zeros, which the model masks but keeps."""
-    make = torch.zeros if config.task_type == "t2v" else torch.randn
-    return make(size.batch, IMAGE_TOKENS, config.image_embed_dim)
-
+_image = ("batch", 729, "image_embed_dim")
 
 HUNYUAN_VIDEO_1_5 = ModelSpec(
     class_name="HunyuanVideo15Transformer3DModel",
@@ -28,7 +17,8 @@ HUNYUAN_VIDEO_1_5 = ModelSpec(
         encoder_attention_mask=filled(1.0, "batch", "text"),
         encoder_hidden_states_2=random("batch", GLYPH_TOKENS, "text_embed_2_dim"),
         encoder_attention_mask_2=filled(1.0, "batch", GLYPH_TOKENS),
-        image_embeds=_image,
+        # From text alone the pipeline passes zeros, which the model masks but keeps in the sequence.
+        image_embeds=where(lambda config, size: config.task_type == "t2v", filled(0.0, *_image), random(*_image)),
         timestep_r=where("use_meanflow", filled(480.0)),
     ),
     text=1000,

@@ -2,22 +2,13 @@
 
 from typing import Any
 
-from relcache.models.inputs import Size, call, filled, latent_cells, random, text
+from relcache.models.inputs import Size, call, filled, latent_cells, random, text, where
 from relcache.models.spec import ModelSpec
 
 
 def _audio_tokens(config: Any, size: Size) -> int:
     seconds = ((size.frames - 1) * config.vae_scale_factors[0] + 1) / 24
     return round(seconds * config.audio_sampling_rate / config.audio_hop_length / config.audio_scale_factor)
-
-
-def _text_channels(config: Any, size: Size) -> int:
-    """Return the channels of the video's text; later versions project it before the transformer."""
-    return config.caption_channels if config.use_prompt_embeddings else config.cross_attention_dim
-
-
-def _audio_text_channels(config: Any, size: Size) -> int:
-    return config.caption_channels if config.use_prompt_embeddings else config.audio_cross_attention_dim
 
 
 LTX2 = ModelSpec(
@@ -42,8 +33,11 @@ LTX2 = ModelSpec(
     inputs=call(
         hidden_states=random("batch", latent_cells, "in_channels"),
         audio_hidden_states=random("batch", _audio_tokens, "audio_in_channels"),
-        encoder_hidden_states=text(_text_channels),
-        audio_encoder_hidden_states=text(_audio_text_channels),
+        # later versions project the text before the transformer
+        encoder_hidden_states=text(where("use_prompt_embeddings", "caption_channels", "cross_attention_dim")),
+        audio_encoder_hidden_states=text(
+            where("use_prompt_embeddings", "caption_channels", "audio_cross_attention_dim")
+        ),
         timestep=filled(500.0),
         sigma=filled(500.0),
         encoder_attention_mask=filled(1.0, "batch", "text"),

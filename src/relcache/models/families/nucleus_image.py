@@ -1,14 +1,7 @@
 """Nucleus-Image (Nucleus AI): attention and feed-forward of each block; most feed-forwards are mixtures of experts."""
 
-from typing import Any
-
-from relcache.models.inputs import Size, call, filled, patches, random, text
+from relcache.models.inputs import call, filled, patches, random, text
 from relcache.models.spec import ModelSpec
-
-
-def _shapes(config: Any, size: Size) -> list[tuple[int, int, int]]:
-    return [(1, size.height // config.patch_size, size.width // config.patch_size)] * size.batch
-
 
 NUCLEUS_IMAGE = ModelSpec(
     class_name="NucleusMoEImageTransformer2DModel",
@@ -16,7 +9,9 @@ NUCLEUS_IMAGE = ModelSpec(
     conditioning=("encoder_hidden_states", "encoder_hidden_states_mask"),
     inputs=call(
         hidden_states=random("batch", patches, "in_channels"),
-        img_shapes=_shapes,
+        img_shapes=lambda config, size: (
+            [(1, size.height // config.patch_size, size.width // config.patch_size)] * size.batch
+        ),
         encoder_hidden_states=text("joint_attention_dim"),
         encoder_hidden_states_mask=filled(1, "batch", "text"),
         timestep=filled(0.5),
