@@ -35,9 +35,9 @@ class Part:
             optional: some configurations of the class have none.
         streams: names of the arguments that hold the input of each output, in the order of the outputs; () for the
             first argument alone.
-        entries: of a parallel unit, the names below `pattern` of the modules that read its input, in the order of the
-            calls; a `?` at the end as above.
-        exit: of a parallel unit, the name below `pattern` of the module that returns its output.
+        entries: names below `pattern` of the modules that read a parallel unit's input, in the order of the calls; a
+            `?` at the end as above.
+        exit: name below `pattern` of the module that returns a parallel unit's output.
         layout: the dimension of the features that holds the samples. "rows": the first is the batch. "folded": the
             first is the batch times another length, the samples outermost. "tokens first": the second is the batch.
             "packed": there is no batch, and the tensor counts as one sample.
@@ -115,7 +115,7 @@ class ModelSpec:
         inputs: makes the arguments of one forward from the model's config and a `Size`, on the default device.
             `Handle.estimate` and `relcache.inspect` call the model with them; `models/inputs.py` has recipes.
         text: tokens of text that the family's pipeline passes by default.
-        fine: of a spec of whole blocks, the spec of modules that it was made from.
+        fine: the spec of modules that a spec of whole blocks was made from.
         padding: marks the padding of streams that are padded to the longest prompt of the batch, so that a sample's
             norms and errors do not depend on the other samples. Each entry is a pattern of "unit:stream", such as
             `"layers*:*"`, and a function of `models/padding.py`.
@@ -148,7 +148,7 @@ class ModelSpec:
             if not isinstance(module, (str, Part)):
                 raise ValueError(f"modules of the spec of {self.class_name} are patterns or Parts, got {module!r}")
         if self.time_runs not in (-1, 1):
-            raise ValueError(f"time_runs is -1 (the timestep falls) or 1 (it rises), got {self.time_runs!r}")
+            raise ValueError(f"time_runs is -1 if the timestep falls or 1 if it rises, got {self.time_runs!r}")
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -224,7 +224,7 @@ class ModelSpec:
         Raises:
             ValueError: one is not; the message names the nearest argument.
         """
-        for name in filter(None, (*self.conditioning, self.timestep, self.sample)):
+        for name in (*self.conditioning, self.timestep, *([self.sample] if self.sample else [])):
             check_argument(self.class_name, type(model).forward, name, type(model).__name__)
         for unit in units:
             first = next(iter(unit.modules.values()))

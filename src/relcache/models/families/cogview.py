@@ -1,4 +1,4 @@
-"""CogView3-Plus (arXiv 2403.05121) and CogView4 (Zhipu AI): joint attention of each block, and feed-forward."""
+"""CogView3-Plus and CogView4 (Zhipu AI, arXiv 2403.05121): joint attention of each block, and feed-forward."""
 
 from relcache.models.inputs import call, filled, image, text
 from relcache.models.spec import ModelSpec, Part, joint
