@@ -1,6 +1,6 @@
-"""The one table: every family with FORA, TaylorSeer and RFC, held against the plain equations from outside.
+"""The one table: every family with FORA, TaylorSeer and RFC, compared with the plain equations from outside.
 
-Torch's own hooks on the modules record what goes in and comes out; the oracle forecasts from these records alone.
+Torch's own hooks record the inputs and outputs of the modules; the oracle forecasts from these records alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STEPS = 9
 RECIPES = {
     "FORA": Recipe("reuse", 0, interval=3),
     "TaylorSeer-m1": Recipe("taylor", 1, interval=3),
-    "RFC-m1": Recipe("relational", 1, threshold=0.0),  # stands for the one that `recipe_for` sets
+    "RFC-m1": Recipe("relational", 1, threshold=0.0),  # `recipe_for` sets the threshold
     "RFC-m2": Recipe("relational", 2, threshold=0.0),
 }
 OLDER = f"diffusers {diffusers.__version__} has no such class"
@@ -54,7 +54,7 @@ def method_for(recipe: Recipe) -> relcache.Method:
 
 
 def recipe_for(name: str, family: Family) -> Recipe:
-    """RFC's threshold is half of what the error adds up to if no step after the warm-up is full."""
+    """Set RFC's threshold to half of the error's sum over a request without full steps after the warm-up."""
     recipe = RECIPES[name]
     if recipe.threshold is None:
         return recipe
@@ -67,7 +67,7 @@ def recipe_for(name: str, family: Family) -> Recipe:
 
 
 def request_of(handle: relcache.Handle) -> Request:
-    """What the report tells, without the count of FLOPs, which takes longer than all else in these tests."""
+    """Return the last request; the report would count FLOPs, the slowest part of these tests."""
     request = handle._session.cache.request
     assert request is not None
     return request
@@ -79,14 +79,14 @@ def sample(model: nn.Module, calls: list[dict[str, Any]]) -> list[list[Tensor]]:
 
 
 def in_rows(features: Tensor, layout: str, rows: int) -> Tensor:
-    """Features with the samples in the first dimension, by the meaning of the layout's name."""
+    """Return the features with the samples in the first dimension, by the meaning of the layout's name."""
     if layout == "folded":
         return features.reshape(rows, -1, *features.shape[1:])
     return {"rows": features, "tokens first": features.movedim(1, 0), "packed": features[None]}[layout]
 
 
 class Watcher:
-    """Records the inputs and outputs of a unit's streams, and how often what lies below its modules runs."""
+    """Records the inputs and outputs of a unit's streams, and the number of calls of the modules inside it."""
 
     def __init__(self, unit: Unit, rows: int):
         self.unit, self.rows = unit, rows
@@ -98,9 +98,9 @@ class Watcher:
         first.register_forward_pre_hook(self._before, with_kwargs=True)
         last.register_forward_hook(self._after)
         for name, module in unit.modules.items():
-            for below, child in module.named_modules():
+            for inner, child in module.named_modules():
                 if child not in unit.modules.values() and not list(child.children()):
-                    child.register_forward_hook(lambda *_, name=f"{name}.{below}": self._count(name))
+                    child.register_forward_hook(lambda *_, name=f"{name}.{inner}": self._count(name))
 
     def _count(self, name: str) -> None:
         self.runs[name] = self.runs.get(name, 0) + 1
@@ -112,9 +112,9 @@ class Watcher:
         self.calls += 1
         if self.calls % self.unit.part.calls != self.unit.turn:
             return
-        given = list(inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments.items())[1:]
-        streams = self.unit.part.streams or (given[0][0],)
-        self.inputs.append([self._rows(dict(given).get(name)) for name in streams])
+        arguments = list(inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments.items())[1:]
+        streams = self.unit.part.streams or (arguments[0][0],)
+        self.inputs.append([self._rows(dict(arguments).get(name)) for name in streams])
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self.calls % self.unit.part.calls != self.unit.turn:
@@ -124,7 +124,7 @@ class Watcher:
 
 
 class Plain(NamedTuple):
-    """A family's model that is never enabled: the calls, what it returns, and what works below each unit in one."""
+    """A family's model that is never enabled: its calls, its outputs, and the module calls inside each unit in one."""
 
     calls: list[dict[str, Any]]
     outputs: list[list[Tensor]]
@@ -172,7 +172,7 @@ def test_family(family: Family, name: str, plain: Plain) -> None:
 
 
 def full_steps_for(recipe: Recipe, first: Watcher) -> list[int]:
-    """The full steps that the recipe's schedule asks for, from the recorded inputs of the first module."""
+    """Return the full steps of the recipe's schedule, from the recorded inputs of the first module."""
     if recipe.interval is not None:
         return [0, *range(1, STEPS, recipe.interval)]
     past, full, spent = Past(), [], 0.0
@@ -188,11 +188,11 @@ def full_steps_for(recipe: Recipe, first: Watcher) -> list[int]:
 
 
 def check_forecasts(recipe: Recipe, watcher: Watcher, full_steps: list[int]) -> None:
-    for place in range(len(watcher.outputs[0])):
+    for stream in range(len(watcher.outputs[0])):
         past = Past()
-        source = place if place < len(watcher.inputs[0]) and watcher.inputs[0][place] is not None else 0
+        source = stream if stream < len(watcher.inputs[0]) and watcher.inputs[0][stream] is not None else 0
         for step in range(STEPS):
-            present, output = watcher.inputs[step][source], watcher.outputs[step][place]
+            present, output = watcher.inputs[step][source], watcher.outputs[step][stream]
             if output is None:
                 continue
             if step in full_steps:
@@ -201,17 +201,17 @@ def check_forecasts(recipe: Recipe, watcher: Watcher, full_steps: list[int]) -> 
                 past.outputs.insert(0, output)
             else:
                 error = relative_error(output, forecast(recipe, past, STEPS - step, present))
-                assert error < 1e-4, f"{watcher.unit.name}, output {place}, step {step}"
+                assert error < 1e-4, f"{watcher.unit.name}, output {stream}, step {step}"
 
 
 def test_only_a_class_whose_pipeline_makes_one_sample_per_call_packs_its_samples() -> None:
-    """It lays all samples end to end in one sequence without a batch, and its norms run over all of them."""
+    """Its samples form one sequence without a batch, and its norms include all of them."""
     assert {family.class_name for family in PACKED} == {"Cosmos3OmniTransformer"}
 
 
 @pytest.mark.parametrize("family", rows_of([family for family in FAMILIES if family not in PACKED]))
 def test_a_sample_does_not_depend_on_its_batch(family: Family) -> None:
-    """The second of two samples alone: the same outputs, with forecasts of the second order at fixed steps."""
+    """The second of two samples alone has the same outputs, with forecasts of the second order at fixed steps."""
     model = family.model()
     calls = along(family, model, STEPS)
     rows = family.size.batch
@@ -246,7 +246,7 @@ def test_a_sample_does_not_depend_on_its_batch(family: Family) -> None:
 
 
 @pytest.mark.parametrize("family", TABLE)
-def test_the_estimate_is_what_is_held(family: Family) -> None:
+def test_the_estimate_is_the_size_of_the_cache(family: Family) -> None:
     model = family.model()
     handle = relcache.enable(model, RFC(2, 1e-9))
     size = family.size
@@ -256,13 +256,13 @@ def test_the_estimate_is_what_is_held(family: Family) -> None:
 
 
 def transformer_classes() -> list[str]:
-    """The transformers of the installed diffusers, by the names that they have there."""
+    """Return the names of the transformers of the installed diffusers."""
     named = [name for name in dir(diffusers) if re.search(r"(Transformer(1D|2D|3D)?|DiT(2D)?)(Model)?$", name)]
     return [name for name in named if not name.endswith("ControlNetTransformer3DModel")]
 
 
 def test_every_transformer_of_diffusers_has_a_spec_or_a_reason() -> None:
-    """A class that a later diffusers brings fails here until someone has looked at it."""
+    """A new class of a later diffusers fails here until it has a spec or a reason."""
     known = {spec.class_name for spec in SPECS} | set(UNSUPPORTED)
     assert sorted(set(transformer_classes()) - known) == []
 

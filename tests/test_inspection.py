@@ -1,4 +1,4 @@
-"""What `relcache.inspect` and `relcache models` show."""
+"""`relcache.inspect` and `relcache models`."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class NewFamily(nn.Module):
 
 
 def test_a_known_model() -> None:
-    seen = relcache.inspect(flux_transformer(), size=Size(1, 8, 8, text=5))
-    rows = {row.pattern: row for row in seen.cached}
+    inspection = relcache.inspect(flux_transformer(), size=Size(1, 8, 8, text=5))
+    rows = {row.pattern: row for row in inspection.cached}
     joint = rows["transformer_blocks.*.attn"]
     assert (joint.kind, joint.count) == ("joint", 1)
     assert joint.inputs[:2] == ((1, 16, 32), (1, 5, 32))
@@ -56,15 +56,15 @@ def test_a_known_model() -> None:
     single = rows["single_transformer_blocks.*.proj_mlp+attn+proj_out"]
     assert (single.kind, single.count) == ("parallel", 2)
     assert single.inputs[0] == single.outputs[0] == (1, 21, 32)
-    shares = sum(row.share for row in [*seen.cached, *seen.computed])
+    shares = sum(row.share for row in [*inspection.cached, *inspection.computed])
     assert shares == pytest.approx(1.0)
-    assert {"time_text_embed", "proj_out"} <= {row.pattern for row in seen.computed}
-    assert "4 units cached" not in str(seen)
-    assert "5 units cached" in str(seen)
+    assert {"time_text_embed", "proj_out"} <= {row.pattern for row in inspection.computed}
+    assert "4 units cached" not in str(inspection)
+    assert "5 units cached" in str(inspection)
 
 
 def test_it_leaves_the_model_as_it_is() -> None:
-    """An enabled model too: the request in progress and the patched forwards stay."""
+    """Even an enabled model keeps its request in progress and its patched forwards."""
     model = tiny_dit()
     handle = relcache.enable(model, FORA(3))
     forwards = [module.__dict__.get("forward") for module in model.modules()]
@@ -75,7 +75,7 @@ def test_it_leaves_the_model_as_it_is() -> None:
 
 
 def test_a_new_family_in_a_few_minutes() -> None:
-    """Look, write the spec that is suggested with the block's own knowledge, cache."""
+    """Inspect the model, correct the suggested spec with knowledge of the block, cache."""
     model = NewFamily().eval()
     inputs = {"hidden_states": torch.randn(2, 6, 8), "timestep": torch.full((2,), 500.0)}
     first = relcache.inspect(model, inputs=inputs)
@@ -96,10 +96,10 @@ def test_a_new_family_in_a_few_minutes() -> None:
 
 
 def test_without_inputs_there_are_names_and_no_shapes() -> None:
-    seen = relcache.inspect(NewFamily())
-    assert {row.pattern for row in seen.computed} >= {"blocks.*.mix", "head"}
-    assert all(row.share is None and row.outputs == () for row in seen.computed)
-    assert '"blocks.*.mix",' in seen.suggestion
+    inspection = relcache.inspect(NewFamily())
+    assert {row.pattern for row in inspection.computed} >= {"blocks.*.mix", "head"}
+    assert all(row.share is None and row.outputs == () for row in inspection.computed)
+    assert '"blocks.*.mix",' in inspection.suggestion
 
 
 def test_a_size_cannot_be_estimated_without_inputs() -> None:
@@ -148,7 +148,7 @@ def test_an_unknown_class_has_neighbours() -> None:
 
 
 def test_a_pipeline_with_two_transformers_says_so() -> None:
-    seen = relcache.inspect(small_pipelines.wan(experts=2)[0])
-    assert seen.others == ("pipe.transformer_2",)
-    assert "the pipeline has other transformers: inspect pipe.transformer_2 for them" in str(seen)
+    inspection = relcache.inspect(small_pipelines.wan(experts=2)[0])
+    assert inspection.others == ("pipe.transformer_2",)
+    assert "the pipeline has other transformers: inspect pipe.transformer_2 for them" in str(inspection)
     assert relcache.inspect(flux_transformer()).others == ()

@@ -1,10 +1,9 @@
-"""What would be cached in a model and what would not: for a first look at a family, known or new."""
+"""The modules of a model that relcache would cache and the modules that it would compute, of a known or new family."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from relcache.models import SPECS, ModelSpec, Part, Size, spec_for
+from relcache.models.patterns import pattern_of
 from relcache.session.components import find_transformers
 from relcache.shapes.flops import Flops, count_modules
 from relcache.shapes.meta import without_values
@@ -21,16 +21,16 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
-class Row:
-    """Modules of one name but for the block's number.
+class ModuleRow:
+    """Modules whose names differ in the block's number alone.
 
     Attributes:
         pattern: the name, `*` for the numbers.
-        kind: "module", "joint" or "parallel" where it is cached; else the class.
-        count: how many there are.
-        inputs, outputs: shapes of the first one's tensors in one forward; () where it was not called.
-        share: of the model's FLOPs, 0 to 1; None where no forward was made.
-        parameters: of all of them.
+        kind: "module", "joint" or "parallel" for cached modules; else the class.
+        count: number of modules.
+        inputs, outputs: shapes of the first module's tensors in one forward; () if the forward does not call it.
+        share: share of the model's FLOPs, 0 to 1; None without a forward.
+        parameters: number of parameters of all the modules.
     """
 
     pattern: str
@@ -49,26 +49,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Inspection:
-    """One transformer: `cached` are the units of its spec, `computed` what is computed at every step.
+    """One transformer: the units of its spec are `cached`, the other modules are `computed` at every step.
 
-    Where there is no spec, `cached` is empty and `suggestion` holds one to begin with, in Python. `others` are the
-    pipeline's other transformers, as expressions to inspect.
+    Without a spec, `cached` is empty and `suggestion` holds a draft of one, in Python. `others` are expressions for the
+    pipeline's other transformers.
     """
 
     model: str
-    cached: list[Row]
-    computed: list[Row]
+    cached: list[ModuleRow]
+    computed: list[ModuleRow]
     suggestion: str = ""
     others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        share = sum(row.share or 0.0 for row in self.cached)
-        known = [f", {share:.1%} of the FLOPs"] if self.cached and self.cached[0].share is not None else [""]
-        lines = [f"{self.model}: {sum(row.count for row in self.cached)} units cached{known[0]}"]
+        shares = [row.share for row in self.cached if row.share is not None]
+        flops = f", {sum(shares):.1%} of the FLOPs" if shares else ""
+        lines = [f"{self.model}: {sum(row.count for row in self.cached)} units cached{flops}"]
         lines += [f"  {row}" for row in self.cached]
         lines += ["computed at every step:", *(f"  {row}" for row in self.computed)]
         if self.suggestion:
-            lines += ["no spec; one to begin with (see that each pattern is right):", self.suggestion]
+            lines += ["no spec; a draft of one (check each pattern):", self.suggestion]
         if self.others:
             lines.append(f"the pipeline has other transformers: inspect {' or '.join(self.others)} for them")
         return "\n".join(lines)
@@ -81,17 +81,17 @@ def inspect(
     size: Size | None = None,
     inputs: dict[str, Any] | None = None,
 ) -> Inspection:
-    """What would be cached in a transformer and what would not, with shapes and FLOPs of one forward.
+    """Return the modules of a transformer that would be cached and the others, with shapes and FLOPs of one forward.
 
-    The forward is made on the meta device: nothing is computed, and a model of any size is looked at in moments. For a
-    model without a spec the modules of its blocks are shown, and a `ModelSpec` to begin with is suggested.
+    The forward runs on the meta device and computes nothing, so a model of any size takes moments. A model without a
+    spec gets a draft of a `ModelSpec`.
 
     Args:
-        model_or_pipe: a transformer, or a pipeline; of several transformers in it the first is looked at.
+        model_or_pipe: a transformer, or a pipeline, whose first transformer is inspected.
         spec: the spec to use instead of relcache's own.
         size: size of the forward; by default a small one.
-        inputs: arguments of the forward, where the spec does not say how to make them. Without either there are no
-            shapes and no FLOPs.
+        inputs: arguments of the forward, if the spec does not make them. Without either there are no shapes and no
+            FLOPs.
 
     Raises:
         TypeError: not a pipeline or transformer.
@@ -105,15 +105,13 @@ def inspect(
         inputs = spec.example(model, size or Size(text=spec.text))
     trace = _Trace(model, inputs)
     if spec is None:
-        candidates = list(_candidates(model, trace))
-        rows = [trace.row(_pattern(name), type(module).__name__, [[name]]) for name, module in _top(model, set())]
-        return Inspection(type(model).__name__, [], _merge(rows), _suggest(model, candidates, inputs), others)
+        draft = _suggest(model, _candidates(model, trace), inputs)
+        return Inspection(type(model).__name__, [], trace.rows_outside(set()), draft, others)
     units = spec.units(model)
-    cached = [trace.row(_pattern(unit.name), _kind(unit.part), [list(unit.modules)]) for unit in units if not unit.turn]
-    inside = {name for unit in units for name in unit.modules}
-    rows = [trace.row(_pattern(name), type(module).__name__, [[name]]) for name, module in _top(model, inside)]
-    rows = sorted(_merge(rows), key=lambda row: row.share or 0.0, reverse=True)
+    cached = [trace.row(unit.name, _kind(unit.part), list(unit.modules)) for unit in units if not unit.turn]
+    rows = trace.rows_outside({name for unit in units for name in unit.modules})
     computed = [row for row in rows if row.parameters or row.share]
+    computed.sort(key=lambda row: row.share or 0.0, reverse=True)
     return Inspection(type(model).__name__, _merge(cached), computed, others=others)
 
 
@@ -132,24 +130,28 @@ class _Trace:
     def _count(self, model: nn.Module, inputs: dict[str, Any]) -> Flops:
         for name, module in model.named_modules():
 
-            def note(module: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
+            def record(module: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
                 self.shapes.setdefault(name, (_shapes((args, kwargs)), _shapes(output)))
 
-            module.register_forward_hook(note, with_kwargs=True)
+            module.register_forward_hook(record, with_kwargs=True)
         return count_modules(model, list(self._modules), (), inputs)
 
     def share(self, name: str) -> float | None:
-        """Share of the FLOPs, None where no forward was made."""
+        """Return the module's share of the FLOPs, None without a forward."""
         return None if self._flops is None else self._flops[name] / max(self._total, 1)
 
-    def row(self, pattern: str, kind: str, groups: list[list[str]]) -> Row:
-        """A row for units of which each has the modules of one group."""
-        names = [name for group in groups for name in group]
+    def row(self, unit: str, kind: str, names: list[str]) -> ModuleRow:
+        """Return the row of one unit with the modules `names`."""
         shares = [share for name in names if (share := self.share(name)) is not None]
-        inputs = self.shapes.get(groups[0][0], ((), ()))[0]
-        outputs = self.shapes.get(groups[0][-1], ((), ()))[1]
+        inputs = self.shapes.get(names[0], ((), ()))[0]
+        outputs = self.shapes.get(names[-1], ((), ()))[1]
         parameters = sum(weight.numel() for name in names for weight in self._modules[name].parameters())
-        return Row(pattern, kind, len(groups), inputs, outputs, sum(shares) if shares else None, parameters)
+        return ModuleRow(pattern_of(unit), kind, 1, inputs, outputs, sum(shares) if shares else None, parameters)
+
+    def rows_outside(self, inside: set[str]) -> list[ModuleRow]:
+        """Return the rows of the largest modules without any of `inside`."""
+        top = _top(self._modules[""], inside)
+        return _merge([self.row(name, type(module).__name__, [name]) for name, module in top])
 
 
 def _shapes(value: Any) -> Shapes:
@@ -161,37 +163,29 @@ def _show(shapes: Shapes) -> str:
     return ", ".join([*shown, "..."] if len(shapes) > 3 else shown)
 
 
-def _pattern(name: str) -> str:
-    return re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name)
-
-
 def _kind(part: Part) -> str:
     return "parallel" if part.entries else "joint" if len(part.streams) > 1 else "module"
 
 
-def _merge(rows: list[Row]) -> list[Row]:
-    """One row for all that have the same pattern, with the first one's shapes."""
-    merged: dict[str, Row] = {}
+def _merge(rows: list[ModuleRow]) -> list[ModuleRow]:
+    """Return one row for all with the same pattern, with the first one's shapes."""
+    merged: dict[str, ModuleRow] = {}
     for row in rows:
-        past = merged.get(row.pattern)
-        if past is not None:
-            share = None if past.share is None or row.share is None else past.share + row.share
-            merged[row.pattern] = Row(
-                past.pattern,
-                past.kind,
-                past.count + row.count,
-                past.inputs or row.inputs,
-                past.outputs or row.outputs,
-                share,
-                past.parameters + row.parameters,
+        first = merged.setdefault(row.pattern, row)
+        if first is not row:
+            merged[row.pattern] = replace(
+                first,
+                count=first.count + row.count,
+                inputs=first.inputs or row.inputs,
+                outputs=first.outputs or row.outputs,
+                share=None if first.share is None or row.share is None else first.share + row.share,
+                parameters=first.parameters + row.parameters,
             )
-        else:
-            merged[row.pattern] = row
     return list(merged.values())
 
 
 def _top(model: nn.Module, inside: set[str]) -> Iterator[tuple[str, nn.Module]]:
-    """The largest modules that neither are among `inside` nor hold one of them; lists of modules are looked into."""
+    """Yield the largest modules that neither are among `inside` nor contain one of them; a list yields its entries."""
     above = {".".join(name.split(".")[:depth]) for name in inside for depth in range(name.count(".") + 1)} | {""}
 
     def walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -208,26 +202,26 @@ def _top(model: nn.Module, inside: set[str]) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _candidates(model: nn.Module, trace: _Trace) -> Iterator[Part]:
-    """Modules of repeated blocks that give back features of their input's shape."""
-    seen: set[str] = set()
+    """Yield the modules of repeated blocks that return features of their input's shape."""
+    found: set[str] = set()
     for name, module in _top(model, set()):
-        pattern = _pattern(name)
-        if pattern == name or pattern in seen or isinstance(module, (nn.LayerNorm, nn.RMSNorm, nn.Dropout)):
+        pattern = pattern_of(name)
+        if pattern == name or pattern in found or isinstance(module, (nn.LayerNorm, nn.RMSNorm, nn.Dropout)):
             continue
         inputs, outputs = trace.shapes.get(name, ((), ()))
         share = trace.share(name)
         if share is None or (share > 0 and outputs and set(outputs) <= set(inputs)):
-            seen.add(pattern)
+            found.add(pattern)
             names = list(signature(module.forward).parameters)
             yield Part(pattern, tuple(names[: len(outputs)]) if len(outputs) > 1 else ())
 
 
-def _suggest(model: nn.Module, parts: list[Part], inputs: dict[str, Any] | None) -> str:
-    """A spec in Python. What tells branches apart is every tensor that the forward takes but sample and timestep."""
+def _suggest(model: nn.Module, parts: Iterable[Part], inputs: dict[str, Any] | None) -> str:
+    """Return a draft of a spec, in Python. Its conditioning is every argument but the sample and the timestep."""
     arguments = [name for name in signature(type(model).forward).parameters if name != "self"]
     timestep = next((name for name in arguments if name in TIMESTEPS), "TIMESTEP")
-    given = arguments if inputs is None else [name for name in arguments if name in inputs]
-    conditioning = [name for name in given[1:] if name != timestep and inputs is not None]
+    passed = [name for name in arguments if name in (inputs or ())]
+    conditioning = [name for name in passed[1:] if name != timestep]
     lines = []
     for part in parts:
         streams = "".join(f', "{name}"' for name in part.streams)

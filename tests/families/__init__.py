@@ -1,6 +1,6 @@
 """The families in the test table: one file each, with a small configuration of the real diffusers class.
 
-The files hold `FAMILY`, or several in `FAMILIES`. What is run with them stands in `test_families.py`.
+A file has one `FAMILY`, or several in `FAMILIES`. `test_families.py` tests them all.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from torch.utils._pytree import tree_map_only
 
 from relcache.models import SPECS, ModelSpec, Size
 
+VIDEO = Size(batch=2, height=4, width=6, frames=3, text=5)
+VIDEO_OF_IMAGE = Size(
+    batch=2, height=4, width=6, frames=3, text=512
+)  # Wan takes all but the last 512 tokens for the image
+
 
 @dataclass(frozen=True)
 class Family:
@@ -27,11 +32,11 @@ class Family:
     Attributes:
         class_name: name of the class in diffusers.
         config: its arguments.
-        units: how many units must be found in it: counted by hand from the configuration.
-        size: size of the call that the spec's `inputs` is asked for.
-        alter: changes the inputs that the spec makes, where this configuration wants other ones.
-        batch_axis: which dimension of an argument is the batch, None where none is; 0 for those not named.
-        variant: tells several configurations of one class apart.
+        units: number of its units, counted by hand from the configuration.
+        size: size of the call that the spec's `inputs` makes.
+        alter: changes the inputs that the spec makes, if this configuration needs others.
+        batch_axis: dimension of an argument that is the batch, None if none is; 0 for the other arguments.
+        variant: name that tells several configurations of one class apart.
     """
 
     class_name: str
@@ -50,7 +55,7 @@ class Family:
         return next(spec for spec in SPECS if spec.class_name == self.class_name)
 
     def model(self, seed: int = 0) -> nn.Module:
-        """The model with random weights, none of them zero, that keep features of about the same size throughout."""
+        """Return the model with random weights, none of them zero, through which features keep about the same size."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = getattr(diffusers, self.class_name)(**self.config)
@@ -64,7 +69,7 @@ class Family:
         return model.eval().requires_grad_(False)
 
     def inputs(self, model: nn.Module, seed: int = 0) -> dict[str, Any]:
-        """Arguments of one forward."""
+        """Return the arguments of one forward."""
         assert self.spec.inputs is not None
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -72,7 +77,7 @@ class Family:
 
 
 def along(family: Family, model: nn.Module, steps: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Arguments of `steps` forwards whose sample and timestep move smoothly."""
+    """Return the arguments of `steps` forwards whose sample and timestep change smoothly."""
     start, end = family.inputs(model, seed), family.inputs(model, seed + 1)
     sample = family.spec.sample or first_argument(model)
     runs = family.spec.time_runs

@@ -1,18 +1,8 @@
 from families import Family
+from families.flux import FLUX
 
 FAMILY = Family(
     "ChromaTransformer2DModel",
-    {
-        "in_channels": 8,
-        "num_layers": 2,
-        "num_single_layers": 2,
-        "attention_head_dim": 16,
-        "num_attention_heads": 2,
-        "joint_attention_dim": 12,
-        "axes_dims_rope": (4, 6, 6),
-        "approximator_num_channels": 16,
-        "approximator_hidden_dim": 24,
-        "approximator_layers": 1,
-    },
+    FLUX | {"approximator_num_channels": 16, "approximator_hidden_dim": 24, "approximator_layers": 1},
     units=2 * 3 + 2,
 )

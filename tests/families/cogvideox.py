@@ -1,5 +1,4 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 CONFIG = {
     "num_attention_heads": 2,
@@ -16,13 +15,7 @@ CONFIG = {
 }
 
 FAMILIES = [
-    Family(
-        "CogVideoXTransformer3DModel",
-        CONFIG | config,
-        units=2 * 2,
-        size=Size(batch=2, height=4, width=6, frames=3, text=5),
-        variant=variant,
-    )
+    Family("CogVideoXTransformer3DModel", CONFIG | config, units=2 * 2, size=VIDEO, variant=variant)
     for variant, config in {
         "1": {},
         "1.5": {

@@ -1,5 +1,4 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 FAMILY = Family(
     "ConsisIDTransformer3DModel",
@@ -32,5 +31,5 @@ FAMILY = Family(
         "LFE_num_scale": 3,
     },
     units=4 * 2 + 2,
-    size=Size(batch=2, height=4, width=6, frames=3, text=5),
+    size=VIDEO,
 )

@@ -1,5 +1,4 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 CONFIG = {
     "in_channels": 4,
@@ -15,13 +14,7 @@ CONFIG = {
 }
 
 FAMILIES = [
-    Family(
-        "CosmosTransformer3DModel",
-        CONFIG | config,
-        units=2 * 3,
-        size=Size(batch=2, height=4, width=6, frames=3, text=5),
-        variant=variant,
-    )
+    Family("CosmosTransformer3DModel", CONFIG | config, units=2 * 3, size=VIDEO, variant=variant)
     for variant, config in {
         "text": {},
         "image": {

@@ -1,5 +1,4 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 FAMILIES = [
     Family(
@@ -17,7 +16,7 @@ FAMILIES = [
             "text_embed_dim": 12,
         },
         units=2 * 3,
-        size=Size(batch=2, height=4, width=6, frames=3, text=5),
+        size=VIDEO,
         variant=variant,
     )
     for variant, in_channels in {"text": 4, "image": 9}.items()

@@ -1,5 +1,4 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 FAMILY = Family(
     "HeliosTransformer3DModel",
@@ -16,5 +15,5 @@ FAMILY = Family(
         "is_amplify_history": True,
     },
     units=2 * 3,
-    size=Size(batch=2, height=4, width=6, frames=3, text=5),
+    size=VIDEO,
 )

@@ -2,8 +2,7 @@ from typing import Any
 
 import torch
 
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 CONFIG = {
     "in_channels": 4,
@@ -19,7 +18,7 @@ CONFIG = {
 
 
 def in_two_encoders(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The same number of tokens of text, two of them of the second encoder, of which one is padding in one sample."""
+    """Move two tokens of the text to the second encoder; one of them is padding in one sample."""
     first = inputs["encoder_hidden_states"][:, :-2]
     return {
         **inputs,
@@ -43,7 +42,7 @@ FAMILIES = [
         "HunyuanImageTransformer2DModel",
         {**CONFIG, "patch_size": (1, 1, 1), "rope_axes_dim": (4, 6, 6)},
         units=2 * 3 + 2,
-        size=Size(batch=2, height=4, width=6, frames=3, text=5),
+        size=VIDEO,
         variant="refiner",
     ),
 ]

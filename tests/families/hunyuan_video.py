@@ -1,5 +1,4 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 CONFIG = {
     "in_channels": 4,
@@ -16,13 +15,7 @@ CONFIG = {
 }
 
 FAMILIES = [
-    Family(
-        "HunyuanVideoTransformer3DModel",
-        CONFIG | config,
-        units=2 * 3 + 2,
-        size=Size(batch=2, height=4, width=6, frames=3, text=5),
-        variant=variant,
-    )
+    Family("HunyuanVideoTransformer3DModel", CONFIG | config, units=2 * 3 + 2, size=VIDEO, variant=variant)
     for variant, config in {
         "": {},
         "latent_concat": {"in_channels": 9, "image_condition_type": "latent_concat", "guidance_embeds": False},

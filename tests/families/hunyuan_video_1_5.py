@@ -1,5 +1,4 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 CONFIG = {
     "in_channels": 9,
@@ -15,15 +14,6 @@ CONFIG = {
 }
 
 FAMILIES = [
-    Family(
-        "HunyuanVideo15Transformer3DModel",
-        CONFIG | config,
-        units=2 * 3,
-        size=Size(batch=2, height=4, width=6, frames=3, text=5),
-        variant=variant,
-    )
-    for variant, config in {
-        "text": {"task_type": "t2v"},
-        "image": {"task_type": "i2v", "use_meanflow": True},
-    }.items()
+    Family("HunyuanVideo15Transformer3DModel", CONFIG | config, units=2 * 3, size=VIDEO, variant=variant)
+    for variant, config in {"text": {"task_type": "t2v"}, "image": {"task_type": "i2v", "use_meanflow": True}}.items()
 ]

@@ -1,5 +1,4 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 FAMILY = Family(
     "Kandinsky5Transformer3DModel",
@@ -19,5 +18,5 @@ FAMILY = Family(
     },
     units=2 * 3,
     batch_axis={"visual_rope_pos": None},
-    size=Size(batch=2, height=4, width=6, frames=3, text=5),
+    size=VIDEO,
 )

@@ -1,5 +1,4 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 CONFIG = {
     "in_visual_dim": 4,
@@ -18,17 +17,16 @@ CONFIG = {
     "axes_dims": (4, 6, 6),
     "axes_dims_a": (4, 4, 4),
 }
-SIZE = Size(batch=2, height=4, width=6, frames=3, text=5)
 
 FAMILIES = [
-    Family("Kandinsky6Transformer3DModel", CONFIG, units=2 * 8, size=SIZE),
+    Family("Kandinsky6Transformer3DModel", CONFIG, units=2 * 8, size=VIDEO),
     Family(
         "Kandinsky6Transformer3DModel",
         # Rotary angles of video and sound are only taken together where their heads are equally wide.
         {**CONFIG, "axes_dims_a": (4, 6, 6), "model_dim_a": 48, "ca_rope": True, "cross_gates": True,
          "fix_modulation": True},
         units=2 * 8,
-        size=SIZE,
+        size=VIDEO,
         variant="as-released",
     ),
 ]  # fmt: skip

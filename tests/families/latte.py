@@ -1,5 +1,4 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 FAMILY = Family(
     "LatteTransformer3DModel",
@@ -22,5 +21,5 @@ FAMILY = Family(
         "video_length": 3,
     },
     units=2 * 3 + 2 * 2,
-    size=Size(batch=2, height=4, width=6, frames=3, text=5),
+    size=VIDEO,
 )

@@ -1,14 +1,7 @@
 from families import Family
 from relcache import Size
 
-CONFIG = {
-    "dit_dim": 32,
-    "dit_depth": 2,
-    "dit_heads": 2,
-    "dit_text_dim": 12,
-    "latent_dim": 4,
-    "ff_mult": 2.0,
-}
+CONFIG = {"dit_dim": 32, "dit_depth": 2, "dit_heads": 2, "dit_text_dim": 12, "latent_dim": 4, "ff_mult": 2.0}
 SIZE = Size(batch=2, height=1, width=12, text=5)
 
 FAMILIES = [

@@ -1,5 +1,4 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 FAMILY = Family(
     "LTXVideoTransformer3DModel",
@@ -13,5 +12,5 @@ FAMILY = Family(
         "caption_channels": 12,
     },
     units=2 * 3,
-    size=Size(batch=2, height=4, width=6, frames=3, text=5),
+    size=VIDEO,
 )

@@ -1,7 +1,6 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
-_CONFIG = {
+LTX2 = {
     "in_channels": 8,
     "out_channels": 8,
     "num_attention_heads": 2,
@@ -17,15 +16,10 @@ _CONFIG = {
 }
 
 FAMILIES = [
+    Family("LTX2VideoTransformer3DModel", LTX2, units=2 * 8, size=VIDEO),
     Family(
         "LTX2VideoTransformer3DModel",
-        _CONFIG,
-        units=2 * 8,
-        size=Size(batch=2, height=4, width=6, frames=3, text=5),
-    ),
-    Family(
-        "LTX2VideoTransformer3DModel",
-        _CONFIG
+        LTX2
         | {
             "gated_attn": True,
             "cross_attn_mod": True,
@@ -36,7 +30,7 @@ FAMILIES = [
             "rope_type": "split",
         },
         units=2 * 8,
-        size=Size(batch=2, height=4, width=6, frames=3, text=5),
+        size=VIDEO,
         variant="2.3",
     ),
 ]

@@ -1,5 +1,4 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 FAMILY = Family(
     "MochiTransformer3DModel",
@@ -14,5 +13,5 @@ FAMILY = Family(
         "max_sequence_length": 5,
     },
     units=3 * 3 - 1,
-    size=Size(batch=2, height=4, width=6, frames=3, text=5),
+    size=VIDEO,
 )

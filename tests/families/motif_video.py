@@ -1,5 +1,4 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 FAMILY = Family(
     "MotifVideoTransformer3DModel",
@@ -17,5 +16,5 @@ FAMILY = Family(
         "enable_text_cross_attention_single": True,
     },
     units=2 * 4 + 4,
-    size=Size(batch=2, height=4, width=6, frames=3, text=5),
+    size=VIDEO,
 )

@@ -1,16 +1,4 @@
 from families import Family
+from families.flux import FLUX
 
-FAMILY = Family(
-    "OvisImageTransformer2DModel",
-    {
-        "in_channels": 8,
-        "out_channels": 8,
-        "num_layers": 2,
-        "num_single_layers": 2,
-        "attention_head_dim": 16,
-        "num_attention_heads": 2,
-        "joint_attention_dim": 12,
-        "axes_dims_rope": (4, 6, 6),
-    },
-    units=2 * 3 + 2,
-)
+FAMILY = Family("OvisImageTransformer2DModel", FLUX | {"out_channels": 8}, units=2 * 3 + 2)

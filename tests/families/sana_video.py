@@ -1,5 +1,4 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, Family
 
 FAMILY = Family(
     "SanaVideoTransformer3DModel",
@@ -17,5 +16,5 @@ FAMILY = Family(
         "rope_max_seq_len": 32,
     },
     units=2 * 3,
-    size=Size(batch=2, height=4, width=6, frames=3, text=5),
+    size=VIDEO,
 )

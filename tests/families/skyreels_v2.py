@@ -1,19 +1,8 @@
 from typing import Any
 
-from families import Family
+from families import VIDEO, VIDEO_OF_IMAGE, Family
+from families.wan import WAN
 from relcache import Size
-
-_TEXT_TO_VIDEO = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 12,
-    "in_channels": 4,
-    "out_channels": 4,
-    "text_dim": 12,
-    "freq_dim": 32,
-    "ffn_dim": 48,
-    "num_layers": 2,
-    "rope_max_seq_len": 32,
-}
 
 
 def _forced(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -22,15 +11,10 @@ def _forced(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 FAMILIES = [
+    Family("SkyReelsV2Transformer3DModel", WAN, units=2 * 3, size=VIDEO),
     Family(
         "SkyReelsV2Transformer3DModel",
-        _TEXT_TO_VIDEO,
-        units=2 * 3,
-        size=Size(batch=2, height=4, width=6, frames=3, text=5),
-    ),
-    Family(
-        "SkyReelsV2Transformer3DModel",
-        _TEXT_TO_VIDEO | {"num_frame_per_block": 2},
+        WAN | {"num_frame_per_block": 2},
         units=2 * 3,
         size=Size(batch=2, height=4, width=6, frames=4, text=5),
         alter=_forced,
@@ -38,10 +22,9 @@ FAMILIES = [
     ),
     Family(
         "SkyReelsV2Transformer3DModel",
-        _TEXT_TO_VIDEO | {"in_channels": 12, "image_dim": 10, "added_kv_proj_dim": 24},
+        WAN | {"in_channels": 12, "image_dim": 10, "added_kv_proj_dim": 24},
         units=2 * 3,
-        # attention finds the tokens of the image by there being 512 of text
-        size=Size(batch=2, height=4, width=6, frames=3, text=512),
+        size=VIDEO_OF_IMAGE,
         variant="image",
     ),
 ]

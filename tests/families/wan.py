@@ -1,10 +1,9 @@
-from families import Family
-from relcache import Size
+from families import VIDEO, VIDEO_OF_IMAGE, Family
 
-_TEXT_TO_VIDEO = {
+WAN = {
     "patch_size": (1, 2, 2),
     "num_attention_heads": 2,
-    "attention_head_dim": 16,
+    "attention_head_dim": 12,
     "in_channels": 4,
     "out_channels": 4,
     "text_dim": 12,
@@ -13,20 +12,15 @@ _TEXT_TO_VIDEO = {
     "num_layers": 2,
     "rope_max_seq_len": 32,
 }
+_TEXT_TO_VIDEO = WAN | {"attention_head_dim": 16}
 
 FAMILIES = [
-    Family(
-        "WanTransformer3DModel",
-        _TEXT_TO_VIDEO,
-        units=2 * 3,
-        size=Size(batch=2, height=4, width=6, frames=3, text=5),
-    ),
+    Family("WanTransformer3DModel", _TEXT_TO_VIDEO, units=2 * 3, size=VIDEO),
     Family(
         "WanTransformer3DModel",
         _TEXT_TO_VIDEO | {"in_channels": 12, "image_dim": 10, "added_kv_proj_dim": 32},
         units=2 * 3,
-        # attention finds the tokens of the image by there being 512 of text
-        size=Size(batch=2, height=4, width=6, frames=3, text=512),
+        size=VIDEO_OF_IMAGE,
         variant="image",
     ),
 ]

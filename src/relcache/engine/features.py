@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from relcache.models.spec import Layout, Part, argument_place, first_argument
+from relcache.models.patterns import argument_index, first_argument
+from relcache.models.spec import Layout, Part
 
 Argument = tuple[str, "int | None"]
 """Name of an argument, and its index among the positional ones."""
@@ -20,7 +21,7 @@ Argument = tuple[str, "int | None"]
 def stream_arguments(module: nn.Module, part: Part) -> list[Argument]:
     """Return the name and the positional index of each stream's argument in the module's forward."""
     names = part.streams or (first_argument(module.forward) or "hidden_states",)
-    arguments = [(name, argument_place(module.forward, name)) for name in names]
+    arguments = [(name, argument_index(module.forward, name)) for name in names]
     if arguments[0][1] is None:
         arguments[0] = (names[0], 0)  # a wrapper that takes *args passes the features first
     return arguments

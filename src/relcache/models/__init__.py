@@ -1,10 +1,11 @@
-"""Where in the model are the modules? `families` has one per file; a file added there is found by itself."""
+"""The modules that are cached in a model. Each file of `families` holds a family; a new file is found by itself."""
 
 import importlib
 import pkgutil
 
 from relcache.models import families
-from relcache.models.spec import ModelSpec, Part, Size, Unit, describe, joint, parallel, spec_for, streams
+from relcache.models.inputs import Size
+from relcache.models.spec import ModelSpec, Part, Unit, describe, joint, parallel, spec_for, streams
 from relcache.models.unsupported import UNSUPPORTED
 
 

@@ -1,4 +1,4 @@
-"""Which model and scheduler something was found for, and whether others are the same. Knows both by their config."""
+"""The model and scheduler that a preset was found for, known by their configs, and whether others are the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 class Component:
     """A model or scheduler: the name of its class, and its config as JSON.
 
-    Without what begins with `_`, and without what is as the class has it by default: another version of diffusers may
+    Entries that begin with `_` or have the default of the class are left out, because another version of diffusers may
     have more options.
     """
 
@@ -22,26 +22,28 @@ class Component:
 
     @classmethod
     def of(cls, component: Any) -> Component:
-        """That of a component of a pipeline, or of a transformer."""
+        """Return the description of a component of a pipeline."""
         config = getattr(component, "config", None)
-        given = dict(config) if isinstance(config, Mapping) else {}
-        taken = inspect.signature(type(component).__init__).parameters
-        usual = {name: parameter.default for name, parameter in taken.items()}
-        own = {name: _as_json(value) for name, value in given.items() if not str(name).startswith("_")}
-        told = {name: value for name, value in own.items() if name not in usual or value != _as_json(usual[name])}
-        return cls(type(component).__name__, told)
+        config = dict(config) if isinstance(config, Mapping) else {}
+        parameters = inspect.signature(type(component).__init__).parameters
+        defaults = {name: _as_json(parameter.default) for name, parameter in parameters.items() if name in config}
+        own = {name: _as_json(value) for name, value in config.items() if not str(name).startswith("_")}
+        return cls(
+            type(component).__name__,
+            {name: value for name, value in own.items() if name not in defaults or value != defaults[name]},
+        )
 
     def differs(self, other: Component) -> str | None:
-        """How `other` differs, as words; None if it is the same."""
+        """Return how `other` differs, as words; None if it is the same."""
         if self.class_name != other.class_name:
             return f"{self.class_name}, not {other.class_name}"
-        names = [name for name in {**self.config, **other.config} if self._told(name) != other._told(name)]
+        names = [name for name in {**self.config, **other.config} if self._shown(name) != other._shown(name)]
         if not names:
             return None
-        told = ", ".join(f"{name}={self._told(name):.60}, not {other._told(name):.60}" for name in names)
-        return f"{self.class_name} with {told}"
+        options = ", ".join(f"{name}={self._shown(name):.60}, not {other._shown(name):.60}" for name in names)
+        return f"{self.class_name} with {options}"
 
-    def _told(self, name: str) -> str:
+    def _shown(self, name: str) -> str:
         return repr(self.config[name]) if name in self.config else "its default"
 
 
@@ -58,34 +60,30 @@ class Origin:
 
     @classmethod
     def of(cls, models: Mapping[str, Any], scheduler: Any) -> Origin:
-        """Those of a pipeline, or of a loop that is written by hand."""
+        """Return the origin of a pipeline, or of a loop written by hand."""
         return cls({name: Component.of(model) for name, model in models.items()}, Component.of(scheduler))
 
     def check(self, models: Mapping[str, Any], scheduler: Any) -> None:
-        """See that a preset that was found for this may be used on these.
+        """Check that these are the transformers and the scheduler of the preset.
 
         Raises:
-            ValueError: for another model or scheduler, or no scheduler is known.
+            ValueError: another model or scheduler, or no scheduler is known.
         """
         if scheduler is None:
             raise ValueError(f"the preset is for {self.scheduler.class_name}: pass the scheduler= that the loop steps")
         if set(self.models) != set(models):
-            mine, its = (" and ".join(sorted(names)) for names in (self.models, models))
-            raise ValueError(f"the preset is for a pipeline with {mine}; this one has {its}")
+            own, other = (" and ".join(sorted(names)) for names in (self.models, models))
+            raise ValueError(f"the preset is for a pipeline with {own}; this one has {other}")
         for name, model in models.items():
             _check(self.models[name], model)
         self.check_scheduler(scheduler)
 
     def check_scheduler(self, scheduler: Any) -> None:
-        """See that it is the same scheduler.
-
-        Raises:
-            ValueError: it is another.
-        """
+        """Raise ValueError unless `scheduler` is that of the preset."""
         _check(self.scheduler, scheduler)
 
 
 def _check(known: Component, component: Any) -> None:
     difference = known.differs(Component.of(component))
     if difference is not None:
-        raise ValueError(f"the preset is for {difference}: find one for these by relcache calibrate")
+        raise ValueError(f"the preset is for {difference}: make one for these with relcache calibrate")

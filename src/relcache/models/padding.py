@@ -1,4 +1,4 @@
-"""Which tokens of a batch count, for families whose sequences are padded to the longest prompt of the batch.
+"""The tokens of a batch that count, for families that pad a sequence to the longest prompt of the batch.
 
 Nothing here waits for the device.
 """
@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Padding = Callable[[Mapping[str, Any], int], "Tensor | None"]
-"""From the arguments of a transformer's call and the number of tokens of a stream, which of them count: bools, (batch,
-tokens), or None if all do."""
+"""Return the tokens that count from the arguments of a transformer's call and the number of tokens of a stream.
+
+(batch, tokens), bool; None if all of them count.
+"""
 
 
 def masked_text(argument: str) -> Padding:
-    """`argument` holds a mask of the text, (batch, text), and the picture comes behind the text."""
+    """Return the padding of a sequence of text and image, with the text's mask, (batch, text), in `argument`."""
 
     def valid(arguments: Mapping[str, Any], tokens: int) -> Tensor | None:
         mask = arguments.get(argument)
@@ -28,5 +30,8 @@ def masked_text(argument: str) -> Padding:
 
 
 def as_long_as(lengths: Tensor, most: int | Tensor, tokens: int) -> Tensor:
-    """Which of `tokens` count where the padding is last: the longest text has `most` tokens, the others `lengths`."""
+    """Return the tokens that count before the padding at the end: (batch, tokens), bool.
+
+    `lengths`, (batch,), int64, are the tokens of each text, `most` those of the longest.
+    """
     return torch.arange(tokens, device=lengths.device) < (tokens - most + lengths)[:, None]

@@ -3,28 +3,21 @@
 Latent audio lies along `width`.
 """
 
-from typing import Any
-
-import torch
-
-from relcache.models.spec import ModelSpec, Size
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    channels = config.audio_acoustic_hidden_dim
-    return {
-        "hidden_states": torch.randn(size.batch, size.width, channels),
-        "timestep": torch.full((size.batch,), 0.5),
-        "timestep_r": torch.full((size.batch,), 0.5),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.encoder_hidden_size or config.hidden_size),
-        "context_latents": torch.randn(size.batch, size.width, config.in_channels - channels),
-    }
-
+from relcache.models.inputs import call, filled, random, text, where
+from relcache.models.spec import ModelSpec
 
 ACE_STEP = ModelSpec(
     class_name="AceStepTransformer1DModel",
     modules=("layers.*.self_attn", "layers.*.cross_attn", "layers.*.mlp"),
     conditioning=("encoder_hidden_states",),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=random("batch", "width", "audio_acoustic_hidden_dim"),
+        timestep=filled(0.5),
+        timestep_r=filled(0.5),
+        encoder_hidden_states=text(where("encoder_hidden_size", "encoder_hidden_size", "hidden_size")),
+        context_latents=random(
+            "batch", "width", lambda config, size: config.in_channels - config.audio_acoustic_hidden_dim
+        ),
+    ),
     text=256,
 )

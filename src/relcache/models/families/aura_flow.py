@@ -1,19 +1,7 @@
 """AuraFlow (fal.ai, 2024): double blocks with joint attention, then single blocks."""
 
-from typing import Any
-
-import torch
-
-from relcache.models.spec import ModelSpec, Size, joint
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.height, size.width),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.joint_attention_dim),
-        "timestep": torch.full((size.batch,), 0.5),
-    }
-
+from relcache.models.inputs import call, filled, image, text
+from relcache.models.spec import ModelSpec, joint
 
 AURA_FLOW = ModelSpec(
     class_name="AuraFlowTransformer2DModel",
@@ -25,6 +13,8 @@ AURA_FLOW = ModelSpec(
         "single_transformer_blocks.*.ff",
     ),
     conditioning=("encoder_hidden_states",),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=image("in_channels"), encoder_hidden_states=text("joint_attention_dim"), timestep=filled(0.5)
+    ),
     text=256,
 )

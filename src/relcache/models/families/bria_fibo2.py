@@ -1,23 +1,10 @@
 """FIBO 2 (Bria AI, 2026): Z-Image's blocks, a refiner of the noisy tokens first; some also attend to the text encoder.
 
-The perceiver, which makes gist tokens of the text, sees nothing noisy and is computed.
+The perceiver makes gist tokens of the text. It does not depend on the sample and is computed at every step.
 """
 
-from typing import Any
-
-import torch
-
-from relcache.models.spec import ModelSpec, Size
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    readers = 1 + len(config.injection_layer_ids)  # the perceiver and each block that attends to the text encoder
-    return {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.height, size.width),
-        "timestep": torch.full((size.batch,), 0.5),
-        "encoder_hidden_states": torch.randn(size.batch, readers, size.text, config.cap_feat_dim),
-    }
-
+from relcache.models.inputs import call, filled, image, random
+from relcache.models.spec import ModelSpec
 
 BRIA_FIBO2 = ModelSpec(
     class_name="BriaFibo2Transformer2DModel",
@@ -29,6 +16,13 @@ BRIA_FIBO2 = ModelSpec(
         "layers.*.feed_forward",
     ),
     conditioning=("encoder_hidden_states",),
-    inputs=_inputs,
-    text=4096,  # the most that the pipeline takes; the blocks see 512 gist tokens of 2048 or more
+    inputs=call(
+        hidden_states=image("in_channels"),
+        timestep=filled(0.5),
+        # one text for the perceiver, and one for each block that attends to the text encoder
+        encoder_hidden_states=random(
+            "batch", lambda config, size: 1 + len(config.injection_layer_ids), "text", "cap_feat_dim"
+        ),
+    ),
+    text=4096,  # the pipeline's limit; the blocks read 512 gist tokens of 2048 or more
 )

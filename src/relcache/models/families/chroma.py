@@ -1,29 +1,20 @@
-"""Chroma (lodestones, 2025): FLUX.1's double and single blocks, told the timestep by one network for all of them."""
-
-from typing import Any
-
-import torch
+"""Chroma (lodestones, 2025): FLUX.1's double and single blocks; one network embeds the timestep for all of them."""
 
 from relcache.models.families.flux import DOUBLE_AND_SINGLE
-from relcache.models.spec import ModelSpec, Size, grid_ids
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    height, width = size.height // 2, size.width // 2  # the pipeline packs 2 x 2 latents into a token
-    return {
-        "hidden_states": torch.randn(size.batch, height * width, config.in_channels),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.joint_attention_dim),
-        "timestep": torch.full((size.batch,), 0.5),
-        "img_ids": grid_ids(1, height, width),
-        "txt_ids": torch.zeros(size.text, 3),
-        "attention_mask": torch.ones(size.batch, size.text + height * width),
-    }
-
+from relcache.models.inputs import call, filled, packed, packed_ids, packed_tokens, text
+from relcache.models.spec import ModelSpec
 
 CHROMA = ModelSpec(
     class_name="ChromaTransformer2DModel",
     modules=DOUBLE_AND_SINGLE,
     conditioning=("encoder_hidden_states",),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=packed("in_channels"),
+        encoder_hidden_states=text("joint_attention_dim"),
+        timestep=filled(0.5),
+        img_ids=packed_ids,
+        txt_ids=filled(0.0, "text", 3),
+        attention_mask=filled(1.0, "batch", lambda config, size: size.text + packed_tokens(config, size)),
+    ),
     text=512,
 )

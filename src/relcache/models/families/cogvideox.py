@@ -2,33 +2,31 @@
 
 from typing import Any
 
-import torch
+from relcache.models.inputs import Size, call, filled, patches, random, rotation, text, where
+from relcache.models.spec import ModelSpec, joint
 
-from relcache.models.spec import ModelSpec, Size, joint
+
+def _frames(config: Any, size: Size) -> int:
+    """Return the latent frames; the pipeline adds frames until the last patch is full."""
+    patch = config.patch_size_t or 1
+    return -(-size.frames // patch) * patch
 
 
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    patch_frames = config.patch_size_t or 1
-    frames = -(-size.frames // patch_frames)  # the pipeline makes more frames where they do not fill the last patch
-    inputs: dict[str, Any] = {
-        "hidden_states": torch.randn(size.batch, frames * patch_frames, config.in_channels, size.height, size.width),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.text_embed_dim),
-        "timestep": torch.full((size.batch,), 500),
-    }
-    if config.use_rotary_positional_embeddings:
-        tokens = frames * (size.height // config.patch_size) * (size.width // config.patch_size)
-        angles = torch.randn(tokens, config.attention_head_dim)
-        inputs["image_rotary_emb"] = (angles.cos(), angles.sin())
-    if config.ofs_embed_dim:
-        inputs["ofs"] = torch.full((1,), 2.0)
-    return inputs
+def _tokens(config: Any, size: Size) -> int:
+    return _frames(config, size) // (config.patch_size_t or 1) * patches(config, size)
 
 
 COGVIDEOX = ModelSpec(
     class_name="CogVideoXTransformer3DModel",
     modules=(joint("transformer_blocks.*.attn1"), "transformer_blocks.*.ff"),
     conditioning=("encoder_hidden_states",),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=random("batch", _frames, "in_channels", "height", "width"),
+        encoder_hidden_states=text("text_embed_dim"),
+        timestep=filled(500),
+        image_rotary_emb=where("use_rotary_positional_embeddings", rotation(_tokens, "attention_head_dim")),
+        ofs=where("ofs_embed_dim", filled(2.0, 1)),
+    ),
     text=226,
     pipelines=("CogVideoXPipeline",),
 )

@@ -1,22 +1,16 @@
-"""CogView3-Plus (arXiv 2403.05121) and CogView4 (Zhipu AI): joint attention of each block, and feed-forward."""
+"""CogView3-Plus and CogView4 (Zhipu AI, arXiv 2403.05121): joint attention of each block, and feed-forward."""
 
-from typing import Any
+from relcache.models.inputs import call, filled, image, text
+from relcache.models.spec import ModelSpec, Part, joint
 
-import torch
-
-from relcache.models.spec import ModelSpec, Part, Size, joint
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.height, size.width),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.text_embed_dim),
-        "timestep": torch.full((size.batch,), 500.0),
-        "original_size": torch.full((size.batch, 2), 8.0 * size.height),
-        "target_size": torch.full((size.batch, 2), 8.0 * size.width),
-        "crop_coords": torch.zeros(size.batch, 2),
-    }
-
+_inputs = call(
+    hidden_states=image("in_channels"),
+    encoder_hidden_states=text("text_embed_dim"),
+    timestep=filled(500.0),
+    original_size=filled(lambda config, size: 8.0 * size.height, "batch", 2),
+    target_size=filled(lambda config, size: 8.0 * size.width, "batch", 2),
+    crop_coords=filled(0.0, "batch", 2),
+)
 
 COGVIEW3_PLUS = ModelSpec(
     class_name="CogView3PlusTransformer2DModel",

@@ -1,13 +1,14 @@
 """Cosmos 3 (NVIDIA): text and video in one sequence without a batch, each with weights of its own.
 
-The video attends to everything, the text to itself alone, so that its features are the same in every step.
+The video attends to the whole sequence, the text to itself alone: the text's features are the same in every step.
 """
 
 from typing import Any
 
 import torch
 
-from relcache.models.spec import ModelSpec, Part, Size, grid_ids, joint
+from relcache.models.inputs import Size, grid_ids
+from relcache.models.spec import ModelSpec, Part, joint
 
 
 def _inputs(config: Any, size: Size) -> dict[str, Any]:
@@ -15,7 +16,7 @@ def _inputs(config: Any, size: Size) -> dict[str, Any]:
     shape = (size.frames, -(-size.height // patch), -(-size.width // patch))
     video = grid_ids(*shape).T
     tokens = video.shape[1]
-    places = torch.arange(size.text, size.text + tokens)
+    indexes = torch.arange(size.text, size.text + tokens)
     after = torch.tensor([[size.text + config.unified_3d_mrope_temporal_modality_margin], [0], [0]])
     return {  # the pipeline has one sample in a call
         "input_ids": torch.zeros(size.text, dtype=torch.long),
@@ -25,8 +26,8 @@ def _inputs(config: Any, size: Size) -> dict[str, Any]:
         "sequence_length": size.text + tokens,
         "vision_tokens": [torch.randn(1, config.latent_channel, size.frames, size.height, size.width)],
         "vision_token_shapes": [shape],
-        "vision_sequence_indexes": places,
-        "vision_mse_loss_indexes": places.clone(),
+        "vision_sequence_indexes": indexes,
+        "vision_mse_loss_indexes": indexes.clone(),
         "vision_timesteps": torch.full((tokens,), 500.0),
         "vision_noisy_frame_indexes": [torch.arange(size.frames)],
     }
@@ -35,7 +36,7 @@ def _inputs(config: Any, size: Size) -> dict[str, Any]:
 COSMOS3 = ModelSpec(
     class_name="Cosmos3OmniTransformer",
     modules=(
-        # The text stands still, so that nothing can be told from it: both outputs go with the video.
+        # The text never changes and says nothing of an error: both outputs are forecast by the video's input.
         joint("layers.*.self_attn", "gen_seq", layout="packed"),
         Part("layers.*.mlp", layout="packed"),
         Part("layers.*.mlp_moe_gen", layout="packed"),

@@ -2,29 +2,24 @@
 
 from typing import Any
 
-import torch
+from relcache.models.inputs import Size, call, filled, text, video, where
+from relcache.models.spec import ModelSpec, joint
 
-from relcache.models.spec import ModelSpec, Size, joint
 
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    def latents(channels: int) -> torch.Tensor:
-        return torch.randn(size.batch, channels, size.frames, size.height, size.width)
-
-    inputs: dict[str, Any] = {
-        "hidden_states": latents(config.out_channels),
-        "timestep": torch.full((size.batch,), 500.0),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.text_embed_dim),
-    }
-    if config.in_channels > config.out_channels:  # the models from images, and those that repaint or are controlled
-        inputs["inpaint_latents"] = latents(config.in_channels - config.out_channels)
-    return inputs
+def _more_channels(config: Any, size: Size) -> int:
+    """Return the channels that models have for a first image, a repaint or a control."""
+    return config.in_channels - config.out_channels
 
 
 EASYANIMATE = ModelSpec(
     class_name="EasyAnimateTransformer3DModel",
     modules=(joint("transformer_blocks.*.attn1"), "transformer_blocks.*.ff", "transformer_blocks.*.txt_ff"),
     conditioning=("encoder_hidden_states", "encoder_hidden_states_t5"),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=video("out_channels"),
+        timestep=filled(500.0),
+        encoder_hidden_states=text("text_embed_dim"),
+        inpaint_latents=where(_more_channels, video(_more_channels)),
+    ),
     text=256,
 )

@@ -3,24 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+from torch import Tensor
 
+from relcache.models.inputs import call, filled, image, text
 from relcache.models.padding import as_long_as
-from relcache.models.spec import ModelSpec, Part, Size
+from relcache.models.spec import ModelSpec, Part
 
 
-def _valid(arguments: Mapping[str, Any], tokens: int) -> torch.Tensor:
-    """The picture, then the text with its padding."""
+def _valid(arguments: Mapping[str, Any], tokens: int) -> Tensor:
+    """The sequence is the image, then the text with its padding."""
     return as_long_as(arguments["text_lens"], arguments["text_bth"].shape[1], tokens)
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.height, size.width),
-        "timestep": torch.full((size.batch,), 500.0),
-        "text_bth": torch.randn(size.batch, size.text, config.text_in_dim),
-        "text_lens": torch.full((size.batch,), size.text),
-    }
 
 
 ERNIE_IMAGE = ModelSpec(
@@ -28,6 +20,11 @@ ERNIE_IMAGE = ModelSpec(
     modules=("layers.*.self_attention", Part("layers.*.mlp", layout="tokens first")),
     conditioning=("text_bth",),
     padding=(("layers*:*", _valid),),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=image("in_channels"),
+        timestep=filled(500.0),
+        text_bth=text("text_in_dim"),
+        text_lens=filled("text"),
+    ),
     text=256,  # as long as the prompt, which the pipeline rewrites at length
 )

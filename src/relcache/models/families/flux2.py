@@ -1,25 +1,7 @@
 """FLUX.2 (Black Forest Labs, 2025): double blocks with joint attention, then single blocks of one fused module."""
 
-from typing import Any
-
-import torch
-
-from relcache.models.spec import ModelSpec, Size, grid_ids, joint
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    height, width = size.height // 2, size.width // 2  # the pipeline packs 2 x 2 latents into a token
-    inputs = {
-        "hidden_states": torch.randn(size.batch, height * width, config.in_channels),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.joint_attention_dim),
-        "timestep": torch.full((size.batch,), 0.5),
-        "img_ids": grid_ids(1, height, width, 1),
-        "txt_ids": grid_ids(1, 1, 1, size.text),
-    }
-    if config.guidance_embeds:
-        inputs["guidance"] = torch.full((size.batch,), 4.0)
-    return inputs
-
+from relcache.models.inputs import call, filled, grid_ids, packed, text, where
+from relcache.models.spec import ModelSpec, joint
 
 FLUX2 = ModelSpec(
     class_name="Flux2Transformer2DModel",
@@ -30,6 +12,13 @@ FLUX2 = ModelSpec(
         "single_transformer_blocks.*.attn",
     ),
     conditioning=("encoder_hidden_states",),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=packed("in_channels"),
+        encoder_hidden_states=text("joint_attention_dim"),
+        timestep=filled(0.5),
+        img_ids=lambda config, size: grid_ids(1, size.height // 2, size.width // 2, 1),
+        txt_ids=lambda config, size: grid_ids(1, 1, 1, size.text),
+        guidance=where("guidance_embeds", filled(4.0)),
+    ),
     text=512,
 )

@@ -1,25 +1,10 @@
 """HiDream-I1 (HiDream.ai, arXiv 2505.22705): double blocks with joint attention, then single blocks.
 
-The feed-forwards of the picture are mixtures of experts, each of which is one unit.
+The feed-forwards of the image are mixtures of experts, each mixture one unit.
 """
 
-from typing import Any
-
-import torch
-
-from relcache.models.spec import ModelSpec, Size, joint
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    layers = max(config.llama_layers) + 1  # the text encoder's, each block reads one
-    return {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.height, size.width),
-        "timesteps": torch.full((size.batch,), 500.0),
-        "encoder_hidden_states_t5": torch.randn(size.batch, size.text, config.caption_channels[0]),
-        "encoder_hidden_states_llama3": torch.randn(layers, size.batch, size.text, config.caption_channels[1]),
-        "pooled_embeds": torch.randn(size.batch, config.text_emb_dim),
-    }
-
+from relcache.models.inputs import call, filled, image, random, text
+from relcache.models.spec import ModelSpec, joint
 
 HIDREAM_IMAGE = ModelSpec(
     class_name="HiDreamImageTransformer2DModel",
@@ -32,6 +17,18 @@ HIDREAM_IMAGE = ModelSpec(
     ),
     conditioning=("encoder_hidden_states_t5", "encoder_hidden_states_llama3", "pooled_embeds"),
     timestep="timesteps",
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=image("in_channels"),
+        timesteps=filled(500.0),
+        encoder_hidden_states_t5=text(lambda config, size: config.caption_channels[0]),
+        # each block reads one layer of the text encoder
+        encoder_hidden_states_llama3=random(
+            lambda config, size: max(config.llama_layers) + 1,
+            "batch",
+            "text",
+            lambda config, size: config.caption_channels[1],
+        ),
+        pooled_embeds=random("batch", "text_emb_dim"),
+    ),
     text=128,  # of each of the three texts that a double block reads
 )

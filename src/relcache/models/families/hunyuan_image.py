@@ -5,24 +5,14 @@ from typing import Any
 import torch
 
 from relcache.models.families.flux import DOUBLE_AND_SINGLE
-from relcache.models.spec import ModelSpec, Size
+from relcache.models.inputs import Size, call, filled, text, where
+from relcache.models.spec import ModelSpec
 
 
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    # The refiner's patches have a third axis. The tokens of both text encoders are joined into one sequence, so the
-    # first encoder's stand for all of them.
-    sizes = (size.frames, size.height, size.width)[-len(config.patch_size) :]
-    inputs = {
-        "hidden_states": torch.randn(size.batch, config.in_channels, *sizes),
-        "timestep": torch.full((size.batch,), 500.0),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.text_embed_dim),
-        "encoder_attention_mask": torch.ones(size.batch, size.text, dtype=torch.long),
-    }
-    if config.guidance_embeds:
-        inputs["guidance"] = torch.full((size.batch,), 3250.0)
-    if config.use_meanflow:
-        inputs["timestep_r"] = torch.full((size.batch,), 480.0)
-    return inputs
+def _latents(config: Any, size: Size) -> torch.Tensor:
+    """Return latents of an image, with frames for the refiner, whose patches have a third axis."""
+    lengths = (size.frames, size.height, size.width)[-len(config.patch_size) :]
+    return torch.randn(size.batch, config.in_channels, *lengths)
 
 
 HUNYUAN_IMAGE = ModelSpec(
@@ -34,6 +24,14 @@ HUNYUAN_IMAGE = ModelSpec(
         "encoder_hidden_states_2",
         "encoder_attention_mask_2",
     ),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=_latents,
+        timestep=filled(500.0),
+        # The model joins the tokens of both text encoders: those of the first stand for all.
+        encoder_hidden_states=text("text_embed_dim"),
+        encoder_attention_mask=filled(1, "batch", "text"),
+        guidance=where("guidance_embeds", filled(3250.0)),
+        timestep_r=where("use_meanflow", filled(480.0)),
+    ),
     text=1000 + 128,  # of the two encoders
 )

@@ -1,31 +1,21 @@
 """HunyuanVideo (Tencent, arXiv 2412.03603): double blocks with joint attention, then single blocks."""
 
-from typing import Any
-
-import torch
-
 from relcache.models.families.flux import DOUBLE_AND_SINGLE
-from relcache.models.spec import ModelSpec, Size
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    inputs = {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.frames, size.height, size.width),
-        "timestep": torch.full((size.batch,), 500),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.text_embed_dim),
-        "encoder_attention_mask": torch.ones(size.batch, size.text, dtype=torch.bool),
-        "pooled_projections": torch.randn(size.batch, config.pooled_projection_dim),
-    }
-    if config.guidance_embeds:
-        inputs["guidance"] = torch.full((size.batch,), 6000.0)
-    return inputs
-
+from relcache.models.inputs import call, filled, random, text, video, where
+from relcache.models.spec import ModelSpec
 
 HUNYUAN_VIDEO = ModelSpec(
     class_name="HunyuanVideoTransformer3DModel",
     modules=DOUBLE_AND_SINGLE,
     conditioning=("encoder_hidden_states", "pooled_projections"),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=video("in_channels"),
+        timestep=filled(500),
+        encoder_hidden_states=text("text_embed_dim"),
+        encoder_attention_mask=filled(True, "batch", "text"),
+        pooled_projections=random("batch", "pooled_projection_dim"),
+        guidance=where("guidance_embeds", filled(6000.0)),
+    ),
     text=256,
     pipelines=("HunyuanVideoPipeline",),
 )

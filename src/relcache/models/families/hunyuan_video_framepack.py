@@ -1,40 +1,42 @@
 """FramePack on HunyuanVideo (Tencent; FramePack: arXiv 2504.12626): double blocks with joint attention, then single
-blocks. The frames made so far, compressed the more the older they are, come before the tokens of the noisy frames."""
-
-from typing import Any
+blocks. The frames made so far come before the tokens of the noisy frames, the older the more compressed."""
 
 import torch
 
 from relcache.models.families.flux import DOUBLE_AND_SINGLE
-from relcache.models.spec import ModelSpec, Size
+from relcache.models.inputs import Recipe, call, filled, random, text, video, where
+from relcache.models.spec import ModelSpec
 
 
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    # Frames of the history at full, half and quarter size; the first frame of the video comes before the latest one.
-    history = {"latents_clean": 2, "latents_history_2x": 2, "latents_history_4x": 16}
-    inputs: dict[str, Any] = {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.frames, size.height, size.width),
-        "timestep": torch.full((size.batch,), 500),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.text_embed_dim),
-        "encoder_attention_mask": torch.ones(size.batch, size.text, dtype=torch.bool),
-        "pooled_projections": torch.randn(size.batch, config.pooled_projection_dim),
-        "image_embeds": torch.randn(size.batch, 729, config.image_proj_dim),
-        "indices_latents": torch.arange(1, 1 + size.frames),
-    }
-    start = 1 + size.frames
-    for name, frames in history.items():
-        inputs[name] = torch.randn(size.batch, config.in_channels, frames, size.height, size.width)
-        inputs[f"indices_{name}"] = torch.arange(start, start + frames)
-        start += frames
-    if config.guidance_embeds:
-        inputs["guidance"] = torch.full((size.batch,), 10000.0)
-    return inputs
+def _history(frames: int) -> Recipe:
+    return random("batch", "in_channels", frames, "height", "width")
+
+
+def _indices(start: int, end: int) -> Recipe:
+    """Make the indices of frames, counted from the end of the noisy frames."""
+    return lambda config, size: torch.arange(1 + size.frames + start, 1 + size.frames + end)
 
 
 HUNYUAN_VIDEO_FRAMEPACK = ModelSpec(
     class_name="HunyuanVideoFramepackTransformer3DModel",
     modules=DOUBLE_AND_SINGLE,
     conditioning=("encoder_hidden_states", "pooled_projections"),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=video("in_channels"),
+        timestep=filled(500),
+        encoder_hidden_states=text("text_embed_dim"),
+        encoder_attention_mask=filled(True, "batch", "text"),
+        pooled_projections=random("batch", "pooled_projection_dim"),
+        image_embeds=random("batch", 729, "image_proj_dim"),
+        indices_latents=lambda config, size: torch.arange(1, 1 + size.frames),
+        # The history at full size is the first frame of the video, then the latest one.
+        latents_clean=_history(2),
+        indices_latents_clean=_indices(0, 2),
+        latents_history_2x=_history(2),
+        indices_latents_history_2x=_indices(2, 4),
+        latents_history_4x=_history(16),
+        indices_latents_history_4x=_indices(4, 20),
+        guidance=where("guidance_embeds", filled(10000.0)),
+    ),
     text=256,
 )

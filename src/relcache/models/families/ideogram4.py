@@ -1,6 +1,6 @@
 """Ideogram 4 (Ideogram): attention and feed-forward of each block over text and image.
 
-The unguided branch is a model of its own, which sees no text.
+The unguided branch is a model of its own, which reads no text.
 """
 
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from relcache.models.spec import ModelSpec, Size, grid_ids
+from relcache.models.inputs import Size, packed_ids
+from relcache.models.spec import ModelSpec
 
 
 def _inputs(config: Any, size: Size) -> dict[str, Any]:
     text_ids = torch.arange(size.text)[:, None].expand(-1, 3)
-    # The pipeline packs 2 x 2 latents into a token and keeps the image's places apart from those of the text.
-    image_ids = grid_ids(1, size.height // 2, size.width // 2).long() + 65536
+    image_ids = packed_ids(config, size).long() + 65536  # the pipeline keeps them apart from those of the text
     tokens = (size.batch, len(text_ids) + len(image_ids))
     roles = torch.cat([torch.full((len(text_ids),), 3), torch.full((len(image_ids),), 2)])
     return {

@@ -1,49 +1,47 @@
-"""JoyImage Edit and Edit Plus (JD): joint attention of each block, and one feed-forward a stream."""
+"""JoyImage Edit and Edit Plus (JD): joint attention of each block, and a feed-forward for each stream."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from relcache.models.spec import ModelSpec, Size, joint
+from relcache.models.inputs import Size, call, filled, random, text
+from relcache.models.spec import ModelSpec, joint
 
-_MODULES = (joint("double_blocks.*.attn"), "double_blocks.*.img_mlp", "double_blocks.*.txt_mlp")
-_PICTURES = 2  # the one to be made, and the one that is edited
-_TEXT = 1024  # a picture of 1024 x 1024 as the text encoder sees it; the pipelines neither pad nor cut short prompts
-
-
-def _edit_inputs(config: Any, size: Size) -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(size.batch, _PICTURES, config.in_channels, size.frames, size.height, size.width),
-        "timestep": torch.full((size.batch,), 500.0),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.text_dim),
-    }
+_IMAGES = 2  # the one to be made, and the one that is edited
 
 
-def _edit_plus_inputs(config: Any, size: Size) -> dict[str, Any]:
-    patch = config.patch_size
-    grid = (size.frames // patch[0], size.height // patch[1], size.width // patch[2])
-    patches = _PICTURES * grid[0] * grid[1] * grid[2]
-    return {
-        "hidden_states": torch.randn(size.batch, patches, config.in_channels, *patch),
-        "timestep": torch.full((size.batch,), 500.0),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.text_dim),
-        "encoder_hidden_states_mask": torch.ones(size.batch, size.text, dtype=torch.long),
-        "shape_list": [[grid] * _PICTURES] * size.batch,
-    }
+def _grid(config: Any, size: Size) -> tuple[int, int, int]:
+    frames, height, width = config.patch_size
+    return size.frames // frames, size.height // height, size.width // width
+
+
+def _patches(config: Any, size: Size) -> torch.Tensor:
+    frames, height, width = _grid(config, size)
+    return torch.randn(size.batch, _IMAGES * frames * height * width, config.in_channels, *config.patch_size)
 
 
 JOYIMAGE_EDIT = ModelSpec(
     class_name="JoyImageEditTransformer3DModel",
-    modules=_MODULES,
+    modules=(joint("double_blocks.*.attn"), "double_blocks.*.img_mlp", "double_blocks.*.txt_mlp"),
     conditioning=("encoder_hidden_states",),
-    inputs=_edit_inputs,
-    text=_TEXT,
+    inputs=call(
+        hidden_states=random("batch", _IMAGES, "in_channels", "frames", "height", "width"),
+        timestep=filled(500.0),
+        encoder_hidden_states=text("text_dim"),
+    ),
+    text=1024,  # the text encoder's tokens of an image of 1024 x 1024; the pipelines neither pad nor cut prompts
 )
 
-JOYIMAGE_EDIT_PLUS = ModelSpec(
+JOYIMAGE_EDIT_PLUS = replace(
+    JOYIMAGE_EDIT,
     class_name="JoyImageEditPlusTransformer3DModel",
-    modules=_MODULES,
     conditioning=("encoder_hidden_states", "encoder_hidden_states_mask"),
-    inputs=_edit_plus_inputs,
-    text=_TEXT,
+    inputs=call(
+        hidden_states=_patches,
+        timestep=filled(500.0),
+        encoder_hidden_states=text("text_dim"),
+        encoder_hidden_states_mask=filled(1, "batch", "text"),
+        shape_list=lambda config, size: [[_grid(config, size)] * _IMAGES] * size.batch,
+    ),
 )

@@ -1,29 +1,19 @@
 """Kandinsky 6 (Sber): blocks that denoise video and its sound together, each attending to the other.
 
-The text blocks are computed at every step: they see no sample.
+The text blocks do not depend on the sample: every step computes them.
 """
 
 import math
 from typing import Any
 
-import torch
+from relcache.models.families.kandinsky5 import channels
+from relcache.models.inputs import Size, call, filled, random, text
+from relcache.models.spec import ModelSpec
 
-from relcache.models.spec import ModelSpec, Size
 
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    # Where it is trained to be given a picture, the sample comes with the latents of one and a mask.
-    channels = 2 * config.in_visual_dim + 1 if config.visual_cond else config.in_visual_dim
+def _audio_tokens(config: Any, size: Size) -> int:
     seconds = (4 * (size.frames - 1) + 1) / 24
-    audio = math.ceil(seconds * 44100 / 1024)
-    return {
-        "hidden_states": torch.randn(size.batch, size.frames, size.height, size.width, channels),
-        "audio_hidden_states": torch.randn(size.batch, audio, config.in_audio_dim),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.in_text_dim),
-        "encoder_attention_mask": torch.ones(size.batch, size.text, dtype=torch.bool),
-        "pooled_projections": torch.randn(size.batch, config.in_text_dim2),
-        "timestep": torch.full((size.batch,), 500.0),
-    }
+    return math.ceil(seconds * 44100 / 1024)
 
 
 KANDINSKY6 = ModelSpec(
@@ -39,6 +29,13 @@ KANDINSKY6 = ModelSpec(
         "visual_transformer_blocks.*.audio_dec_block.feed_forward",
     ),
     conditioning=("encoder_hidden_states", "pooled_projections"),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=random("batch", "frames", "height", "width", channels),
+        audio_hidden_states=random("batch", _audio_tokens, "in_audio_dim"),
+        encoder_hidden_states=text("in_text_dim"),
+        encoder_attention_mask=filled(True, "batch", "text"),
+        pooled_projections=random("batch", "in_text_dim2"),
+        timestep=filled(500.0),
+    ),
     text=1024,
 )

@@ -1,20 +1,7 @@
-"""Latte (arXiv 2401.03048): spatial blocks, which attend within a frame, each followed by a temporal one, which attends
-within a place of the picture."""
+"""Latte (arXiv 2401.03048): each spatial block attends within a frame, the temporal block behind it across frames."""
 
-from typing import Any
-
-import torch
-
-from relcache.models.spec import ModelSpec, Part, Size
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.frames, size.height, size.width),
-        "timestep": torch.full((size.batch,), 500),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.caption_channels),
-    }
-
+from relcache.models.inputs import call, filled, text, video
+from relcache.models.spec import ModelSpec, Part
 
 LATTE = ModelSpec(
     class_name="LatteTransformer3DModel",
@@ -26,6 +13,8 @@ LATTE = ModelSpec(
         Part("temporal_transformer_blocks.*.ff", layout="folded"),
     ),
     conditioning=("encoder_hidden_states",),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=video("in_channels"), timestep=filled(500), encoder_hidden_states=text("caption_channels")
+    ),
     text=120,
 )

@@ -3,31 +3,21 @@
 Latent audio lies along `width`.
 """
 
-from typing import Any
-
-import torch
-
-from relcache.models.spec import ModelSpec, Size
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    inputs = {
-        "hidden_states": torch.randn(size.batch, size.width, config.latent_dim),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.dit_text_dim),
-        "encoder_attention_mask": torch.ones(size.batch, size.text, dtype=torch.bool),
-        "timestep": torch.full((size.batch,), 0.5),
-        "attention_mask": torch.ones(size.batch, size.width, dtype=torch.bool),
-    }
-    if config.use_latent_condition:
-        inputs["latent_cond"] = torch.zeros(size.batch, size.width, config.latent_dim)
-    return inputs
-
+from relcache.models.inputs import call, filled, random, text, where
+from relcache.models.spec import ModelSpec
 
 LONGCAT_AUDIO = ModelSpec(
     class_name="LongCatAudioDiTTransformer",
     modules=("blocks.*.self_attn", "blocks.*.cross_attn?", "blocks.*.ffn"),
     conditioning=("encoder_hidden_states", "encoder_attention_mask"),
     time_runs=1,
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=random("batch", "width", "latent_dim"),
+        encoder_hidden_states=text("dit_text_dim"),
+        encoder_attention_mask=filled(True, "batch", "text"),
+        timestep=filled(0.5),
+        attention_mask=filled(True, "batch", "width"),
+        latent_cond=where("use_latent_condition", filled(0.0, "batch", "width", "latent_dim")),
+    ),
     text=512,
 )

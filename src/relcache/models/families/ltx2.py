@@ -2,35 +2,13 @@
 
 from typing import Any
 
-import torch
+from relcache.models.inputs import Size, call, filled, latent_cells, random, text, where
+from relcache.models.spec import ModelSpec
 
-from relcache.models.spec import ModelSpec, Size
 
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    tokens = size.frames * size.height * size.width
+def _audio_tokens(config: Any, size: Size) -> int:
     seconds = ((size.frames - 1) * config.vae_scale_factors[0] + 1) / 24
-    audio_tokens = round(seconds * config.audio_sampling_rate / config.audio_hop_length / config.audio_scale_factor)
-    # later versions project the text before it comes to the transformer
-    text_dim, audio_text_dim = config.cross_attention_dim, config.audio_cross_attention_dim
-    if config.use_prompt_embeddings:
-        text_dim = audio_text_dim = config.caption_channels
-    timestep, mask = torch.full((size.batch,), 500.0), torch.ones(size.batch, size.text)
-    return {
-        "hidden_states": torch.randn(size.batch, tokens, config.in_channels),
-        "audio_hidden_states": torch.randn(size.batch, audio_tokens, config.audio_in_channels),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, text_dim),
-        "audio_encoder_hidden_states": torch.randn(size.batch, size.text, audio_text_dim),
-        "timestep": timestep,
-        "sigma": timestep,
-        "encoder_attention_mask": mask,
-        "audio_encoder_attention_mask": mask,
-        "num_frames": size.frames,
-        "height": size.height,
-        "width": size.width,
-        "audio_num_frames": audio_tokens,
-        "use_cross_timestep": True,
-    }
+    return round(seconds * config.audio_sampling_rate / config.audio_hop_length / config.audio_scale_factor)
 
 
 LTX2 = ModelSpec(
@@ -52,6 +30,23 @@ LTX2 = ModelSpec(
         "spatio_temporal_guidance_blocks",
         "perturbation_mask",
     ),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=random("batch", latent_cells, "in_channels"),
+        audio_hidden_states=random("batch", _audio_tokens, "audio_in_channels"),
+        # later versions project the text before the transformer
+        encoder_hidden_states=text(where("use_prompt_embeddings", "caption_channels", "cross_attention_dim")),
+        audio_encoder_hidden_states=text(
+            where("use_prompt_embeddings", "caption_channels", "audio_cross_attention_dim")
+        ),
+        timestep=filled(500.0),
+        sigma=filled(500.0),
+        encoder_attention_mask=filled(1.0, "batch", "text"),
+        audio_encoder_attention_mask=filled(1.0, "batch", "text"),
+        num_frames="frames",
+        height="height",
+        width="width",
+        audio_num_frames=_audio_tokens,
+        use_cross_timestep=True,
+    ),
     text=1024,
 )

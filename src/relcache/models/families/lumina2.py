@@ -3,25 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+from torch import Tensor
 
+from relcache.models.inputs import call, filled, image, text
 from relcache.models.padding import as_long_as
-from relcache.models.spec import ModelSpec, Size
+from relcache.models.spec import ModelSpec
 
 
-def _valid(arguments: Mapping[str, Any], tokens: int) -> torch.Tensor:
-    """Text, the picture behind it, then padding."""
+def _valid(arguments: Mapping[str, Any], tokens: int) -> Tensor:
+    """The sequence is the text, the image behind it, then padding."""
     lengths = arguments["encoder_attention_mask"].sum(1)
     return as_long_as(lengths, lengths.max(), tokens)
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.height, size.width),
-        "timestep": torch.full((size.batch,), 0.5),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.cap_feat_dim),
-        "encoder_attention_mask": torch.ones(size.batch, size.text, dtype=torch.long),
-    }
 
 
 LUMINA2 = ModelSpec(
@@ -30,6 +22,11 @@ LUMINA2 = ModelSpec(
     conditioning=("encoder_hidden_states",),
     time_runs=1,
     padding=(("layers*:*", _valid),),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=image("in_channels"),
+        timestep=filled(0.5),
+        encoder_hidden_states=text("cap_feat_dim"),
+        encoder_attention_mask=filled(1, "batch", "text"),
+    ),
     text=256,  # at most: the transformer drops the padding
 )

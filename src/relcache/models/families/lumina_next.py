@@ -5,22 +5,16 @@ from typing import Any
 
 import torch
 
-from relcache.models.spec import ModelSpec, Size, grid_ids, parallel
+from relcache.models.inputs import Size, call, filled, grid_ids, image, text
+from relcache.models.spec import ModelSpec, parallel
 
 
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
+def _rotation(config: Any, size: Size) -> torch.Tensor:
+    """Return the pipeline's rotations for the largest grid; the transformer takes the corner that it needs."""
     channels = config.hidden_size // config.num_attention_heads // 4
     frequencies = 10000 ** (-torch.arange(channels) / channels)
-    # The pipeline gives the rotations of a grid as large as any; the transformer takes the corner that it needs.
     angles = (grid_ids(384, 384)[:, None] * frequencies[:, None]).reshape(384, 384, -1)
-    return {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.height, size.width),
-        "timestep": torch.full((size.batch,), 0.5),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.cross_attention_dim),
-        "encoder_mask": torch.ones(size.batch, size.text, dtype=torch.long),
-        "image_rotary_emb": torch.polar(torch.ones_like(angles), angles),
-        "cross_attention_kwargs": {},
-    }
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 LUMINA_NEXT = ModelSpec(
@@ -28,6 +22,13 @@ LUMINA_NEXT = ModelSpec(
     modules=(parallel("layers.*", ("attn1", "attn2"), "attn2.to_out.0"), "layers.*.feed_forward"),
     conditioning=("encoder_hidden_states",),
     time_runs=1,
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=image("in_channels"),
+        timestep=filled(0.5),
+        encoder_hidden_states=text("cross_attention_dim"),
+        encoder_mask=filled(1, "batch", "text"),
+        image_rotary_emb=_rotation,
+        cross_attention_kwargs=lambda config, size: {},
+    ),
     text=256,
 )

@@ -1,29 +1,21 @@
-"""Mochi 1 (Genmo, 2024): joint attention and the feed-forwards of video and text, which the last block does not need.
+"""Mochi 1 (Genmo, 2024): joint attention and the feed-forwards of video and text; the last block has none for the text.
 
 Its scheduler's timesteps rise.
 """
 
-from typing import Any
-
-import torch
-
-from relcache.models.spec import ModelSpec, Size, joint
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.frames, size.height, size.width),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.text_embed_dim),
-        "timestep": torch.full((size.batch,), 500.0),
-        "encoder_attention_mask": torch.ones(size.batch, size.text, dtype=torch.bool),
-    }
-
+from relcache.models.inputs import call, filled, text, video
+from relcache.models.spec import ModelSpec, joint
 
 MOCHI = ModelSpec(
     class_name="MochiTransformer3DModel",
     modules=(joint("transformer_blocks.*.attn1"), "transformer_blocks.*.ff", "transformer_blocks.*.ff_context"),
     conditioning=("encoder_hidden_states",),
     time_runs=1,
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=video("in_channels"),
+        encoder_hidden_states=text("text_embed_dim"),
+        timestep=filled(500.0),
+        encoder_attention_mask=filled(True, "batch", "text"),
+    ),
     text=256,
 )

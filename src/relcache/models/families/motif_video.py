@@ -1,23 +1,10 @@
-"""Motif-Video (Motif Technologies): double blocks with joint attention, then single blocks, the last of which decode.
+"""Motif-Video (Motif Technologies): double blocks with joint attention, then single blocks; the last of them decode.
 
-Some configurations let the video attend to the text once more after the joint attention.
+In some configurations the video attends to the text once more after the joint attention.
 """
 
-from typing import Any
-
-import torch
-
-from relcache.models.spec import ModelSpec, Size, joint, parallel
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.frames, size.height, size.width),
-        "timestep": torch.full((size.batch,), 500.0),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.text_embed_dim),
-        "encoder_attention_mask": torch.ones(size.batch, size.text, dtype=torch.bool),
-    }
-
+from relcache.models.inputs import call, filled, text, video
+from relcache.models.spec import ModelSpec, joint, parallel
 
 MOTIF_VIDEO = ModelSpec(
     class_name="MotifVideoTransformer3DModel",
@@ -29,6 +16,11 @@ MOTIF_VIDEO = ModelSpec(
         parallel("single_transformer_blocks.*", ("proj_mlp", "attn", "cross_attn?"), "proj_out"),
     ),
     conditioning=("encoder_hidden_states",),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=video("in_channels"),
+        timestep=filled(500.0),
+        encoder_hidden_states=text("text_embed_dim"),
+        encoder_attention_mask=filled(True, "batch", "text"),
+    ),
     text=512,
 )

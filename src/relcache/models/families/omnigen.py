@@ -5,20 +5,21 @@ from typing import Any
 
 import torch
 
-from relcache.models.spec import ModelSpec, Size
+from relcache.models.inputs import Size, patches
+from relcache.models.spec import ModelSpec
 
 
 def _valid(arguments: Mapping[str, Any], tokens: int) -> torch.Tensor | None:
-    """What the last token of the picture sees: all of the instruction, which is padded in front."""
+    """The last token of the image attends to the whole instruction, and not to the padding in front of it."""
     mask = arguments.get("attention_mask")
     return None if mask is None else mask[:, -1] != 0
 
 
 def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    image = (size.height // config.patch_size) * (size.width // config.patch_size)
+    image = patches(config, size)
     tokens = size.text + 1 + image  # the timestep is a token
     mask = torch.ones(tokens, tokens).tril()
-    mask[-image:] = 1  # the instruction is causal, the image sees everything
+    mask[-image:] = 1  # the instruction is causal, the image attends to the whole sequence
     return {
         "hidden_states": torch.randn(size.batch, config.in_channels, size.height, size.width),
         "timestep": torch.full((size.batch,), 0.5),
@@ -37,5 +38,5 @@ OMNIGEN = ModelSpec(
     time_runs=1,
     padding=(("layers*:*", _valid),),
     inputs=_inputs,
-    text=128,  # about what the negative prompt takes, to which a shorter instruction is padded
+    text=128,  # about the length of the negative prompt, to which a shorter instruction is padded
 )

@@ -5,26 +5,27 @@ from typing import Any
 import torch
 
 from relcache.models.families.flux import DOUBLE_AND_SINGLE
-from relcache.models.spec import ModelSpec, Size, grid_ids
+from relcache.models.inputs import Recipe, Size, call, filled, packed, packed_ids, text
+from relcache.models.spec import ModelSpec
 
 
-def ovis_inputs(config: Any, size: Size) -> dict[str, Any]:
-    """Arguments of one forward of Ovis-Image."""
-    height, width = size.height // 2, size.width // 2  # the pipeline packs 2 x 2 latents into a token
-    places = torch.arange(size.text).float()
-    return {
-        "hidden_states": torch.randn(size.batch, height * width, config.in_channels),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.joint_attention_dim),
-        "timestep": torch.full((size.batch,), 0.5),
-        "img_ids": grid_ids(1, height, width),
-        "txt_ids": torch.stack([torch.zeros(size.text), places, places], dim=1),
-    }
+def _text_ids(config: Any, size: Size) -> torch.Tensor:
+    positions = torch.arange(size.text).float()
+    return torch.stack([torch.zeros(size.text), positions, positions], dim=1)
 
+
+ARGUMENTS: dict[str, Recipe] = {
+    "hidden_states": packed("in_channels"),
+    "encoder_hidden_states": text("joint_attention_dim"),
+    "timestep": filled(0.5),
+    "img_ids": packed_ids,
+    "txt_ids": _text_ids,
+}
 
 OVIS_IMAGE = ModelSpec(
     class_name="OvisImageTransformer2DModel",
     modules=DOUBLE_AND_SINGLE,
     conditioning=("encoder_hidden_states",),
-    inputs=ovis_inputs,
+    inputs=call(**ARGUMENTS),
     text=256,
 )

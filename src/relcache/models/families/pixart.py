@@ -1,31 +1,20 @@
 """PixArt-α and PixArt-Σ (Huawei, arXiv 2310.00426 and 2403.04692): both attentions and feed-forward of each block."""
 
-from typing import Any
-
-import torch
-
-from relcache.models.spec import ModelSpec, Size
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.height, size.width),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.caption_channels),
-        "encoder_attention_mask": torch.ones(size.batch, size.text, dtype=torch.long),
-        "timestep": torch.full((size.batch,), 500),
-        # Read by PixArt-α at 1024 pixels only.
-        "added_cond_kwargs": {
-            "resolution": torch.full((size.batch, 2), 1024.0),
-            "aspect_ratio": torch.ones(size.batch, 1),
-        },
-    }
-
+from relcache.models.inputs import call, filled, image, text
+from relcache.models.spec import ModelSpec
 
 PIXART = ModelSpec(
     class_name="PixArtTransformer2DModel",
     modules=("transformer_blocks.*.attn1", "transformer_blocks.*.attn2", "transformer_blocks.*.ff"),
     conditioning=("encoder_hidden_states",),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=image("in_channels"),
+        encoder_hidden_states=text("caption_channels"),
+        encoder_attention_mask=filled(1, "batch", "text"),
+        timestep=filled(500),
+        # read by PixArt-α at 1024 pixels only
+        added_cond_kwargs=call(resolution=filled(1024.0, "batch", 2), aspect_ratio=filled(1.0, "batch", 1)),
+    ),
     text=300,
     pipelines=("PixArtSigmaPipeline",),
 )

@@ -1,4 +1,4 @@
-"""Prior of unCLIP (OpenAI, arXiv 2204.06125), Kandinsky 2 and Shap-E: denoises an embedding, not a picture.
+"""Prior of unCLIP (OpenAI, arXiv 2204.06125), Kandinsky 2 and Shap-E: denoises an embedding, not an image.
 
 Attention and feed-forward of each block are cached. A pipeline calls it `prior`.
 """
@@ -7,21 +7,22 @@ from typing import Any
 
 import torch
 
-from relcache.models.spec import ModelSpec, Size
+from relcache.models.inputs import Size
+from relcache.models.spec import ModelSpec
 
 
 def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    # The numbers of tokens are the model's: positions are learned one by one.
-    many = (size.batch, config.num_embeddings, config.embedding_dim)
+    # The config fixes the number of tokens: each position has an embedding of its own.
+    tokens = (size.batch, config.num_embeddings, config.embedding_dim)
     inputs = {
-        "hidden_states": torch.randn(many),
+        "hidden_states": torch.randn(tokens),
         "timestep": torch.tensor(500),
         "proj_embedding": torch.randn(size.batch, config.embedding_proj_dim or config.embedding_dim),
     }
-    if config.encoder_hid_proj_type is not None:  # Shap-E is given no text
+    if config.encoder_hid_proj_type is not None:  # Shap-E takes no text
         inputs["hidden_states"] = torch.randn(size.batch, config.embedding_dim)
-        inputs["encoder_hidden_states"] = torch.randn(many)
-        inputs["attention_mask"] = torch.ones(many[:2], dtype=torch.bool)
+        inputs["encoder_hidden_states"] = torch.randn(tokens)
+        inputs["attention_mask"] = torch.ones(tokens[:2], dtype=torch.bool)
     return inputs
 
 

@@ -1,35 +1,21 @@
-"""Qwen-Image, its Edit and Layered versions (Alibaba, arXiv 2508.02324): joint attention, one feed-forward a stream."""
+"""Qwen-Image, its Edit and Layered versions (Alibaba, arXiv 2508.02324): joint attention, a feed-forward for each
+stream."""
 
-from typing import Any
-
-import torch
-
-from relcache.models.spec import ModelSpec, Size, joint
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    height, width = size.height // 2, size.width // 2  # the pipeline packs 2 x 2 latents into a token
-    inputs = {
-        "hidden_states": torch.randn(size.batch, size.frames * height * width, config.in_channels),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.joint_attention_dim),
-        "timestep": torch.full((size.batch,), 0.5),
-        # A frame is one picture more: a layer, or one that is edited.
-        "img_shapes": [[(1, height, width)] * size.frames] * size.batch,
-    }
-    if config.use_additional_t_cond:
-        inputs["additional_t_cond"] = torch.zeros(size.batch, dtype=torch.long)
-    return inputs
-
+from relcache.models.inputs import call, filled, packed_tokens, random, text, where
+from relcache.models.spec import ModelSpec, joint
 
 QWEN_IMAGE = ModelSpec(
     class_name="QwenImageTransformer2DModel",
-    modules=(
-        joint("transformer_blocks.*.attn"),
-        "transformer_blocks.*.img_mlp",
-        "transformer_blocks.*.txt_mlp",
-    ),
+    modules=(joint("transformer_blocks.*.attn"), "transformer_blocks.*.img_mlp", "transformer_blocks.*.txt_mlp"),
     conditioning=("encoder_hidden_states", "encoder_hidden_states_mask"),
-    inputs=_inputs,
+    inputs=call(
+        # A frame stands for an image: a layer, or one that is edited.
+        hidden_states=random("batch", lambda config, size: size.frames * packed_tokens(config, size), "in_channels"),
+        encoder_hidden_states=text("joint_attention_dim"),
+        timestep=filled(0.5),
+        img_shapes=lambda config, size: [[(1, size.height // 2, size.width // 2)] * size.frames] * size.batch,
+        additional_t_cond=where("use_additional_t_cond", filled(0)),
+    ),
     text=512,  # at most: prompts are not padded
     pipelines=("QwenImagePipeline",),
 )

@@ -1,21 +1,14 @@
 """SkyReels-V2 (Skywork, arXiv 2504.13074): Wan 2.1, whose diffusion-forcing models give each frame its own timestep."""
 
 from dataclasses import replace
-from typing import Any
 
-import torch
+from relcache.models.families.wan import ARGUMENTS, WAN
+from relcache.models.inputs import Recipe, call, filled, where
 
-from relcache.models.families.wan import WAN, wan_inputs
-from relcache.models.spec import Size
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    inputs = wan_inputs(config, size)
-    if config.inject_sample_info:
-        inputs["timestep"] = torch.full((size.batch, size.frames), 500)
-        inputs["enable_diffusion_forcing"] = True
-        inputs["fps"] = [1] * size.batch  # 0 stands for 16 frames a second, 1 for any other number
-    return inputs
-
-
-SKYREELS_V2 = replace(WAN, class_name="SkyReelsV2Transformer3DModel", inputs=_inputs, pipelines=())
+_forcing: dict[str, Recipe] = {
+    "timestep": where("inject_sample_info", filled(500, "batch", "frames"), filled(500)),
+    "enable_diffusion_forcing": where("inject_sample_info", True),
+    # 0 stands for 16 frames a second, 1 for any other number
+    "fps": where("inject_sample_info", lambda config, size: [1] * size.batch),
+}
+SKYREELS_V2 = replace(WAN, class_name="SkyReelsV2Transformer3DModel", inputs=call(**ARGUMENTS | _forcing), pipelines=())

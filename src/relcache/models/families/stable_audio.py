@@ -3,29 +3,24 @@
 Latent audio lies along `width`.
 """
 
-from typing import Any
+from relcache.models.inputs import call, filled, pair, random, text
+from relcache.models.spec import ModelSpec
 
-import torch
-
-from relcache.models.spec import ModelSpec, Size
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    tokens = size.width + 1  # the first one holds the duration and the timestep
-    angles = (tokens, config.attention_head_dim // 2)
-    return {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.width),
-        "timestep": torch.full((1,), 0.5),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.cross_attention_input_dim),
-        "global_hidden_states": torch.randn(size.batch, 1, config.global_states_input_dim),
-        "rotary_embedding": (torch.ones(angles), torch.zeros(angles)),
-    }
-
+_angles = (
+    lambda config, size: size.width + 1,  # the first token holds the duration and the timestep
+    lambda config, size: config.attention_head_dim // 2,
+)
 
 STABLE_AUDIO = ModelSpec(
     class_name="StableAudioDiTModel",
     modules=("transformer_blocks.*.attn1", "transformer_blocks.*.attn2", "transformer_blocks.*.ff"),
     conditioning=("encoder_hidden_states", "global_hidden_states"),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=random("batch", "in_channels", "width"),
+        timestep=filled(0.5, 1),
+        encoder_hidden_states=text("cross_attention_input_dim"),
+        global_hidden_states=random("batch", 1, "global_states_input_dim"),
+        rotary_embedding=pair(filled(1.0, *_angles), filled(0.0, *_angles)),
+    ),
     text=130,
 )

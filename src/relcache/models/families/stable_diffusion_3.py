@@ -1,23 +1,10 @@
 """Stable Diffusion 3 and 3.5 (Stability AI, arXiv 2403.03206): joint attention, self-attention, feed-forwards.
 
-The second attention is that of 3.5 Medium; the last block leaves the text without a feed-forward.
+Only 3.5 Medium has the second attention; the last block has no feed-forward for the text.
 """
 
-from typing import Any
-
-import torch
-
-from relcache.models.spec import ModelSpec, Size, joint
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(size.batch, config.in_channels, size.height, size.width),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.joint_attention_dim),
-        "pooled_projections": torch.randn(size.batch, config.pooled_projection_dim),
-        "timestep": torch.full((size.batch,), 500.0),
-    }
-
+from relcache.models.inputs import call, filled, image, random, text
+from relcache.models.spec import ModelSpec, joint
 
 STABLE_DIFFUSION_3 = ModelSpec(
     class_name="SD3Transformer2DModel",
@@ -28,7 +15,12 @@ STABLE_DIFFUSION_3 = ModelSpec(
         "transformer_blocks.*.ff_context",
     ),
     conditioning=("encoder_hidden_states", "pooled_projections", "skip_layers"),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=image("in_channels"),
+        encoder_hidden_states=text("joint_attention_dim"),
+        pooled_projections=random("batch", "pooled_projection_dim"),
+        timestep=filled(500.0),
+    ),
     text=77 + 256,  # CLIP's and T5's
     pipelines=("StableDiffusion3Pipeline",),
 )

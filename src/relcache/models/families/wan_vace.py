@@ -1,21 +1,7 @@
 """Wan VACE (Alibaba, arXiv 2503.07598): the control blocks, which read the noisy sample too, then the blocks of Wan."""
 
-from typing import Any
-
-import torch
-
-from relcache.models.spec import ModelSpec, Size
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    grid = (size.frames, size.height, size.width)
-    return {
-        "hidden_states": torch.randn(size.batch, config.in_channels, *grid),
-        "timestep": torch.full((size.batch,), 500),
-        "encoder_hidden_states": torch.randn(size.batch, size.text, config.text_dim),
-        "control_hidden_states": torch.randn(size.batch, config.vace_in_channels, *grid),
-    }
-
+from relcache.models.inputs import call, filled, text, video
+from relcache.models.spec import ModelSpec
 
 WAN_VACE = ModelSpec(
     class_name="WanVACETransformer3DModel",
@@ -28,6 +14,11 @@ WAN_VACE = ModelSpec(
         "blocks.*.ffn",
     ),
     conditioning=("encoder_hidden_states", "encoder_hidden_states_image"),
-    inputs=_inputs,
+    inputs=call(
+        hidden_states=video("in_channels"),
+        timestep=filled(500),
+        encoder_hidden_states=text("text_dim"),
+        control_hidden_states=video("vace_in_channels"),
+    ),
     text=512,
 )

@@ -6,33 +6,25 @@ from typing import Any
 
 import torch
 
-from relcache.models.spec import ModelSpec, Size
+from relcache.models.inputs import call, filled, random, several
+from relcache.models.spec import ModelSpec
 
-MULTIPLE = 32  # of tokens, to which the model itself fills up each text and each picture
+MULTIPLE = 32  # the model itself pads each text and each image to a multiple of these tokens
 
 
 def _valid(arguments: Mapping[str, Any], tokens: int) -> torch.Tensor | None:
-    """The picture, the text behind it, then padding; of lists of pictures (editing) that is not known."""
-    pictures, texts = arguments["x"], arguments["cap_feats"]
-    if isinstance(pictures[0], list):
+    """The sequence is the image, the text behind it, then padding. For lists of images (editing) it is unknown."""
+    images, texts = arguments["x"], arguments["cap_feats"]
+    if isinstance(images[0], list):
         return None
     side, frames = arguments.get("patch_size", 2), arguments.get("f_patch_size", 1)
-    patches = [picture[0].numel() // (side * side * frames) for picture in pictures]
+    patches = [image[0].numel() // (side * side * frames) for image in images]
     pairs = zip(patches, texts, strict=True)
     lengths = [sum(-(-count // MULTIPLE) * MULTIPLE for count in (number, len(text))) for number, text in pairs]
     if len(set(lengths)) == 1:
         return None
-    places = torch.arange(tokens, device=pictures[0].device)
-    return torch.stack([places < length for length in lengths])
-
-
-def _inputs(config: Any, size: Size) -> dict[str, Any]:
-    latents = (config.in_channels, size.frames, size.height, size.width)
-    return {
-        "x": [torch.randn(latents) for _ in range(size.batch)],
-        "t": torch.full((size.batch,), 0.5),
-        "cap_feats": [torch.randn(size.text, config.cap_feat_dim) for _ in range(size.batch)],
-    }
+    positions = torch.arange(tokens, device=images[0].device)
+    return torch.stack([positions < length for length in lengths])
 
 
 Z_IMAGE = ModelSpec(
@@ -47,6 +39,10 @@ Z_IMAGE = ModelSpec(
     timestep="t",
     time_runs=1,
     padding=(("layers*:*", _valid),),
-    inputs=_inputs,
+    inputs=call(
+        x=several("batch", random("in_channels", "frames", "height", "width")),
+        t=filled(0.5),
+        cap_feats=several("batch", random("text", "cap_feat_dim")),
+    ),
     text=512,  # at most: the pipeline drops the padding
 )
