@@ -479,7 +479,7 @@ def test_the_command(tmp_path: Path) -> None:
     few = ["--steps", "8", "--samples", "2", "--trials", "2"]
     code, output = command("calibrate", "--full-steps", "4", *few, "--out", str(out))
     assert code == 0, output
-    assert f"Written to {out}; {tmp_path / 'mine.progress.json'} holds what was measured" in output
+    assert f"Written to {out}; {tmp_path / 'mine.progress.json'} holds the measurements" in output
     preset = Preset.load(out)
     assert preset.steps == 8
     assert f"full steps: {', '.join(map(str, preset.full_steps))}" in output
