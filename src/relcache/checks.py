@@ -45,22 +45,22 @@ def check_choice(what: str, value: object, choices: object) -> None:
         raise ValueError(f"{what} is one of {', '.join(map(repr, get_args(choices)))}, got {value!r}")
 
 
-def nearest(given: str, known: Iterable[str], most: int = 1, cutoff: float = 0.5) -> list[str]:
+def nearest(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.5) -> list[str]:
     """Return at most `most` of the `known` names that resemble `given`, the closest first; case does not count."""
-    by_lower = {name.lower(): name for name in known}
-    return [by_lower[found] for found in difflib.get_close_matches(given.lower(), by_lower, most, cutoff)]
+    by_lower = {each.lower(): each for each in known}
+    return [by_lower[found] for found in difflib.get_close_matches(name.lower(), by_lower, most, cutoff)]
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `"did you mean 'rfc'? "`, or an empty text if no name is close."""
-    near = nearest(given, known)
+    near = nearest(name, known)
     return f"did you mean {near[0]!r}? " if near else ""
 
 
-def unknown(kind: str, given: str, known: Iterable[str]) -> str:
-    """Return the message that refuses the name `given`: it suggests the closest known name and lists all."""
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the message that refuses `name`: it suggests the closest known name and lists all."""
     known = list(known)
-    return f"unknown {kind} {given!r}: {did_you_mean(given, known)}there are {', '.join(known)}"
+    return f"unknown {kind} {name!r}: {did_you_mean(name, known)}there are {', '.join(known)}"
 
 
 def bytes_from(size: int | str) -> int:

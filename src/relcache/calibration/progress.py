@@ -51,11 +51,7 @@ class Progress:
             raise ValueError(f"progress cannot be kept in {self.path}: {error}") from error
 
     def begin(self, signature: list[float], steps: int) -> None:
-        """Set the signature and the number of steps of full compute.
-
-        Raises:
-            ValueError: the file's measurements are of other pictures.
-        """
+        """Set signature and steps of full compute; raise ValueError if the file's measurements have others."""
         if self.signature is not None:
             pairs = zip(self.signature, signature, strict=False)
             same = len(self.signature) == len(signature) and all(abs(a - b) <= TOLERANCE for a, b in pairs)

@@ -29,7 +29,7 @@ def sample_pictures(
     classes: Annotated[str | None, typer.Option(help="Comma-separated class names or numbers.")] = None,
     method: Annotated[str, typer.Option(help="auto, full, rfc:order=2,threshold=0.12, fora:interval=4, …")] = "auto",
     full_steps: Annotated[int | None, typer.Option(help="Exact number of full steps, for auto, rfc and rcs.")] = None,
-    speedup: Annotated[float | None, typer.Option(help="Measured speed-up of the steps, for auto; 3 or so.")] = None,
+    speedup: Annotated[float | None, typer.Option(help="Measured speed-up of the steps, such as 3; for auto.")] = None,
     compare: Annotated[str | None, typer.Option(help="Methods side by side: full,fora,taylorseer,rfc.")] = None,
     nfc: Annotated[int | None, typer.Option(help="Number of full steps; sets the interval or threshold.")] = None,
     model: options.Model = None,

@@ -32,7 +32,6 @@ from relcache.methods import method_from_config
 from relcache_models import names as shipped_models
 
 METHODS = "fora,taylorseer-1,taylorseer-2,rfc-1,rfc-2"
-OF_PIPELINES = {"samples": "--samples", "prompts": "--prompts", "guidance": "--guidance", "option": "--option"}
 
 
 def time_methods(
@@ -54,9 +53,7 @@ def time_methods(
     option: options.Option = None,
     calibration_samples: options.CalibrationSamples = 4,
     compiled: Annotated[bool, typer.Option("--compile", help="Random weights: use torch.compile.")] = False,
-    count: Annotated[
-        bool, typer.Option("--count", help="Count a step's bytes and FLOPs instead of timing it.")
-    ] = False,
+    count: Annotated[bool, typer.Option("--count", help="Count bytes and FLOPs of a step, without timing.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for table.json, table.md and the figure.")] = None,
     device: options.Device = "auto",
     dtype: options.DType = "float32",
@@ -70,13 +67,12 @@ def time_methods(
         named = methods_at(choose(methods), granularity.split(","))
         targets = numbers(nfc, steps)
         is_pipeline = model not in SUBJECTS and (model in shipped_models() or "/" in model or Path(model).is_dir())
-        given = {"samples": samples, "prompts": prompts, "guidance": guidance, "option": option}
-        unused = [OF_PIPELINES[name] for name, value in given.items() if value not in (None, []) and not is_pipeline]
-        unused += ["--blocks"] * (blocks is not None and is_pipeline) + ["--count"] * (count and is_pipeline)
-        unused += ["--compile"] * (compiled and is_pipeline)
-        if unused:
-            kind = "is a pipeline" if is_pipeline else "has random weights"
-            raise ValueError(f"{unused[0]} has no meaning with {model}, which {kind}")
+        for_pipelines = {"--samples": samples, "--prompts": prompts, "--guidance": guidance, "--option": option or None}
+        for_random = {"--blocks": blocks, "--count": count or None, "--compile": compiled or None}
+        for name, value in (for_random if is_pipeline else for_pipelines).items():
+            if value is not None:
+                kind = "is a pipeline" if is_pipeline else "has random weights"
+                raise ValueError(f"{name} has no meaning with {model}, which {kind}")
         if compiled and peers:
             raise ValueError("--compile goes without --peers, whose hooks do not compile: leave one out")
         device = usable_device(device)
@@ -177,7 +173,7 @@ def _tabulate(
         printed.add_row(*("–" if row[key] is None else format(row[key], form) for _, key, form in shown))
     console.print(printed)
     if out is not None:
-        written = files.write_or_elsewhere(out, lambda place: speed.write_table(place / name, rows, title, columns))
+        written = files.write_or_elsewhere(out, lambda folder: speed.write_table(folder / name, rows, title, columns))
         for path in written:
             say(f"Written to {path}")
 

@@ -75,11 +75,7 @@ class Preset:
 
     @classmethod
     def named(cls, name: str) -> Preset:
-        """Return the shipped preset of this name, or the preset in the file at this path.
-
-        Raises:
-            ValueError: there is neither, or the file is no preset.
-        """
+        """Return the shipped preset of this name, or that of the file; raise ValueError if there is none."""
         known = shipped()
         if name in known:
             return known[name]
@@ -108,11 +104,7 @@ class Preset:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Preset:
-        """Return the preset of a table as `to_dict` makes it.
-
-        Raises:
-            ValueError: another version, an entry that is missing or of another kind, or an unknown part.
-        """
+        """Return the preset of a table from `to_dict`; raise ValueError if an entry is missing or wrong."""
         version = _field({"file": table}, "file", Mapping).get("version")
         if version != VERSION:
             raise ValueError(f"it has version {version!r}, and this relcache reads version {VERSION}")
@@ -125,9 +117,9 @@ class Preset:
             if name in judged:
                 _field(judged, name, (int, float))
         steps = Plan(_field(table, "full_steps", list)).full_steps
-        corrector = None if table.get("corrector") is None else _made(table, "corrector", correctors)
+        corrector = None if table.get("corrector") is None else _part_from(table, "corrector", correctors)
         options = {name: table[name] for name in OPTIONS if name in table}
-        method = Method(_made(table, "forecaster", forecasters), Plan(steps), corrector=corrector, **options)
+        method = Method(_part_from(table, "forecaster", forecasters), Plan(steps), corrector=corrector, **options)
         return cls(origin, _field(table, "steps", int), steps, method, _field(table, "date", str), judged)
 
 
@@ -162,7 +154,7 @@ def _part(part: Any, among: Any) -> dict[str, Any]:
     return {"name": name, **asdict(part)}
 
 
-def _made(table: Mapping[str, Any], what: str, among: Any) -> Any:
+def _part_from(table: Mapping[str, Any], what: str, among: Any) -> Any:
     """Return the forecaster or corrector that a table describes."""
     options = dict(_field(table, what, Mapping))
     name = _field(options, "name", str)

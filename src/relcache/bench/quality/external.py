@@ -71,11 +71,7 @@ def _python(name: str) -> Path:
 
 
 def require(name: str) -> Path:
-    """Return the interpreter of a metric's environment.
-
-    Raises:
-        ValueError: the environment has not been made.
-    """
+    """Return the interpreter of a metric's environment; raise ValueError if that has not been made."""
     if not (folder_of(name) / "ready").exists():
         raise ValueError(f"{name} needs an environment of its own: relcache environment {name}")
     return _python(name)
@@ -84,8 +80,7 @@ def require(name: str) -> Path:
 def vbench_prompts() -> dict[str, set[str]]:
     """Return the prompts of VBench's standard suite, in its order, and the dimensions that judge each.
 
-    Raises:
-        ValueError: the environment has not been made.
+    Raises ValueError if VBench's environment has not been made.
     """
     try:
         require("vbench")
@@ -144,11 +139,7 @@ def _last_lines(text: str) -> str:
 
 
 class External:
-    """A metric's script that runs in its environment and answers requests in turn.
-
-    Raises:
-        ValueError: the environment has not been made.
-    """
+    """A metric's script in its environment, which answers requests; raises ValueError if that has not been made."""
 
     def __init__(self, name: str, device: str, **request: Any):
         self.name, self.request = name, {"device": device, **request}

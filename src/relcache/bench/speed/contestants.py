@@ -81,7 +81,7 @@ def ours(name: str, method: Method, steps: int | None = None) -> Contestant:
     return Contestant(name, lambda model: enable(model, method, num_inference_steps=steps), budget=budget)
 
 
-def held_to(method: Method, interval: int, steps: int, warmup: int = WARMUP) -> Method:
+def at_interval(method: Method, interval: int, steps: int, warmup: int = WARMUP) -> Method:
     """Return a method with as many full steps of `steps` as the interval has, at the same steps unless it grows gaps.
 
     An error budget still measures its signal at each step, but its longest gap decides.
@@ -127,11 +127,7 @@ def peer_at(
 
 
 def only_transformer(pipeline_or_model: Any) -> nn.Module:
-    """Return the transformer of a pipeline, or the bare one.
-
-    Raises:
-        ValueError: the pipeline has several transformers.
-    """
+    """Return the transformer of a pipeline, or the bare one; raise ValueError if there are several."""
     models, _ = find_transformers(pipeline_or_model)
     if len(models) > 1:
         raise ValueError(f"a pipeline with one transformer can be timed; this one has {', '.join(models)}")

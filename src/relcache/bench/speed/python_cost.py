@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from relcache.api import enable
-from relcache.bench.speed.contestants import held_to
+from relcache.bench.speed.contestants import at_interval
 from relcache.bench.speed.subjects import Subject, calls_of, model_of
 from relcache.method import Method
 from relcache.models.coarse import coarsened
@@ -41,7 +41,7 @@ def python_cost(subject: Subject, method: Method) -> dict[str, float]:
     if not isinstance(method.schedule, ErrorBudget):
         method = replace(method, schedule=Interval(2))
     calls = calls_of(model, spec, tiny.size, history + 1 + TIMED)
-    with enable(model, held_to(method, len(calls), len(calls), history)):
+    with enable(model, at_interval(method, len(calls), len(calls), history)):
         for call in calls[:history]:
             model(**call)
         counted = calls_within_relcache(lambda: model(**calls[history]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ import torch
 from relcache.bench import files
 from relcache.bench.comparison.equal_cost import marked
 from relcache.bench.sampling.calibration import Calibration, full_steps, interval_for, with_any_budget
-from relcache.bench.speed.contestants import Contestant, NamedMethod, held_to, ours, peer_at
+from relcache.bench.speed.contestants import Contestant, NamedMethod, at_interval, ours, peer_at
 from relcache.bench.speed.peers import Peer
 from relcache.bench.speed.scale import Scale
 from relcache.bench.speed.stopwatch import Clock, timed
 from relcache.bench.speed.subjects import Course
 from relcache.methods import method_from_config
+
+PLAIN = Contestant("as it is", lambda model: nullcontext())
 
 
 @dataclass
@@ -37,19 +40,16 @@ class Times:
     held: int = 0
     peak: int | None = None
 
-    def row(self, contestant: Contestant | None, steps: int, plain: float, target: int | None = None) -> dict[str, Any]:
-        """Return a row of the table; without a contestant it is the plain model's.
-
-        `plain` is the seconds of a step of the plain model, `target` the wanted number of full steps.
-        """
+    def row(self, contestant: Contestant, steps: int, plain: float, target: int | None = None) -> dict[str, Any]:
+        """Return a row of the table; `plain` is the seconds of a step of the plain model."""
         ratios = [seconds / ideal for seconds, ideal in zip(self.rounds, self.ideals, strict=True)]
         return {
-            "method": "as it is" if contestant is None else contestant.name,
-            "peer": contestant is not None and contestant.is_peer,
-            "nfc_target": None if contestant is None else target,
+            "method": contestant.name,
+            "peer": contestant.is_peer,
+            "nfc_target": target,
             "nfc": self.nfc,
-            "interval": None if contestant is None else contestant.budget.get("interval"),
-            "threshold": None if contestant is None else contestant.budget.get("threshold"),
+            "interval": contestant.budget.get("interval"),
+            "threshold": contestant.budget.get("threshold"),
             "steps": steps,
             "full_ms": 1e3 * statistics.median(self.full),
             "cached_ms": 1e3 * statistics.median(self.cached) if self.cached else None,
@@ -101,7 +101,7 @@ def race(
             tell(contestant.name)
     once = statistics.median(plain.full)
     plain.rounds, plain.ideals, plain.nfc = [steps * once], [steps * once], steps
-    return [plain.row(None, steps, once), *(times[one.name].row(one, steps, once, target) for one in contestants)]
+    return [plain.row(PLAIN, steps, once), *(times[one.name].row(one, steps, once, target) for one in contestants)]
 
 
 COLUMNS = (
@@ -199,7 +199,7 @@ def contestants_for(
     steps = len(course.calls)
     interval = interval_for(nfc, steps)
     found = [
-        ours(name, held_to(method_from_config(with_any_budget(config)), interval, steps), steps)
+        ours(name, at_interval(method_from_config(with_any_budget(config)), interval, steps), steps)
         for name, config in methods
     ]
 

@@ -109,7 +109,7 @@ def layer_of_the_last_unit(model: nn.Module, spec: ModelSpec) -> nn.Module:
             for child in module.modules():
                 if isinstance(child, nn.Linear) and child not in own:
                     return child
-    raise ValueError(f"no unit of {type(model).__name__} has a linear layer within it, which full steps are told by")
+    raise ValueError(f"no unit of {type(model).__name__} has a linear layer inside: full steps cannot be recognised")
 
 
 def least_median_most(values: Sequence[float]) -> tuple[float, float, float]:

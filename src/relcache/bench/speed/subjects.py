@@ -122,11 +122,7 @@ def where(device: str) -> str:
 
 
 def subject_of(name: str, size: str | None = None, frames: int | None = None, batch: int | None = None) -> Subject:
-    """Return the subject of this name, at its own size or at one in pixels.
-
-    Raises:
-        ValueError: the name is unknown or the size wrong.
-    """
+    """Return the subject of this name, at its own size or at one in pixels; raise ValueError if either is wrong."""
     if name not in SUBJECTS:
         shipped = [task.model for task in SMALL.values()]
         hint = did_you_mean(name, [*SUBJECTS, *shipped])

@@ -71,11 +71,7 @@ class Batch:
         }
 
     def pictures(self, rows: int = 256) -> Iterator[np.ndarray]:
-        """Yield the pictures, at most `rows` at a time, as uint8 (n, height, width, 3).
-
-        Raises:
-            ValueError: the file is damaged or cut short.
-        """
+        """Yield the pictures, at most `rows` at a time, as uint8 (n, height, width, 3)."""
         if "arr_0" not in self.names:
             return
         with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:

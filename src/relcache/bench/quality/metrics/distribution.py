@@ -74,9 +74,6 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
 
     It is FID for InceptionV3's pooled features, and sFID for the first seven channels of its mixed_6 features; for
     others it is neither. It is biased upwards unless the samples are many times the width.
-
-    Raises:
-        ValueError: the features have different widths.
     """
     if first.mean.shape != second.mean.shape:
         raise ValueError(f"features of widths {len(first.mean)} and {len(second.mean)} cannot be compared")

@@ -12,7 +12,7 @@ from torch import nn
 from relcache.models import ModelSpec
 
 WARMUP = 2  # full steps at the beginning, as relcache's methods have them, of peers with that option
-PHASE = 3  # the first full step after the warm-up of diffusers' TaylorSeer, and of peers with given steps
+PHASE = 3  # the first full step after the warm-up of diffusers' TaylorSeer, and of peers with a mask of steps
 
 
 @dataclass(frozen=True)

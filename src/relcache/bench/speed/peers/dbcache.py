@@ -1,7 +1,7 @@
 """DBCache of cache-dit, with or without its TaylorSeer calibrator.
 
 It computes one block in front and none behind (F1B0), the fewest that it allows. It decides by the change of that
-block's residual, or takes given full steps. Each list of blocks in its adapter has a first block and a decision.
+block's residual, or takes full steps by a mask. Each list of blocks in its adapter has a first block and a decision.
 """
 
 from __future__ import annotations
