@@ -92,7 +92,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--methods", "rfc:ordr=1", "--blocks", "1", "--size", "32"], "did you mean 'order'?"),
         (["--dtype", "int8"], "unknown dtype 'int8': there are float32, bfloat16, float16"),
         (["--nfc", "2"], "--nfc lies above the warm-up, 2"),
-        (["--methods", "fora:interval=3"], "fora-interval-3 has a budget of its own: leave that out, --nfc sets the budget"),
+        (
+            ["--methods", "fora:interval=3"],
+            "fora-interval-3 has a budget of its own: leave that out, --nfc sets the budget",
+        ),
         (["--methods", "full"], "names no method beside full compute"),
         (["--size", "7"], "--size of random weights takes multiples of 16 pixels, got '7'"),
         (["--size", "32x64"], "dit makes square pictures"),

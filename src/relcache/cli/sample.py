@@ -26,11 +26,11 @@ from relcache.methods import method_from_config
 
 def sample_pictures(
     prompt: options.Prompts = None,
-    classes: Annotated[str | None, typer.Option(help="Comma-separated class names or numbers.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Class names or numbers, for models of classes.")] = None,
     method: Annotated[str, typer.Option(help="auto, full, rfc:order=2,threshold=0.12, fora:interval=4, …")] = "auto",
     full_steps: Annotated[int | None, typer.Option(help="Exact number of full steps, for auto, rfc and rcs.")] = None,
     speedup: Annotated[float | None, typer.Option(help="Measured speed-up of the steps, such as 3; for auto.")] = None,
-    compare: Annotated[str | None, typer.Option(help="Methods side by side: full,fora,taylorseer,rfc.")] = None,
+    compare: Annotated[str | None, typer.Option(help="Methods side by side: full,fora,rfc; with --nfc.")] = None,
     nfc: Annotated[int | None, typer.Option(help="Number of full steps; sets the interval or threshold.")] = None,
     model: options.Model = None,
     steps: options.Steps = 50,

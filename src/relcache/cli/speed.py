@@ -62,6 +62,8 @@ def time_methods(
 
     Methods run in turn in one process. With random weights an error budget measures its signal but takes full steps at
     the fixed interval. With a pipeline each threshold is found first, and PSNR and SSIM to full compute are measured.
+    By default a model with random weights has few blocks on a CPU, and all on a GPU. The option --peers adds
+    TaylorSeer and FirstBlockCache of diffusers and DBCache of cache-dit.
     """
     with plain_errors(relief_of(batch or 1, device, dtype)):
         named = methods_at(choose(methods), granularity.split(","))

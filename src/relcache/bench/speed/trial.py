@@ -20,7 +20,7 @@ FULL = Contestant("full compute", lambda pipeline: nullcontext())
 
 
 class TimedRun(NamedTuple):
-    """The pictures of a contestant, uint8 as `Sampler.call` returns them, and their cost.
+    """The pictures of a contestant, float32 (n, …) in [0, 1], and their cost.
 
     `full_share` is the share of full calls; `calls` is their number per batch, full or not. `full` and `cached` are the
     seconds of each such call, and `held` the bytes that the contestant holds.
