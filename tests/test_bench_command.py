@@ -283,7 +283,7 @@ def test_text_to_image(text_model: Path, tmp_path: Path, monkeypatch: pytest.Mon
         (("class-conditional", *SMALL, "--seeds", "²"), "--seeds takes numbers"),
         (("class-conditional", *SMALL, "--workers", "²"), "--workers takes a number"),
         (("class-conditional", *SMALL, "--prompts", __file__), "class-conditional asks for classes"),
-        (("text-to-image", *SMALL, "--reference", "r.npz"), "--reference and --inception are of class-conditional"),
+        (("text-to-image", *SMALL, "--reference", "r.npz"), "--reference and --inception are for class-conditional"),
     ],
 )
 def test_mistakes(arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

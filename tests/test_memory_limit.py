@@ -31,7 +31,7 @@ def test_amounts(text: Any, amount: int) -> None:
 
 @pytest.mark.parametrize("text", ["6", "six GB", "6 G", "6 iB", "-1 GB", "", 1.5, True, None, b"6GB"])
 def test_what_is_no_amount(text: Any) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"such as '6GB', '800 MB' or '6 GiB' (kB, MB, GB, TB, and KiB, MiB, "
+    with pytest.raises(ValueError, match=re.escape(f"such as '6GB', '800 MB' or '6 GiB' (kB, MB, GB, TB, KiB, MiB, "
                                                    f"GiB, TiB); got {text!r}")):  # fmt: skip
         bytes_from(text)
 

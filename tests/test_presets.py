@@ -350,7 +350,7 @@ def test_a_plan_is_found(method: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(kept) == 7
     preset = calibrate(pipe, CALLS, 4, **options, tell=lambda *parts: told.append(parts))
     assert json.loads((tmp_path / "progress.json").read_text())["parts"].items() >= kept.items()
-    assert {what.split(":")[0] for what, _, _ in told} >= {"full compute", "errors of gaps", "what becomes of errors"}
+    assert {what.split(":")[0] for what, _, _ in told} >= {"full compute", "errors of gaps", "gains of errors"}
     assert all(done <= total for _, done, total in told)
     assert len(preset.full_steps) == 4
     assert preset.judged["plan"] >= preset.judged["growing"]
@@ -479,7 +479,7 @@ def test_the_command(tmp_path: Path) -> None:
     few = ["--steps", "8", "--samples", "2", "--trials", "2"]
     code, output = command("calibrate", "--full-steps", "4", *few, "--out", str(out))
     assert code == 0, output
-    assert f"Written to {out}; {tmp_path / 'mine.progress.json'} holds what was measured" in output
+    assert f"Written to {out}; {tmp_path / 'mine.progress.json'} holds the measurements" in output
     preset = Preset.load(out)
     assert preset.steps == 8
     assert f"full steps: {', '.join(map(str, preset.full_steps))}" in output

@@ -238,7 +238,7 @@ def test_out_of_memory_says_what_would_help(
     assert result.exit_code == 1
     assert "out of memory\n" in result.output
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("relcache.cli.app.load_pipeline", lambda *arguments: small_pipelines.flux()[0])
+    monkeypatch.setattr("relcache.cli.sample.load_pipeline", lambda *arguments: small_pipelines.flux()[0])
     said = refused(*of_flux(flux, *PROMPTS, "--method", "fora:interval=3", "--offload", "model"))
     assert "it would help to give --offload group" in said
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import relcache
 from relcache.bench.comparison.entries import choose
 from relcache.bench.sampling.calibration import Calibration
-from relcache.bench.speed.contestants import held_to, methods_at
+from relcache.bench.speed.contestants import at_interval, methods_at
 from relcache.bench.speed.counting import count
 from relcache.bench.speed.peers import PEERS
 from relcache.bench.speed.python_cost import python_cost
@@ -92,12 +92,15 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--methods", "rfc:ordr=1", "--blocks", "1", "--size", "32"], "did you mean 'order'?"),
         (["--dtype", "int8"], "unknown dtype 'int8': there are float32, bfloat16, float16"),
         (["--nfc", "2"], "--nfc lies above the warm-up, 2"),
-        (["--methods", "fora:interval=3"], "fora-interval-3 has a budget of its own, which --nfc is to give"),
+        (
+            ["--methods", "fora:interval=3"],
+            "fora-interval-3 has a budget of its own: leave that out, --nfc sets the budget",
+        ),
         (["--methods", "full"], "names no method beside full compute"),
         (["--size", "7"], "--size of random weights takes multiples of 16 pixels, got '7'"),
         (["--size", "32x64"], "dit makes square pictures"),
         (["--frames", "9"], "--frames has no meaning with dit"),
-        (["--model", "hunyuan", "--frames", "6"], "a multiple of 4 and one more"),
+        (["--model", "hunyuan", "--frames", "6"], "one more than a multiple of 4"),
         (["--samples", "2"], "--samples has no meaning with dit, which has random weights"),
         (["--model", "small-flux", "--blocks", "2"], "--blocks has no meaning with small-flux, which is a pipeline"),
         (["--model", "small-flux", "--count"], "--count has no meaning with small-flux"),
@@ -170,7 +173,7 @@ def test_options_of_a_method_reach_the_race() -> None:
     """Whatever a method holds beside its budget stays as it was given."""
     (chosen,) = methods_at(choose("rfc:order=1,granularity=stack,cache_dtype=int8,token_stride=3"), ("module", "block"))
     assert chosen.config["granularity"] == "stack"
-    held = held_to(method_from_config({**chosen.config}), 5, 50)
+    held = at_interval(method_from_config({**chosen.config}), 5, 50)
     assert (held.granularity, held.cache_dtype, held.schedule.longest_gap) == ("stack", "int8", 5)
     assert held.schedule.token_stride == held.forecaster.token_stride == 3
-    assert held_to(method_from_text("taylorseer:order=1,phase=3,interval=4"), 5, 50).schedule.phase == 3
+    assert at_interval(method_from_text("taylorseer:order=1,phase=3,interval=4"), 5, 50).schedule.phase == 3

@@ -69,7 +69,7 @@ def test_a_race_on_a_pipeline() -> None:
     peers = PEERS[1:6:2]
     heats = {nfc: tradeoff.heat_at(nfc, methods, peers, calibration, known) for nfc in (4, 10)}
     told: list[str] = []
-    full, *rows = tradeoff.race(trial, heats, 1, told.append)
+    full, *rows = tradeoff.race_pipeline(trial, heats, 1, told.append)
     assert len(told) == tradeoff.runs_of(2, len(methods) + len(peers), 1)
     assert sampler.call([0, 1], [1, 2]).equal(before)
     assert (full["method"], full["nfc"], full["share"], full["psnr"], full["cached_share"]) == (

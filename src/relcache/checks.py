@@ -1,4 +1,4 @@
-"""Values and names that a user gives, held against what is allowed. Knows nothing else of the library."""
+"""Checks of the values and names that a user gives. Imports nothing else of relcache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_whole(what: str, value: object, least: int, most: int | None = None, h
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a finite int or float."""
+    """Return whether `value` is a finite int or float."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -45,42 +45,39 @@ def check_choice(what: str, value: object, choices: object) -> None:
         raise ValueError(f"{what} is one of {', '.join(map(repr, get_args(choices)))}, got {value!r}")
 
 
-def nearest(given: str, known: Iterable[str], most: int = 1, cutoff: float = 0.5) -> list[str]:
-    """Return at most `most` of the `known` names that are like `given`, the likest first; case does not count."""
-    by_lower = {name.lower(): name for name in known}
-    return [by_lower[found] for found in difflib.get_close_matches(given.lower(), by_lower, most, cutoff)]
+def nearest(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.5) -> list[str]:
+    """Return at most `most` of the `known` names that resemble `given`, the closest first; case does not count."""
+    by_lower = {each.lower(): each for each in known}
+    return [by_lower[found] for found in difflib.get_close_matches(name.lower(), by_lower, most, cutoff)]
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Return `"did you mean 'rfc'? "`, or an empty text where no name is near."""
-    near = nearest(given, known)
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `"did you mean 'rfc'? "`, or an empty text if no name is close."""
+    near = nearest(name, known)
     return f"did you mean {near[0]!r}? " if near else ""
 
 
-def unknown(kind: str, given: str, known: Iterable[str]) -> str:
-    """Return the sentence that refuses the name `given`, with the nearest right one and all known ones."""
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the message that refuses `name`: it suggests the closest known name and lists all."""
     known = list(known)
-    return f"unknown {kind} {given!r}: {did_you_mean(given, known)}there are {', '.join(known)}"
+    return f"unknown {kind} {name!r}: {did_you_mean(name, known)}there are {', '.join(known)}"
 
 
 def bytes_from(size: int | str) -> int:
-    """`size` in bytes: a whole number of them, or text with a unit, "6GB", "800 MB", "6.5 GiB".
+    """Return `size` in bytes. It is a whole number of bytes, or text with a unit: "6GB", "800 MB", "6.5 GiB".
 
     Raises:
-        ValueError: neither of these, or no bytes at all.
+        ValueError: any other value, or less than one byte.
     """
-    match = (
-        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b\s*", size, re.IGNORECASE) if isinstance(size, str) else None
-    )
-    factor = FACTORS.get(match.group(2).lower()) if match else None
-    if match is not None and factor is not None:
-        amount = int(float(match.group(1)) * factor)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?|)b\s*", str(size), re.IGNORECASE)
+    if isinstance(size, str) and match:
+        amount = int(float(match.group(1)) * FACTORS[match.group(2).lower()])
     elif isinstance(size, int) and not isinstance(size, bool):
         amount = size
     else:
         raise ValueError(
-            "a memory limit is a whole number of bytes, or a number with a unit, such as '6GB', '800 MB' or '6 GiB' "
-            f"(kB, MB, GB, TB, and KiB, MiB, GiB, TiB); got {size!r}"
+            "a memory limit is a number of bytes or a text such as '6GB', '800 MB' or '6 GiB' "
+            f"(kB, MB, GB, TB, KiB, MiB, GiB, TiB); got {size!r}"
         )
     if amount < 1:
         raise ValueError(f"a memory limit is at least one byte, got {size!r}")
@@ -88,7 +85,7 @@ def bytes_from(size: int | str) -> int:
 
 
 def as_text(amount: int) -> str:
-    """`amount` bytes with three digits and a unit."""
+    """Return `amount` bytes as text with three digits and a unit."""
     for factor, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if amount >= factor:
             return f"{amount / factor:.3g} {unit}"

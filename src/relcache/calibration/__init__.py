@@ -1,4 +1,4 @@
-"""Which full steps suit a model, a scheduler and a budget best? Measured errors, their amplification, and trials."""
+"""Find the full steps that suit a model, a scheduler and a budget best."""
 
 from relcache.calibration.calibrate import calibrate, find_plan
 

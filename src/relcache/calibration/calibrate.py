@@ -1,11 +1,12 @@
-"""Find the full steps that suit a model, a scheduler and a budget best. See `calibrate`."""
+"""Find the full steps that suit a model, a scheduler and a budget best."""
 
 from __future__ import annotations
 
 import datetime
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from relcache.api import enable, is_enabled
 from relcache.calibration.progress import Progress
-from relcache.calibration.trials import Call, Tell, Trials
+from relcache.calibration.trials import PictureCall, Tell, Trials
 from relcache.checks import check_whole
 from relcache.correctors.sampler import predicts
 from relcache.method import Method
@@ -25,7 +26,7 @@ from relcache.schedules import Growing, Plan
 from relcache.schedules.base import Setting
 from relcache.session.components import find_transformers, refuse_other_caches
 
-OWN = ("num_inference_steps", "generator", "output_type", "return_dict")  # arguments that are set here
+OWN = ("num_inference_steps", "generator", "output_type", "return_dict")  # arguments that `calibrate` sets
 
 
 def calibrate(
@@ -42,31 +43,29 @@ def calibrate(
 ) -> Preset:
     """Find a plan of exactly `full_steps` full steps for this pipeline's model and scheduler.
 
-    Three parts. How far each gap leads off is measured on the exact path, by where it ends and how long it is, and how
-    many times an error is as large in the final sample. The plan whose gaps add up to the least is the shortest path
-    with exactly `full_steps` steps. From that one or the plan of `Growing`, whichever is nearer to full compute,
-    one full step after the other is moved as long as the final pictures come nearer. Where the pipeline's scheduler
-    does not make one update for each step, pictures alone decide, from the plan of `Growing`.
+    First, measure the error that each gap causes in the sample after it, and how it grows to the final sample. Then
+    take the plan with the least sum of errors. Start from that plan or from `Growing`'s, whichever is closer to full
+    compute. Move full steps as long as the final pictures come closer. If the scheduler does not make one update per
+    step, skip the measurement and start from `Growing`'s plan.
 
-    Measuring costs about as much as 10 requests of full compute for each call, a trial as much as a cached request.
+    For each call, the measurement costs about as much as 10 requests of full compute. A trial costs as much as a
+    cached request.
 
     Args:
         pipe: a diffusers pipeline on which relcache is not enabled.
-        calls: arguments of a call each, such as `{"prompt": "a cat"}`; a few that are like those to come. Number of
-            steps, generator and output_type are set here.
+        calls: a few dicts of call arguments, such as `{"prompt": "a cat"}`, that resemble later calls.
         full_steps: the budget.
-        num_inference_steps: what each call asks for.
-        method: the one whose forecaster, corrector and granularity are used, by default `relcache.auto()`.
-        trials: the most plans that are judged by final pictures; fewer where no neighbour is better. The two that the
-            search begins with are judged in any case.
+        num_inference_steps: steps of each call.
+        method: its forecaster, corrector and granularity are used; by default `relcache.auto()`.
+        trials: the most plans that are judged by final pictures. The first two plans are judged in any case.
         seed: call i has the generator of seed + i.
-        progress: a file that keeps each measurement. A later call with the same file goes on from it.
-        tell: called with what is being done, and how many of how many parts are.
+        progress: a file that keeps each measurement; a later call with the same file resumes from it.
+        tell: called with the current activity, the parts done and the number of parts.
 
     Raises:
-        TypeError: not a pipeline.
-        ValueError: no calls, a budget that leaves no step to skip or is less than the method needs, an argument that
-            is set here, relcache or another cache at work on the pipeline, a progress file of something else.
+        TypeError: `pipe` is not a pipeline.
+        ValueError: there are no calls, a call has an argument that `calibrate` sets, or the budget does not fit. Or a
+            cache is enabled on the pipeline, or `progress` belongs to another calibration.
     """
     if not callable(pipe) or not hasattr(pipe, "scheduler"):
         raise TypeError(f"calibrate takes a diffusers pipeline, got {type(pipe).__name__}")
@@ -82,30 +81,24 @@ def calibrate(
     if full_steps >= num_inference_steps:
         raise ValueError(f"nothing is left to calibrate: {full_steps} full steps of {num_inference_steps}")
 
-    def made(place: int) -> Call:
-        def call() -> Tensor:
-            generator = torch.Generator().manual_seed(seed + place)
-            return _pictures(pipe(**calls[place], **_options(pipe, num_inference_steps), generator=generator))
+    def make_pictures(index: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed + index)
+        return _pictures(pipe(**calls[index], **_options(pipe, num_inference_steps), generator=generator))
 
-        return call
-
-    return find_plan(pipe, [made(place) for place in range(len(calls))], full_steps, method, trials, progress, tell)
+    made = [partial(make_pictures, index) for index in range(len(calls))]
+    return find_plan(pipe, made, full_steps, method, trials, progress, tell)
 
 
 def find_plan(
     pipe: Any,
-    calls: Sequence[Callable[[], Tensor]],
+    calls: Sequence[PictureCall],
     full_steps: int,
     method: Method | str | None = None,
     trials: int = 60,
     progress: str | Path | None = None,
     tell: Tell = lambda what, done, total: None,
 ) -> Preset:
-    """As `calibrate`, where each of `calls` is one request that makes pictures, (n, …), with the same seeds each time.
-
-    Raises:
-        ValueError: as `calibrate`.
-    """
+    """Find a plan as `calibrate` does; each of `calls` is one request that returns the same pictures (n, …), float."""
     check_whole("full_steps", full_steps, 1)
     check_whole("trials", trials, 0)
     base = chosen_method(method)
@@ -118,35 +111,36 @@ def find_plan(
     if any(map(is_enabled, models.values())):
         raise ValueError("relcache is enabled on this pipeline: call disable() on its handle first")
     refuse_other_caches(models)
-    with enable(pipe, method) as handle:  # what cannot be cached shows before anything is computed
+    with enable(pipe, method) as handle:  # raises at once if the pipeline cannot be cached
         base = replace(base, granularity=handle.granularity)
     origin = Origin.of(models, pipe.scheduler)
-    blank = Preset(origin, 1, (0,), base).to_dict()  # what a file cannot hold is refused
+    blank = Preset(origin, 1, (0,), base).to_dict()  # raises if a file cannot hold the method
     known = Progress(progress, {**blank, "full_steps": full_steps})
-    search = Trials(pipe, calls, base, known, tell)
-    if full_steps >= search.steps:
-        raise ValueError(f"nothing is left to calibrate: {full_steps} full steps of the {search.steps} that are made")
-    growing = Growing(full_steps).start(Setting(search.steps, predicts(pipe.scheduler), history)).planned
-    best = search.search(full_steps, growing, trials)
+    tried = Trials(pipe, calls, base, known, tell)
+    if full_steps >= tried.steps:
+        raise ValueError(f"nothing is left to calibrate: {full_steps} full steps of the {tried.steps} that are made")
+    growing = Growing(full_steps).start(Setting(tried.steps, predicts(pipe.scheduler), history)).planned
+    best = tried.search(full_steps, growing, trials)
     judged = {
-        "samples": sum(map(len, search.reference)),
+        "samples": sum(map(len, tried.reference)),
         "measure": "mean PSNR in dB to full compute of the same seeds, on the samples that it was found on",
-        "plan": search.judge(best),
-        "growing": search.judge(growing),
-        "trials": search.tried,
+        "plan": tried.judge(best),
+        "growing": tried.judge(growing),
+        "trials": len(known.trials),
     }
     known.write()
-    return Preset(origin, search.steps, Plan(best).full_steps, base, datetime.date.today().isoformat(), judged)
+    return Preset(origin, tried.steps, Plan(best).full_steps, base, datetime.date.today().isoformat(), judged)
 
 
 def _options(pipe: Any, steps: int) -> dict[str, Any]:
+    """Return the number of steps and, if the pipeline takes it, the output type for arrays."""
     taken = inspect.signature(pipe.__call__).parameters.values()
     named = any(each.name == "output_type" or each.kind is each.VAR_KEYWORD for each in taken)
     return {"num_inference_steps": steps} | ({"output_type": "np"} if named else {})
 
 
 def _pictures(output: Any) -> Tensor:
-    """What a pipeline has made, pictures, clips or sound, as a tensor."""
+    """Return a pipeline's pictures, clips or sound as a float32 tensor (n, …)."""
     try:
         return torch.as_tensor(output[0]).float()
     except (TypeError, ValueError, RuntimeError) as error:

@@ -1,12 +1,10 @@
-"""Sees the sample that a scheduler hands on after each update, and may put another in its place.
-
-Knows schedulers by their interface; of methods and plans nothing.
-"""
+"""Read, and optionally replace, the sample that a scheduler returns from each update."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -15,19 +13,19 @@ from relcache.correctors.sampler import sample_of
 from relcache.engine.patch import Patch
 
 
+@dataclass
 class Updates:
-    """How many updates there were."""
+    """The number of updates so far."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    count: int = 0
 
 
 @contextmanager
 def between_updates(scheduler: Any, between: Callable[[int, Tensor], Tensor | None]) -> Iterator[Updates]:
-    """Call `between(update, sample)` with the sample that each update of `scheduler` returns; they count from 0.
+    """Call `between(update, sample)` after each update of `scheduler`; updates count from 0.
 
-    What `between` returns is written into the sample, None leaves it as it is. Enter it inside of `relcache.enable`,
-    whose correction it is then outside of.
+    A tensor that `between` returns is copied into the sample; None leaves it unchanged. Enter this context inside
+    `relcache.enable`, so that it sees corrected samples.
     """
     patch, updates = Patch(), Updates()
 

@@ -1,4 +1,4 @@
-"""What a calibration has measured, kept in a file so that it can be interrupted."""
+"""The measurements of a calibration, in a file from which it resumes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 from relcache.presets.writing import write_whole
 
-CLOSE = 1e-3  # how far the same pictures may be apart
+TOLERANCE = 1e-3  # between two signatures of the same pictures
 
 
 class Progress:
-    """What has been measured, in a file if there is one.
+    """The measurements so far, written to the file `path` unless that is None.
 
     Attributes:
         key: model, scheduler, method and budget.
-        signature: a few numbers of full compute's pictures, which weights, calls and seeds decide; None until known.
-        steps: of a request; None until known.
-        parts: what was measured on the way, by name.
-        trials: decibels by plan.
+        signature: a few numbers of full compute's pictures, which identify weights, calls and seeds; None until known.
+        steps: steps of a request; None until known.
+        parts: measured errors and gains, by name.
+        trials: PSNR in dB by plan.
 
     Raises:
-        ValueError: the file is of something else, or cannot be read or written.
+        ValueError: the file belongs to another calibration, or cannot be read or written.
     """
 
     def __init__(self, path: str | Path | None, key: Any):
@@ -51,20 +51,16 @@ class Progress:
             raise ValueError(f"progress cannot be kept in {self.path}: {error}") from error
 
     def begin(self, signature: list[float], steps: int) -> None:
-        """Full compute has been made.
-
-        Raises:
-            ValueError: what the file holds was measured on other pictures.
-        """
+        """Set signature and steps of full compute; raise ValueError if the file's measurements have others."""
         if self.signature is not None:
             pairs = zip(self.signature, signature, strict=False)
-            same = len(self.signature) == len(signature) and all(abs(a - b) <= CLOSE for a, b in pairs)
+            same = len(self.signature) == len(signature) and all(abs(a - b) <= TOLERANCE for a, b in pairs)
             if not same or self.steps != steps:
                 raise ValueError(f"{self.path} is of other weights, calls or seeds: delete it to begin anew")
         self.signature, self.steps = signature, steps
 
     def write(self) -> None:
-        """Whole or not at all."""
+        """Write the file, whole or not at all."""
         if self.path is None:
             return
         table = {"key": self.key, "signature": self.signature, "steps": self.steps}

@@ -1,4 +1,4 @@
-"""What a gap costs, by where it ends and how long it is; and the cheapest plan. Pure arithmetic."""
+"""The cost of a gap by its end and length, and the cheapest plan. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-SMALLEST = 1e-30
+LEAST_ERROR = 1e-30
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Measured on requests of `steps` steps, all squared norms, means over the samples.
+    """Errors measured on requests of `steps` steps: squared L2 norms, means over the samples.
 
     Attributes:
-        steps: how many.
-        gaps: by length, and by the full step that ends it: the error that a gap leaves in the sample after that step.
-        first: by its end: that of the first gap.
-        tails: by the last full step: the error of the final sample where all after it is cached.
-        gains: by step: how many times an error in the sample after it is as large in the final one.
-        history: how many steps at the beginning are full in any case; the first gap follows them.
+        steps: number of steps.
+        gaps: error in the sample after a gap, by the gap's length and by the full step that ends it.
+        first: the same for the first gap, by the full step that ends it.
+        tails: error of the final sample if all steps after the last full step are cached, by that full step.
+        gains: factor by which an error in the sample after a step has grown in the final sample, by step.
+        history: number of full steps at the beginning of every plan; the first gap follows them.
     """
 
     steps: int
@@ -32,34 +32,31 @@ class Errors:
     history: int = 1
 
     def cost(self, start: int, end: int) -> float:
-        """Error of the final sample by the gap between two full steps."""
+        """Return the error that the gap between two full steps causes in the final sample."""
         if end == start + 1:
             return 0.0
-        table = self.first if start == self.history - 1 and end in self.first else None
-        error = table[end] if table is not None else self._of_length(end - start, end)
+        is_first = start == self.history - 1 and end in self.first
+        error = self.first[end] if is_first else self._of_length(end - start, end)
         return error * _between(self.gains, end)
 
     def tail(self, last: int) -> float:
-        """Error of the final sample by what is cached after the last full step."""
+        """Return the error that the cached steps after the last full step cause in the final sample."""
         return 0.0 if last == self.steps - 1 else _between(self.tails, last)
 
     def _of_length(self, length: int, end: int) -> float:
-        """Between the lengths that were measured, and beyond them, as a power of the length."""
+        """Interpolate or extrapolate the error of a gap as a power of its length."""
         return _between({known: _between(ends, end) for known, ends in self.gaps.items()}, length, powers=True)
 
     def cheapest(self, full_steps: int) -> tuple[int, ...]:
-        """The plan of exactly so many full steps whose gaps and tail add up to the least.
-
-        A shortest path: among plans of k full steps that end at step n, only the cheapest is extended.
-        """
+        """Return the plan of exactly `full_steps` full steps with the least sum of costs, as a shortest path."""
         count = min(full_steps, self.steps)
         least: list[dict[int, tuple[float, int]]] = [{self.history - 1: (0.0, -1)}]
         for _ in range(self.history, count):
             before, now = least[-1], {}
             for end in range(self.history, self.steps):
-                ways = [(sum_ + self.cost(start, end), start) for start, (sum_, _) in before.items() if start < end]
-                if ways:
-                    now[end] = min(ways)
+                sums = [(cost + self.cost(start, end), start) for start, (cost, _) in before.items() if start < end]
+                if sums:
+                    now[end] = min(sums)
             least.append(now)
         last = min(least[-1], key=lambda end: least[-1][end][0] + self.tail(end))
         plan = [last]
@@ -69,31 +66,33 @@ class Errors:
 
 
 def _between(known: Mapping[int, float], at: int, powers: bool = False) -> float:
-    """The value at `at`, its logarithm linear between the two nearest that are known; with `powers` in log(at), and
-    beyond the ends as well. Without it the nearest end's."""
-    places = sorted(known)
+    """Interpolate the logarithm of `known` linearly at `at`; beyond its ends return the nearest value.
+
+    With `powers`, it is linear in log(at), and extrapolated beyond the ends.
+    """
     if at in known:
         return known[at]
-    index = bisect_left(places, at)
-    if len(places) == 1 or (not powers and index in (0, len(places))):
-        return known[places[min(index, len(places) - 1)]]
-    low, high = places[max(min(index - 1, len(places) - 2), 0)], places[min(max(index, 1), len(places) - 1)]
-    where = (lambda place: math.log(place)) if powers else float
-    share = (where(at) - where(low)) / (where(high) - where(low))
-    ends = [math.log(max(known[place], SMALLEST)) for place in (low, high)]
+    points = sorted(known)
+    index, last = bisect_left(points, at), len(points) - 1
+    if last == 0 or (not powers and index in (0, last + 1)):
+        return known[points[min(index, last)]]
+    low, high = points[max(min(index - 1, last - 1), 0)], points[min(max(index, 1), last)]
+    scale = math.log if powers else float
+    share = (scale(at) - scale(low)) / (scale(high) - scale(low))
+    ends = [math.log(max(known[point], LEAST_ERROR)) for point in (low, high)]
     return math.exp(ends[0] + share * (ends[1] - ends[0]))
 
 
 def neighbours(plan: Sequence[int], steps: int, history: int = 1) -> list[tuple[int, ...]]:
-    """Plans that differ from `plan` by one full step, or by all from one on, which are 1 to 3 steps elsewhere.
+    """Return the plans in which one full step, or all from one on, are moved by 1 to 3 steps.
 
     The first `history` full steps stay.
     """
     made: dict[tuple[int, ...], None] = {}
-    for place in range(history, len(plan)):
+    for first in range(history, len(plan)):
         for shift in (-1, 1, -2, 2, -3, 3):
-            for end in (place + 1, len(plan)):
-                other = [step + shift * (place <= index < end) for index, step in enumerate(plan)]
+            for end in (first + 1, len(plan)):
+                other = [step + shift * (first <= index < end) for index, step in enumerate(plan)]
                 if other[-1] < steps and all(a < b for a, b in pairwise(other)):
                     made[tuple(other)] = None
     return list(made)

@@ -1,1 +1,1 @@
-"""The commands of `relcache bench`, and what they share with those of `cli`."""
+"""The command line: a file for each command, shared options in `options`, printing in `terminal`."""

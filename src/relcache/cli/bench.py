@@ -1,4 +1,4 @@
-"""`relcache bench`: the paper's benchmarks, a command each, and the speed."""
+"""`relcache bench`: a command for each of the paper's benchmarks, and one for the speed."""
 
 from __future__ import annotations
 
@@ -15,65 +15,56 @@ from relcache.bench.comparison.prepare import Asked, is_protocol, read_prompts, 
 from relcache.bench.comparison.summaries import against
 from relcache.bench.pages.page import write_page
 from relcache.bench.sampling.pipelines import usable_device
+from relcache.cli import options
 from relcache.cli.compare import compare
-from relcache.cli.options import (
-    CalibrationSamples,
-    Device,
-    DType,
-    Frames,
-    Guidance,
-    Methods,
-    Offload,
-    Option,
-    Size,
-    Targets,
-)
 from relcache.cli.speed import time_methods
 from relcache.cli.terminal import plain_errors, relief_of, say
 
 bench_app = typer.Typer(
-    help="The paper's benchmarks: every method from the same seeds, measured, in the paper's columns; and the speed.",
+    help="Run the paper's benchmarks, with every method on the same seeds, or measure the speed.",
     no_args_is_help=True,
 )
 
 
 def _quality_command(benchmark: str) -> Callable[..., None]:
-    """The command of one of the paper's benchmarks."""
+    """Return the command of one of the paper's benchmarks."""
 
     def command(
         model: Annotated[str | None, typer.Option(help="A shipped model, a folder, or a hub id.")] = None,
-        preset: Annotated[str, typer.Option(help="paper: the published protocol; small: the shipped model.")] = "paper",
-        methods: Methods = None,
-        nfc: Targets = None,
+        preset: Annotated[
+            str, typer.Option(help="paper, the published protocol, or small, a shipped model.")
+        ] = "paper",
+        methods: options.Methods = None,
+        nfc: options.Targets = None,
         samples: Annotated[int | None, typer.Option(help="Pictures or clips per method.")] = None,
         steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
-        seeds: Annotated[str, typer.Option(help="The first seed, or one for each sample: 0-9,20,30-39.")] = "0",
+        seeds: Annotated[str, typer.Option(help="The first seed, or a seed for each sample: 0-9,20,30-39.")] = "0",
         prompts: Annotated[Path | None, typer.Option(help="File with a prompt on each line, or a CSV file.")] = None,
-        guidance: Guidance = None,
-        size: Size = None,
-        frames: Frames = None,
-        option: Option = None,
-        batch: Annotated[
-            int | None, typer.Option(min=1, help="Samples per batch; 32, but 1 of FLUX and HunyuanVideo.")
-        ] = None,
-        calibration_samples: CalibrationSamples = 6,
+        guidance: options.Guidance = None,
+        size: options.Size = None,
+        frames: options.Frames = None,
+        option: options.Option = None,
+        batch: Annotated[int | None, typer.Option(min=1, help="Samples per batch; by default the preset's.")] = None,
+        calibration_samples: options.CalibrationSamples = 6,
         reference: Annotated[Path | None, typer.Option(help="ADM's reference batch (.npz), for FID and sFID.")] = None,
         inception: Annotated[Path | None, typer.Option(help="File with the Inception weights.")] = None,
         alexnet: Annotated[Path | None, typer.Option(help="File with AlexNet's weights, for LPIPS.")] = None,
         clip: Annotated[str | None, typer.Option(help="Folder or hub id of the CLIP model for the CLIP score.")] = None,
         workers: Annotated[str, typer.Option(help="A number, or the address of a Ray cluster.")] = "1",
-        threads: Annotated[int, typer.Option(min=0, help="CPU threads of each worker; 0 leaves torch's number.")] = 0,
-        html: Annotated[bool, typer.Option("--html", help="Also write all into one page, report.html.")] = False,
-        out: Annotated[Path, typer.Option(help="Folder; each benchmark has its own in it.")] = Path("relcache-bench"),
-        device: Device = "auto",
-        dtype: DType = "float32",
-        offload: Offload = "none",
+        threads: Annotated[int, typer.Option(min=0, help="CPU threads of each worker; 0 keeps torch's number.")] = 0,
+        html: Annotated[bool, typer.Option("--html", help="Also write everything into one page, report.html.")] = False,
+        out: Annotated[Path, typer.Option(help="Output folder, with a subfolder for each benchmark.")] = Path(
+            "relcache-bench"
+        ),
+        device: options.Device = "auto",
+        dtype: options.DType = "float32",
+        offload: options.Offload = "none",
     ) -> None:
         relief: list[str] = []
         with plain_errors(relief, resumes=True):
             chosen = benchmark_of(benchmark, preset)
             if prompts is not None and chosen.task == "class":
-                raise ValueError("--prompts is of text-to-image and text-to-video: class-conditional asks for classes")
+                raise ValueError("--prompts is for text-to-image and text-to-video; class-conditional asks for classes")
             relief += relief_of(batch or chosen.batch, device, dtype, offload)
             asked = Asked(
                 model=model, methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=seeds, guidance=guidance,
@@ -84,19 +75,20 @@ def _quality_command(benchmark: str) -> Callable[..., None]:
             )  # fmt: skip
             columns = dict(chosen.columns)
             if "inception" in chosen.measures:
-                chosen = with_measure(
-                    chosen, "inception", weights=None if inception is None else str(inception.resolve())
-                )
+                weights = None if inception is None else str(inception.resolve())
+                chosen = with_measure(chosen, "inception", weights=weights)
                 columns = {**against(reference, inception, usable_device(device)), **columns}
             elif reference is not None or inception is not None:
-                raise ValueError("--reference and --inception are of class-conditional with the paper's preset")
-            for name, key, given in (("lpips", "weights", alexnet), ("clip", "model", clip)):
-                if given is not None and name not in chosen.measures:
+                raise ValueError("--reference and --inception are for class-conditional with the paper's preset")
+            for name, key, source in (
+                ("lpips", "weights", alexnet and str(alexnet.resolve())),
+                ("clip", "model", clip),
+            ):
+                if source is None:
+                    continue
+                if name not in chosen.measures:
                     raise ValueError(f"{benchmark} of the preset {preset} does not measure {name}")
-                if given is not None:
-                    chosen = with_measure(
-                        chosen, name, **{key: str(given.resolve() if isinstance(given, Path) else given)}
-                    )
+                chosen = with_measure(chosen, name, **{key: source})
             for path in (reference, inception, alexnet):
                 if path is not None and not path.is_file():
                     raise ValueError(f"there is no file {path}")
@@ -105,15 +97,13 @@ def _quality_command(benchmark: str) -> Callable[..., None]:
             if html:
                 say(f"Written to {write_page(out / benchmark)}")
 
-    command.__doc__ = f"""Run the paper's {benchmark} benchmark: methods from the same seeds, in the paper's columns.
+    command.__doc__ = f"""Run the paper's {benchmark} benchmark: methods on the same seeds, in the paper's columns.
 
-    Run again with the same options, it goes on from what is there, with any number of workers.
+    The same command resumes an interrupted run, with any number of workers.
     """
     return command
 
 
 for _name in NAMES:
     bench_app.command(_name)(_quality_command(_name))
-
-
 bench_app.command("speed")(time_methods)

@@ -1,4 +1,4 @@
-"""A comparison of methods as a command runs it: with a progress bar, its table printed."""
+"""Run a comparison of methods for `bench` and `demo`, and print its table."""
 
 from __future__ import annotations
 

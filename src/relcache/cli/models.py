@@ -1,4 +1,4 @@
-"""`relcache models`: the transformers that relcache knows."""
+"""`relcache models`: the transformers that relcache supports."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from relcache.checks import nearest
-from relcache.cli.terminal import console, errors
+from relcache.cli.terminal import console, say, say_error
 from relcache.models import SPECS, UNSUPPORTED, describe, streams
 
 
 def list_models(
-    name: Annotated[str, typer.Argument(help="Show only classes whose name holds this.")] = "",
+    name: Annotated[str, typer.Argument(help="List only classes whose name contains this.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List the transformers that relcache knows: what is cached in each block, and how it is tested."""
+    """List the supported transformers, the units cached in each block, and the tests."""
     specs = [spec for spec in SPECS if name.lower() in spec.class_name.lower()]
     unsupported = {known: reason for known, reason in UNSUPPORTED.items() if name.lower() in known.lower()}
     if not specs and not unsupported:
         known = {re.sub(r"(Video)?(Transformer|DiT).*", "", spec.class_name).lower(): spec.class_name for spec in SPECS}
         near = nearest(name, known, most=3, cutoff=0.4)
         hint = f"the nearest are {', '.join(known[match] for match in near)}" if near else "relcache models lists all"
-        errors.print(f"[bold red]error:[/] no class's name holds {escape(repr(name))}; {hint}", soft_wrap=True)
+        say_error(f"no class's name holds {name!r}; {hint}")
         raise typer.Exit(1)
     if as_json:
         rows = [
@@ -45,6 +45,6 @@ def list_models(
         units = "\n".join(f"{stack}: {', '.join(parts)}" for stack, parts in describe(spec).items())
         table.add_row(spec.class_name, escape(units), str(streams(spec)), ", ".join(tested))
     console.print(table)
-    console.print(f"{len(specs)} class{'es' * (len(specs) != 1)}", highlight=False)
+    say(f"{len(specs)} class{'es' * (len(specs) != 1)}")
     for class_name, reason in unsupported.items():
-        console.print(f"not cached: {class_name}: {reason}", highlight=False)
+        say(f"not cached: {class_name}: {reason}")

@@ -1,4 +1,4 @@
-"""`relcache bench speed`: the times of methods and peers, and of pipelines the quality beside them."""
+"""`relcache bench speed`: the time of methods and peers; for pipelines also their quality."""
 
 from __future__ import annotations
 
@@ -21,82 +21,62 @@ from relcache.bench.sampling.calibration import Calibration, calibration_seeds, 
 from relcache.bench.sampling.gallery import slug
 from relcache.bench.sampling.pipelines import load_pipeline, precision_of, usable_device
 from relcache.bench.speed import counting, speed, tradeoff
-from relcache.bench.speed.contestants import Named, methods_at
+from relcache.bench.speed.contestants import NamedMethod, methods_at
 from relcache.bench.speed.peers import PEERS
 from relcache.bench.speed.stopwatch import keep_memory
 from relcache.bench.speed.subjects import SUBJECTS, Course, course_of, subject_of, where
 from relcache.bench.speed.trial import Trial
-from relcache.cli.options import CalibrationSamples, Device, DType, Frames, Guidance, Option, Seed, Size, Steps
+from relcache.cli import options
 from relcache.cli.terminal import console, plain_errors, progress_bar, relief_of, say
 from relcache.methods import method_from_config
 from relcache_models import names as shipped_models
 
 METHODS = "fora,taylorseer-1,taylorseer-2,rfc-1,rfc-2"
-OF_PIPELINES = {"samples": "--samples", "prompts": "--prompts", "guidance": "--guidance", "option": "--option"}
 
 
 def time_methods(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="dit, flux or hunyuan, with random weights; or a pipeline: a shipped model, a folder, or a hub id."
-        ),
-    ] = "dit",
-    methods: Annotated[str, typer.Option(help="As of the other benchmarks, without budgets.")] = METHODS,
+    model: Annotated[str, typer.Option(help="dit, flux or hunyuan with random weights; or a pipeline.")] = "dit",
+    methods: Annotated[str, typer.Option(help="As in the other benchmarks, without budgets.")] = METHODS,
     granularity: Annotated[str, typer.Option(help="Comma-separated: module, block, stack.")] = "module,block,stack",
     nfc: Annotated[str, typer.Option(help="Comma-separated numbers of full steps.")] = "14",
-    steps: Steps = 50,
+    steps: options.Steps = 50,
     rounds: Annotated[int, typer.Option(min=1, help="Runs of each method; one more warms up.")] = 3,
-    blocks: Annotated[
-        str | None,
-        typer.Option(
-            help="Random weights: blocks of each kind, 4 or 2,4; or all. By default few on a CPU, all on a GPU."
-        ),
-    ] = None,
-    size: Size = None,
-    frames: Frames = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Rows of a call, by default 8 of dit, else 1; of pipelines samples, 8.")
-    ] = None,
-    peers: Annotated[
-        bool, typer.Option("--peers", help="Also diffusers' TaylorSeer and FirstBlockCache, and cache-dit's DBCache.")
-    ] = False,
-    samples: Annotated[int | None, typer.Option(min=1, help="Pipelines: pictures or clips per method, 8.")] = None,
-    seed: Seed = 0,
-    prompts: Annotated[
-        Path | None, typer.Option(help="Pipelines: file with a prompt on each line, or a CSV file.")
-    ] = None,
-    guidance: Guidance = None,
-    option: Option = None,
-    calibration_samples: CalibrationSamples = 4,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Random weights: the model compiled by torch.compile, without peers.")
-    ] = False,
-    count: Annotated[
-        bool, typer.Option("--count", help="Time nothing: count what a step at full size moves and computes.")
-    ] = False,
+    blocks: Annotated[str | None, typer.Option(help="Random weights: blocks of each kind, 4 or 2,4; or all.")] = None,
+    size: options.Size = None,
+    frames: options.Frames = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Batch size; 8 for dit and pipelines, else 1.")] = None,
+    peers: Annotated[bool, typer.Option("--peers", help="Add caches of diffusers and cache-dit.")] = False,
+    samples: Annotated[int | None, typer.Option(min=1, help="Pipelines: pictures or clips per method; 8.")] = None,
+    seed: options.Seed = 0,
+    prompts: Annotated[Path | None, typer.Option(help="Pipelines: file of prompts, one a line, or CSV.")] = None,
+    guidance: options.Guidance = None,
+    option: options.Option = None,
+    calibration_samples: options.CalibrationSamples = 4,
+    compiled: Annotated[bool, typer.Option("--compile", help="Random weights: use torch.compile.")] = False,
+    count: Annotated[bool, typer.Option("--count", help="Count bytes and FLOPs of a step, without timing.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for table.json, table.md and the figure.")] = None,
-    device: Device = "auto",
-    dtype: DType = "float32",
+    device: options.Device = "auto",
+    dtype: options.DType = "float32",
 ) -> None:
-    """Time full and cached steps of every method against the ideal: the full steps alone.
+    """Time the steps of every method against the ideal, the full steps alone.
 
-    Methods run in turn in one process. Of random weights an error budget measures its signal, and is held to the fixed
-    interval. Of a pipeline each threshold is sought first, and PSNR and SSIM to full compute stand beside the time.
+    Methods run in turn in one process. With random weights an error budget measures its signal but takes full steps at
+    the fixed interval. With a pipeline each threshold is found first, and PSNR and SSIM to full compute are measured.
+    By default a model with random weights has few blocks on a CPU, and all on a GPU. The option --peers adds
+    TaylorSeer and FirstBlockCache of diffusers and DBCache of cache-dit.
     """
     with plain_errors(relief_of(batch or 1, device, dtype)):
         named = methods_at(choose(methods), granularity.split(","))
         targets = numbers(nfc, steps)
         is_pipeline = model not in SUBJECTS and (model in shipped_models() or "/" in model or Path(model).is_dir())
-        given = {"samples": samples, "prompts": prompts, "guidance": guidance, "option": option}
-        unused = [OF_PIPELINES[name] for name, value in given.items() if value not in (None, []) and not is_pipeline]
-        unused += ["--blocks"] * (blocks is not None and is_pipeline) + ["--count"] * (count and is_pipeline)
-        unused += ["--compile"] * (compiled and is_pipeline)
-        if unused:
-            kind = "is a pipeline" if is_pipeline else "has random weights"
-            raise ValueError(f"{unused[0]} has no meaning with {model}, which {kind}")
+        for_pipelines = {"--samples": samples, "--prompts": prompts, "--guidance": guidance, "--option": option or None}
+        for_random = {"--blocks": blocks, "--count": count or None, "--compile": compiled or None}
+        for name, value in (for_random if is_pipeline else for_pipelines).items():
+            if value is not None:
+                kind = "is a pipeline" if is_pipeline else "has random weights"
+                raise ValueError(f"{name} has no meaning with {model}, which {kind}")
         if compiled and peers:
-            raise ValueError("--compile goes without --peers, which hook into the model in ways of their own")
+            raise ValueError("--compile goes without --peers, whose hooks do not compile: leave one out")
         device = usable_device(device)
         precision_of(dtype)
         if out is not None:
@@ -127,15 +107,15 @@ def time_methods(
             found = [(name, method_from_config(with_any_budget(config))) for name, config in named]
             _tabulate(counting.table(subject, found, dtype, device), about, counting.COLUMNS, out, f"count-{model}")
             return
-        course = course_of(model, device, dtype, steps, _blocks(blocks), size, frames, batch, compiled)
+        course = course_of(model, device, dtype, steps, _block_numbers(blocks), size, frames, batch, compiled)
         folder = f"speed-{model}-compiled" if compiled else f"speed-{model}"
         _tabulate(_race(course, named, targets, rounds, peers), course.about + kept, speed.COLUMNS, out, folder)
 
 
 def _race(
-    course: Course, named: Sequence[Named], targets: Sequence[int], rounds: int, peers: bool
+    course: Course, named: Sequence[NamedMethod], targets: Sequence[int], rounds: int, peers: bool
 ) -> list[dict[str, Any]]:
-    """Race on random weights, at each number of full steps in turn."""
+    """Race on random weights at each number of full steps in turn."""
     chosen = PEERS if peers else ()
     known: dict[str, Calibration] = {}
     rows: list[dict[str, Any]] = []
@@ -153,9 +133,9 @@ def _race(
 
 
 def _race_pipeline(
-    trial: Trial, calibration: Trial, named: Sequence[Named], targets: Sequence[int], rounds: int, peers: bool
+    trial: Trial, calibration: Trial, named: Sequence[NamedMethod], targets: Sequence[int], rounds: int, peers: bool
 ) -> list[dict[str, Any]]:
-    """Find every budget, then race on a pipeline, a heat for each number of full steps."""
+    """Find every budget, then race on a pipeline with a heat for each number of full steps."""
     chosen = PEERS if peers else ()
     tradeoff.check(trial, chosen)
     known: dict[str, Calibration] = {}
@@ -168,7 +148,7 @@ def _race_pipeline(
             )
             for target in targets
         }
-        return tradeoff.race(trial, heats, rounds, lambda name: bar.update(work, description=name, advance=1))
+        return tradeoff.race_pipeline(trial, heats, rounds, lambda name: bar.update(work, description=name, advance=1))
 
 
 def _tabulate(
@@ -178,9 +158,9 @@ def _tabulate(
     out: Path | None,
     name: str,
 ) -> None:
-    """Print a table of columns (heading, name in a row, format), and write it where a folder is given.
+    """Print a table of columns (heading, name in a row, format), and write it to a folder if one is given.
 
-    What would not fit on a terminal is left out there: the spread of the times, and the best peer's name.
+    The printed table leaves out the spread of the times and the best peer's name, which do not fit.
     """
     counted, headings, note = speed.with_marks(rows, columns)
     shown = [column for column in headings if not column[1].endswith(("_least", "_most", "best_peer"))]
@@ -195,13 +175,13 @@ def _tabulate(
         printed.add_row(*("–" if row[key] is None else format(row[key], form) for _, key, form in shown))
     console.print(printed)
     if out is not None:
-        written = files.write_or_elsewhere(out, lambda place: speed.write(place / name, rows, title, columns))
+        written = files.write_or_elsewhere(out, lambda folder: speed.write_table(folder / name, rows, title, columns))
         for path in written:
             say(f"Written to {path}")
 
 
-def _blocks(text: str | None) -> list[int] | None:
-    """Numbers of blocks, [] for all of them, None where nothing is said."""
+def _block_numbers(text: str | None) -> list[int] | None:
+    """Return the numbers of blocks, [] for all, None by default."""
     if text is None or text == "all":
         return None if text is None else []
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):

@@ -1,4 +1,4 @@
-"""What a command prints: results, progress, errors that a user can mend."""
+"""Printing of results, progress and errors."""
 
 from __future__ import annotations
 
@@ -18,52 +18,64 @@ from rich.text import Text
 from relcache.bench.comparison.benchmarks import Column
 from relcache.bench.comparison.equal_cost import marked
 from relcache.bench.sampling.pipelines import OFFLOADS, is_out_of_memory
+from relcache.presets import Preset
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True)
 
 
 def say(text: str) -> None:
-    """Print `text` as it is: paths and names hold brackets, and are not to be broken."""
+    """Print `text` unchanged: without markup, as names may hold brackets, and without line breaks in paths."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def say_error(text: str) -> None:
+    """Print an error to stderr."""
+    errors.print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def verdict(preset: Preset) -> str:
+    """Return the quality that was measured for a preset, in words."""
+    judged = preset.judged
+    if not {"plan", "growing", "samples"} <= set(judged):
+        return "not judged"
+    return (
+        f"{judged['plan']:.1f} dB to full compute, {judged['growing']:.1f} dB by the plan that needs no calibration "
+        f"({judged['samples']} samples, the calibration's own)"
+    )
 
 
 @contextmanager
 def plain_errors(relief: Sequence[str], resumes: bool = False) -> Iterator[None]:
-    """Errors that a user can mend, as a line instead of a traceback; exit status 1, and 130 for an interrupt.
+    """Print errors that a user can fix in one line and exit with status 1, or 130 for an interrupt.
 
-    `relief` are the options of which each would need less memory; it may grow while the command runs.
+    `relief` are options that would each save memory; it may grow while the command runs.
     """
     try:
         yield
     except (ValueError, OSError) as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        say_error(str(error))
         raise typer.Exit(1) from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         hint = f"; it would help to give {', or '.join(relief)}" if relief else ""
-        errors.print(f"[bold red]error:[/] out of memory{hint}", soft_wrap=True)
+        say_error(f"out of memory{hint}")
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        more = "; what was finished is kept, and the same command goes on from there" if resumes else ""
+        more = "; finished parts are kept, and the same command resumes from them" if resumes else ""
         errors.print(f"interrupted{more}")
         raise typer.Exit(130) from error
 
 
 def progress_bar() -> Progress:
-    """The progress bar of every command."""
-    return Progress(
-        TextColumn("{task.description:<44}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=errors,
-    )
+    """Return a progress bar on stderr."""
+    columns = TextColumn("{task.description:<44}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=errors)
 
 
 def relief_of(batch: int, device: str = "cpu", dtype: str = "", offload: str = "") -> list[str]:
-    """The options by which a run of these would need less memory, most helpful first; those it has are given."""
+    """Return the options with which a run with these settings would need less memory, most helpful first."""
     relief = []
     on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
     if on_gpu and offload in OFFLOADS[:-1]:

@@ -1,4 +1,4 @@
-"""Plans that were found for a model, scheduler, number of steps and budget: saved, loaded, listed, shipped."""
+"""Plans found for one model, scheduler, number of steps and budget, in files."""
 
 from relcache.presets.preset import Preset, shipped
 

@@ -1,7 +1,4 @@
-"""A preset: the full steps that were found for one model and scheduler, and the method that they were found for.
-
-Knows methods; of sessions and of how a plan is found nothing.
-"""
+"""A preset: the full steps found for one model, scheduler and method. Imports nothing of sessions or calibration."""
 
 from __future__ import annotations
 
@@ -20,25 +17,23 @@ from relcache.schedules import Plan
 
 VERSION = 1
 SHIPPED = Path(__file__).parent / "shipped"
-HELD = ("granularity", "cache_dtype", "offload", "memory_limit")  # options of the method beside its parts
+OPTIONS = ("granularity", "cache_dtype", "offload", "memory_limit")  # of the method
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Full steps found by `relcache.calibrate`, and what they were found for.
+    """Full steps found by `relcache.calibrate` for one model, scheduler and method.
 
     Attributes:
-        origin: model and scheduler.
-        steps: of the requests that it was found on.
-        full_steps: the steps that are full, from 0.
-        method: the method that they were found for; its schedule becomes these full steps, and on another model or
-            scheduler it is refused.
-        date: when, as 2026-11-26.
-        judged: what it was judged on: the number of samples, and decibels to full compute of this plan and of the one
-            that needs no calibration.
+        origin: model and scheduler; the method is refused on any other.
+        steps: steps of each calibration request.
+        full_steps: indices of the full steps, from 0.
+        method: the method; its schedule becomes these full steps.
+        date: the day of the calibration, as 2026-11-26.
+        judged: number of samples, and PSNR to full compute of this plan and of the plan that needs no calibration.
 
     Raises:
-        ValueError: full steps that are no plan, or that the requests do not have; a method with finer steps.
+        ValueError: the full steps are no plan for `steps` steps, or the method has finer steps.
     """
 
     origin: Origin
@@ -61,17 +56,17 @@ class Preset:
         """Write it as JSON, whole or not at all.
 
         Raises:
-            ValueError: a forecaster or corrector that is not one of relcache's: a file could not name it.
-            OSError: it cannot be written.
+            ValueError: the forecaster or corrector is not one of relcache's, so a file cannot name it.
+            OSError: the file cannot be written.
         """
         write_whole(Path(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Preset:
-        """Read one from a file.
+        """Read a preset from a file.
 
         Raises:
-            ValueError: no such file, or not a preset; the message names the file.
+            ValueError: the file is missing or is no preset; the message names it.
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
@@ -80,22 +75,19 @@ class Preset:
 
     @classmethod
     def named(cls, name: str) -> Preset:
-        """The shipped one of this name, or the one in the file of this path.
-
-        Raises:
-            ValueError: there is neither, or the file is no preset.
-        """
-        if name in shipped():
-            return shipped()[name]
+        """Return the shipped preset of this name, or that of the file; raise ValueError if there is none."""
+        known = shipped()
+        if name in known:
+            return known[name]
         if not Path(str(name)).is_file():
             raise ValueError(
-                f"there is no preset {name!r}, neither shipped nor as a file: {did_you_mean(str(name), shipped())}"
-                f"shipped are {', '.join(shipped())}"
+                f"there is no preset {name!r}, neither shipped nor as a file: {did_you_mean(str(name), known)}"
+                f"shipped are {', '.join(known)}"
             )
         return cls.load(name)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Return the table that its JSON file holds."""
         corrector = self.method.corrector
         return {
             "version": VERSION,
@@ -105,19 +97,14 @@ class Preset:
             "full_steps": list(self.full_steps),
             "forecaster": _part(self.method.forecaster, forecasters),
             "corrector": None if corrector is None else _part(corrector, correctors),
-            **{name: getattr(self.method, name) for name in HELD},
+            **{name: getattr(self.method, name) for name in OPTIONS},
             "date": self.date,
             "judged": dict(self.judged),
         }
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Preset:
-        """From what `to_dict` returns.
-
-        Raises:
-            ValueError: another version, something that is missing or of another kind, or a part that relcache does not
-                have.
-        """
+        """Return the preset of a table from `to_dict`; raise ValueError if an entry is missing or wrong."""
         version = _field({"file": table}, "file", Mapping).get("version")
         if version != VERSION:
             raise ValueError(f"it has version {version!r}, and this relcache reads version {VERSION}")
@@ -130,23 +117,19 @@ class Preset:
             if name in judged:
                 _field(judged, name, (int, float))
         steps = Plan(_field(table, "full_steps", list)).full_steps
-        corrector = None if table.get("corrector") is None else _made(table, "corrector", correctors)
-        held = {name: table[name] for name in HELD if name in table}
-        method = Method(_made(table, "forecaster", forecasters), Plan(steps), corrector=corrector, **held)
+        corrector = None if table.get("corrector") is None else _part_from(table, "corrector", correctors)
+        options = {name: table[name] for name in OPTIONS if name in table}
+        method = Method(_part_from(table, "forecaster", forecasters), Plan(steps), corrector=corrector, **options)
         return cls(origin, _field(table, "steps", int), steps, method, _field(table, "date", str), judged)
 
 
 def shipped() -> dict[str, Preset]:
-    """The presets that relcache ships, by name."""
+    """Return the presets that relcache ships, by name."""
     return {path.stem: Preset.load(path) for path in sorted(SHIPPED.glob("*.json"))}
 
 
 def _field(table: Mapping[str, Any], name: str, kind: Any) -> Any:
-    """An entry of a table, which is of a kind.
-
-    Raises:
-        ValueError: it is missing, or of another kind.
-    """
+    """Return an entry of a table; raise ValueError if it is missing or not of type `kind`."""
     if name not in table:
         raise ValueError(f"it has no {name!r}")
     if not isinstance(table[name], kind):
@@ -164,14 +147,15 @@ def _component_from(among: Mapping[str, Any], name: str) -> Component:
 
 
 def _part(part: Any, among: Any) -> dict[str, Any]:
-    """A forecaster or corrector by the name of its class and its options."""
+    """Return a forecaster's or corrector's class name and options."""
     name = type(part).__name__
     if name not in among.__all__ or type(part) is not getattr(among, name):
-        raise ValueError(f"a preset holds forecasters and correctors of relcache, and {part!r} is none")
+        raise ValueError(f"a preset holds forecasters and correctors of relcache; {part!r} is neither")
     return {"name": name, **asdict(part)}
 
 
-def _made(table: Mapping[str, Any], what: str, among: Any) -> Any:
+def _part_from(table: Mapping[str, Any], what: str, among: Any) -> Any:
+    """Return the forecaster or corrector that a table describes."""
     options = dict(_field(table, what, Mapping))
     name = _field(options, "name", str)
     if name not in among.__all__:

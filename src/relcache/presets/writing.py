@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write `content` to `path` through a temporary file beside it.
 
     Raises:
-        OSError: it cannot be written; the message names the path.
+        OSError: the file cannot be written; the message names `path`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -22,10 +22,10 @@ def write_whole(path: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise OSError(f"{path} cannot be written ({reason(error)}); what was written before is kept") from error
+            raise OSError(f"{path} cannot be written ({reason(error)}); its earlier content is kept") from error
         raise
 
 
 def reason(error: OSError) -> str:
-    """Why a file could not be written or read, in words."""
+    """Return in words why a file could not be written or read."""
     return error.strerror or str(error)

@@ -1,1 +1,1 @@
-"""How good a sample is: measures and metrics."""
+"""The quality of samples: measures and metrics."""

@@ -1,6 +1,6 @@
-"""Metrics whose packages cannot live beside diffusers: each in an environment of its own, asked through a process.
+"""Metrics whose packages conflict with diffusers: each runs in its own environment, in a process of its own.
 
-`relcache environment NAME` makes such an environment; without it the metric is left out, and the log says so.
+`relcache environment NAME` makes the environment. Without it the metric is left out, with a warning.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from platformdirs import user_cache_path
 from torch import Tensor
 
 from relcache.bench.files import check_folder, read_json
@@ -27,12 +28,7 @@ from relcache.checks import unknown
 
 @dataclass(frozen=True)
 class Environment:
-    """What is installed for a metric, and the script that is run there.
-
-    Attributes:
-        steps: the arguments of pip, one installation after the other.
-        script: in `relcache.bench.quality.scripts`.
-    """
+    """The arguments of each pip install, in order, and the metric's script in `relcache.bench.quality.scripts`."""
 
     steps: tuple[tuple[str, ...], ...]
     script: str
@@ -60,13 +56,13 @@ ENVIRONMENTS = {
         "vbench_scores.py",
     ),
 }  # fmt: skip
-"""What the packages' authors pin. Both want Python 3.8 to 3.11."""
+"""Versions that the packages' authors pin. Both need Python 3.8 to 3.11."""
 
 
 def folder_of(name: str) -> Path:
-    """Where the environment of a metric is: in RELCACHE_ENVIRONMENTS, else in the user's cache."""
-    root = os.environ.get("RELCACHE_ENVIRONMENTS")
-    return (Path(root) if root else Path.home() / ".cache" / "relcache" / "environments") / name
+    """Return the folder of a metric's environment: in RELCACHE_ENVIRONMENTS, else in the user's cache."""
+    root = os.environ.get("RELCACHE_ENVIRONMENTS") or user_cache_path("relcache", appauthor=False) / "environments"
+    return Path(root) / name
 
 
 def _python(name: str) -> Path:
@@ -75,21 +71,16 @@ def _python(name: str) -> Path:
 
 
 def require(name: str) -> Path:
-    """The interpreter of a metric's environment.
-
-    Raises:
-        ValueError: it has not been made.
-    """
+    """Return the interpreter of a metric's environment; raise ValueError if that has not been made."""
     if not (folder_of(name) / "ready").exists():
         raise ValueError(f"{name} needs an environment of its own: relcache environment {name}")
     return _python(name)
 
 
 def vbench_prompts() -> dict[str, set[str]]:
-    """The prompts of VBench's standard suite, in its order, and the dimensions that judge each.
+    """Return the prompts of VBench's standard suite, in its order, and the dimensions that judge each.
 
-    Raises:
-        ValueError: the environment has not been made.
+    Raises ValueError if VBench's environment has not been made.
     """
     try:
         require("vbench")
@@ -105,7 +96,7 @@ def vbench_prompts() -> dict[str, set[str]]:
 
 
 def make(name: str, python: str | None = None, tell: Callable[[str], None] = lambda text: None) -> Path:
-    """Make the environment of a metric, anew if it is there; returns its folder.
+    """Make the environment of a metric and return its folder; replace an existing one.
 
     Args:
         name: a key of ENVIRONMENTS.
@@ -113,42 +104,42 @@ def make(name: str, python: str | None = None, tell: Callable[[str], None] = lam
         tell: called with each command before it runs.
 
     Raises:
-        ValueError: an unknown name, or a command that failed; the message has its last lines.
+        ValueError: the name is unknown, or a command failed; the message has its last lines.
     """
     if name not in ENVIRONMENTS:
         raise ValueError(unknown("environment", name, ENVIRONMENTS))
     folder = folder_of(name)
     check_folder(folder.parent)
     if python is not None:
-        _run([python, "--version"], lambda text: None)  # before the environment that is there is given up
+        _run_command([python, "--version"], lambda text: None)  # before the existing environment is deleted
     shutil.rmtree(folder, ignore_errors=True)
     if python is None:
         venv.create(folder, with_pip=True, symlinks=os.name != "nt")
     else:
-        _run([python, "-m", "venv", str(folder)], tell)
+        _run_command([python, "-m", "venv", str(folder)], tell)
     for step in ENVIRONMENTS[name].steps:
-        _run([str(_python(name)), "-m", "pip", "install", *step], tell)
+        _run_command([str(_python(name)), "-m", "pip", "install", *step], tell)
     (folder / "ready").write_text(f"{sys.version}\n")
     return folder
 
 
-def _run(command: Sequence[str], tell: Callable[[str], None]) -> None:
+def _run_command(command: Sequence[str], tell: Callable[[str], None]) -> None:
+    """Run a command; raise ValueError with its last lines if it fails."""
     tell(" ".join(command))
     try:
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         raise ValueError(f"{command[0]} cannot be run ({error.strerror})") from error
     if ended.returncode:
-        last = "\n".join((ended.stdout + ended.stderr).strip().splitlines()[-5:])
-        raise ValueError(f"{' '.join(command)} failed:\n{last}")
+        raise ValueError(f"{' '.join(command)} failed:\n{_last_lines(ended.stdout + ended.stderr)}")
+
+
+def _last_lines(text: str) -> str:
+    return "\n".join(text.strip().splitlines()[-5:])
 
 
 class External:
-    """A metric's script, running in its environment; answers one request after the other.
-
-    Raises:
-        ValueError: the environment has not been made.
-    """
+    """A metric's script in its environment, which answers requests; raises ValueError if that has not been made."""
 
     def __init__(self, name: str, device: str, **request: Any):
         self.name, self.request = name, {"device": device, **request}
@@ -160,7 +151,7 @@ class External:
         )  # fmt: skip
 
     def __call__(self, images: Tensor, prompts: Sequence[int | str]) -> Any:
-        """The reply for samples (n, …) uint8 and their prompts.
+        """Return the reply for samples (n, …), uint8, and their n prompts.
 
         Raises:
             ValueError: the script failed; the message has its last lines.
@@ -170,17 +161,16 @@ class External:
         with tempfile.TemporaryDirectory() as folder:
             samples = Path(folder) / "samples.npz"
             np.savez(samples, images=images.numpy())
-            request: Mapping[str, Any] = {**self.request, "samples": str(samples), "prompts": list(prompts)}
+            request = {**self.request, "samples": str(samples), "prompts": list(prompts)}
             try:
                 self._process.stdin.write(json.dumps(request) + "\n")
                 self._process.stdin.flush()
             except BrokenPipeError:
-                pass  # the reply is missing then
+                pass  # then there is no reply
             reply = self._process.stdout.readline()
         if not reply:
             self._log.seek(0)
-            last = "\n".join(self._log.read().strip().splitlines()[-5:])
-            raise ValueError(f"{self.name} failed in {folder_of(self.name)}:\n{last}")
+            raise ValueError(f"{self.name} failed in {folder_of(self.name)}:\n{_last_lines(self._log.read())}")
         return json.loads(reply)
 
     def close(self) -> None:

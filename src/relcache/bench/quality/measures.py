@@ -1,7 +1,7 @@
-"""What is measured of each sample by itself: scores, and features that distributions are then compared by.
+"""Measures of single samples: scores, and features by which distributions are compared.
 
-A measure takes samples and references, uint8 (n, channels, height, width) or (n, frames, channels, height, width), and
-their conditions, and returns values (n, …) by name.
+A measure takes samples, references and conditions, and returns values (n, …) by name. Samples and references are uint8
+(n, channels, height, width) or (n, frames, channels, height, width).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Measure = Callable[[Tensor, Tensor, Sequence[int | str]], dict[str, Tensor]]
 
 
 def _pair(device: str) -> Measure:
-    """PSNR and SSIM against full compute."""
+    """Measure PSNR and SSIM to full compute."""
 
     def measure(images: Tensor, references: Tensor, conditions: Sequence[int | str]) -> dict[str, Tensor]:
         left, right = images.float() / 255, references.float() / 255
@@ -38,7 +38,7 @@ def _pair(device: str) -> Measure:
 
 
 def _lpips(device: str, weights: str | None = None) -> Measure:
-    """LPIPS against full compute."""
+    """Measure LPIPS to full compute."""
     distance = lpips(weights, device)
 
     def measure(images: Tensor, references: Tensor, conditions: Sequence[int | str]) -> dict[str, Tensor]:
@@ -48,13 +48,13 @@ def _lpips(device: str, weights: str | None = None) -> Measure:
 
 
 def _inception(device: str, weights: str | None = None) -> Measure:
-    """InceptionV3's features and classes."""
+    """Compute InceptionV3's features and class probabilities."""
     network = Inception(weights, device)
     return lambda images, references, conditions: network(images)
 
 
 def _classifier(device: str) -> Measure:
-    """The shipped classifier of Fashion-MNIST: whether it sees the class that was asked for, and its features."""
+    """Judge by the shipped Fashion-MNIST classifier whether each sample shows its class; also return features."""
     network = Classifier.from_pretrained(relcache_models.folder("classifier-fashion-mnist"))
 
     @torch.no_grad()
@@ -71,7 +71,7 @@ def _classifier(device: str) -> Measure:
 
 
 def _recogniser(device: str, model: str = "recogniser-pictures") -> Measure:
-    """The shipped recogniser of shapes: whether each sample shows what its prompt says, and its features."""
+    """Judge by the shipped recogniser of shapes whether each sample shows its prompt; also return features."""
     network = Recogniser.from_pretrained(relcache_models.folder(model))
 
     def measure(images: Tensor, references: Tensor, conditions: Sequence[int | str]) -> dict[str, Tensor]:
@@ -83,9 +83,9 @@ def _recogniser(device: str, model: str = "recogniser-pictures") -> Measure:
 
 
 def _clip(device: str, model: str = "openai/clip-vit-large-patch14") -> Measure:
-    """CLIP score: 100 times the cosine between the features of a picture and of its prompt.
+    """Measure the CLIP score: 100 times the cosine of the features of a picture and its prompt.
 
-    The paper does not say which of CLIP's models it takes; `model` is a folder or a hub id.
+    The paper does not name its CLIP model; `model` is a folder or a hub id.
     """
     try:
         with quiet_loading() as said:
@@ -105,17 +105,15 @@ def _clip(device: str, model: str = "openai/clip-vit-large-patch14") -> Measure:
     @torch.no_grad()
     def measure(images: Tensor, references: Tensor, conditions: Sequence[int | str]) -> dict[str, Tensor]:
         texts = [str(condition) for condition in conditions]
-        given = processor(text=texts, images=list(images), return_tensors="pt", padding=True, truncation=True).to(
-            device
-        )
-        found = network(**given)
+        inputs = processor(text=texts, images=list(images), return_tensors="pt", padding=True, truncation=True)
+        found = network(**inputs.to(device))
         return {"clip": 100 * F.cosine_similarity(found.image_embeds, found.text_embeds).cpu()}
 
     return measure
 
 
 def _image_reward(device: str) -> Measure:
-    """ImageReward, in its own environment."""
+    """Score by ImageReward, in its own environment."""
     ask = External("image-reward", device)
     return lambda images, references, conditions: {"image_reward": torch.tensor(ask(images, conditions))}
 
@@ -129,15 +127,15 @@ DIMENSIONS = {
     "appearance_style": (0.0009, 0.2855, 1.0), "temporal_style": (0.0, 0.364, 1.0),
     "overall_consistency": (0.0, 0.364, 1.0),
 }  # fmt: skip
-"""VBench's dimensions: least and greatest value, and weight. The first seven are of quality, the others of meaning.
+"""VBench's dimensions: least value, greatest value, weight. The first seven rate quality, the others meaning.
 
 Source: VBench's own constants (Huang et al., CVPR 2024; Apache-2.0).
 """
 QUALITY, QUALITY_WEIGHT, MEANING_WEIGHT = 7, 4, 1
 
 
-def _vbench(device: str) -> Measure:
-    """VBench's dimensions, in its own environment: (n,) each, NaN where a prompt is not judged by it."""
+def _vbench_dimensions(device: str) -> Measure:
+    """Score by VBench's dimensions, in its own environment: (n,) each, NaN if a prompt is not judged by one."""
     ask = External("vbench", device, dimensions=list(DIMENSIONS))
 
     def measure(images: Tensor, references: Tensor, conditions: Sequence[int | str]) -> dict[str, Tensor]:
@@ -148,13 +146,13 @@ def _vbench(device: str) -> Measure:
 
 
 def unjudged(prompts: Sequence[int | str]) -> list[str]:
-    """The dimensions of VBench that judge none of these prompts of its list."""
+    """Return the dimensions of VBench that judge none of these prompts, which are from its list."""
     known = vbench_prompts()
     return [name for name in DIMENSIONS if not any(name in known[str(prompt)] for prompt in prompts)]
 
 
 def vbench_total(scores: Tensor) -> float | None:
-    """VBench's total in percent, of scores (n, 16); None where a dimension has no clip."""
+    """Return VBench's total in percent for float scores (n, 16); None if a dimension has no clip."""
     means = scores.double().nanmean(0)
     if means.isnan().any():
         return None
@@ -174,17 +172,17 @@ MEASURES: dict[str, Callable[..., Measure]] = {
     "recogniser": _recogniser,
     "clip": _clip,
     "image-reward": _image_reward,
-    "vbench": _vbench,
+    "vbench": _vbench_dimensions,
 }
 
 
 def make_measure(name: str, device: str, **options: Any) -> Measure:
-    """The measure of this name, its networks loaded onto `device`."""
+    """Return the measure of this name, with its networks on `device`."""
     return MEASURES[name](device, **options)
 
 
 def unavailable(name: str, conditions: Sequence[int | str] = (), **options: Any) -> str | None:
-    """Why a measure cannot be taken of samples of `conditions` here, and what would change that; None where it can."""
+    """Return why samples of `conditions` cannot be measured here, with the remedy; None if they can."""
     try:
         if name in ENVIRONMENTS:
             require(name)

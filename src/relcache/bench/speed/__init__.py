@@ -1,1 +1,1 @@
-"""Seconds and bytes: methods and peers on models and pipelines."""
+"""The time and memory of methods and peers on models and pipelines."""

@@ -1,4 +1,4 @@
-"""Who races: methods at each granularity and peers, each with a budget that gives it a number of full steps."""
+"""The contestants of a race: methods at each granularity, and peers, each at a number of full steps."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ WARMUP = 2
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way to skip work.
+    """A method or a peer.
 
     Attributes:
-        name: what the table calls it.
-        enabled: a context in which a pipeline, or a bare transformer, does.
-        is_peer: whether it is another library's.
-        budget: its interval or threshold, by that name.
+        name: its name in the table.
+        enabled: a context in which a pipeline or a bare transformer skips work.
+        is_peer: whether another library provides it.
+        budget: its "interval" or "threshold".
     """
 
     name: str
@@ -46,45 +46,45 @@ class Contestant:
     budget: Mapping[str, float] = field(default_factory=dict)
 
 
-class Named(NamedTuple):
-    """A method at one granularity: a name that says both, and its config."""
+class NamedMethod(NamedTuple):
+    """A method at one granularity: a name of both, and its config."""
 
     name: str
     config: Mapping[str, Any]
 
 
-def methods_at(entries: Sequence[Entry], granularities: Sequence[str]) -> list[Named]:
-    """Each method at each granularity, or at its own alone if it names one.
+def methods_at(entries: Sequence[Entry], granularities: Sequence[str]) -> list[NamedMethod]:
+    """Return each method at each granularity, or only at its own if it has one.
 
     Raises:
-        ValueError: a method without caching, or an unknown granularity.
+        ValueError: a method has a budget or caches nothing, or a granularity is unknown.
     """
     found = []
     for granularity in granularities:
         for entry in entries:
             own = "granularity" in entry.config
             if entry.fixed and str(entry.config.get("method")).lower() != "full":
-                raise ValueError(f"{entry.name} has a budget of its own, which --nfc is to give: leave that out")
+                raise ValueError(f"{entry.name} has a budget of its own: leave that out, --nfc sets the budget")
             if own and granularity != granularities[0]:
                 continue
             config = dict(entry.config) if own else {**entry.config, "granularity": granularity}
             if method_from_config(with_any_budget(config)).name == "full":
-                raise ValueError("full compute is in the table in any case: leave it out of --methods")
-            found.append(Named(entry.name if own else f"{entry.name}, {granularity}", config))
+                raise ValueError("full compute is always in the table: leave it out of --methods")
+            found.append(NamedMethod(entry.name if own else f"{entry.name}, {granularity}", config))
     return found
 
 
 def ours(name: str, method: Method, steps: int | None = None) -> Contestant:
-    """A method with the interval or threshold that it has; `steps` are those of a bare transformer's loop."""
+    """Return a method with its own budget as a contestant; `steps` is the length of a bare transformer's loop."""
     budgets = {key: getattr(method.schedule, key, None) for key in ("interval", "threshold")}
     budget = {key: value for key, value in budgets.items() if value is not None and value != NEVER}
     return Contestant(name, lambda model: enable(model, method, num_inference_steps=steps), budget=budget)
 
 
-def held_to(method: Method, interval: int, steps: int, warmup: int = WARMUP) -> Method:
-    """A method with as many full steps of `steps` as the interval has, at the same places where it has none of its own.
+def at_interval(method: Method, interval: int, steps: int, warmup: int = WARMUP) -> Method:
+    """Return a method with as many full steps of `steps` as the interval has, at the same steps unless it grows gaps.
 
-    An error budget measures its signal at each step, and is held to the interval by its longest gap.
+    An error budget still measures its signal at each step, but its longest gap decides.
     """
     schedule = method.schedule
     if isinstance(schedule, Growing):
@@ -97,7 +97,7 @@ def held_to(method: Method, interval: int, steps: int, warmup: int = WARMUP) -> 
 
 
 def peer_with(peer: Peer, budget: float, spec: ModelSpec, steps: int) -> Contestant:
-    """A peer with an interval or threshold."""
+    """Return a peer with an interval or threshold as a contestant."""
     kind = "threshold" if peer.has_threshold else "interval"
     return Contestant(
         peer.name, lambda model: peer.enable(only_transformer(model), spec, budget, steps), True, {kind: budget}
@@ -113,10 +113,9 @@ def peer_at(
     known: Calibration,
     tell: Callable[[float, float], None] = lambda threshold, nfc: None,
 ) -> Contestant:
-    """A peer at the interval or threshold whose number of full steps is `nfc`, or nearest to it.
+    """Return a peer at the interval or threshold whose number of full steps is nearest to `nfc`.
 
-    `count` runs a contestant and returns its number of full steps; `known` are the thresholds of this peer that were
-    tried, to which those tried now are added.
+    `count` runs a contestant and returns its number of full steps. `known` collects the thresholds tried for this peer.
     """
     if not peer.has_threshold:
         return peer_with(peer, interval_for(nfc, steps, peer.phase, peer.warmup), spec, steps)
@@ -128,11 +127,7 @@ def peer_at(
 
 
 def only_transformer(pipeline_or_model: Any) -> nn.Module:
-    """The transformer of a pipeline, or the bare one.
-
-    Raises:
-        ValueError: the pipeline has several.
-    """
+    """Return the transformer of a pipeline, or the bare one; raise ValueError if there are several."""
     models, _ = find_transformers(pipeline_or_model)
     if len(models) > 1:
         raise ValueError(f"a pipeline with one transformer can be timed; this one has {', '.join(models)}")

@@ -1,7 +1,7 @@
-"""What a cached step has to do, counted without doing it: bytes, FLOPs and kernels.
+"""Count the bytes, FLOPs and kernels of full and cached steps without computing them.
 
-The models are those of `subjects.SUBJECTS` at their full size; they lie on the meta device, and no weight is needed.
-What Python does is measured by `python_cost`.
+The models are `subjects.SUBJECTS` at full size, on the meta device without weights. `python_cost` measures Python's
+part.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ COLUMNS = (
     ("its µs, launches too", "unit_us", ".1f"),
 )
 """Of the table: heading, name in a row, format."""
-H100 = 3.0e12  # bytes per second that a copy moves, reading and writing
+H100 = 3.0e12  # bytes per second that a copy reads and writes
 
 
 class Traffic(TorchDispatchMode):
-    """Counts what kernels read and write: every tensor that goes in or comes out, views excepted."""
+    """Count kernels and the bytes that they read and write: all input and output tensors, except of views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Traffic(TorchDispatchMode):
 
 
 def count(subject: Subject, method: Method, dtype: torch.dtype) -> dict[str, float]:
-    """Bytes, kernels and FLOPs of a full step and of a cached one, and the bytes that the cache holds."""
+    """Count bytes, kernels and FLOPs of a full step and of a cached one, and the bytes of the cache."""
     with torch.device("meta"):
         model = getattr(diffusers, subject.class_name)(**subject.config).to(dtype).eval()
     spec = next(spec for spec in SPECS if spec.class_name == subject.class_name)
@@ -73,17 +73,15 @@ def count(subject: Subject, method: Method, dtype: torch.dtype) -> dict[str, flo
 
     def counted(model: nn.Module, plain: nn.Module, inputs: dict[str, Any]) -> dict[str, float]:
         filled = fill(model, units, method.forecaster, method.schedule, inputs, 1, method.cache_dtype)
-        full, cached = _watched(lambda: plain(**inputs)), _watched(filled.call)
+        steps = {"full": _measure_call(lambda: plain(**inputs)), "cached": _measure_call(filled.call)}
         return {"held_bytes": filled.held_bytes} | {
-            f"{kind}_{name}": value
-            for kind, values in (("full", full), ("cached", cached))
-            for name, value in values.items()
+            f"{kind}_{name}": value for kind, values in steps.items() for name, value in values.items()
         }
 
     return without_values(lambda copied: counted(copied(model), copied(model), copied(inputs)))
 
 
-def _watched(call: Callable[[], Any]) -> dict[str, float]:
+def _measure_call(call: Callable[[], Any]) -> dict[str, float]:
     with FlopCounterMode(display=False) as flops:
         call()
     with Traffic() as traffic:
@@ -92,11 +90,9 @@ def _watched(call: Callable[[], Any]) -> dict[str, float]:
 
 
 def copy_rate(device: str, size: int = 1 << 28, rounds: int = 7) -> float:
-    """Bytes per second that a copy moves here, reading and writing: the best of a few."""
-    source, target = (
-        torch.ones(size, dtype=torch.uint8, device=device),
-        torch.empty(size, dtype=torch.uint8, device=device),
-    )
+    """Return the bytes per second that a copy reads and writes on this device, the best of some rounds."""
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
     best = float("inf")
     for _ in range(rounds):
         began = time.perf_counter()
@@ -108,9 +104,9 @@ def copy_rate(device: str, size: int = 1 << 28, rounds: int = 7) -> float:
 
 
 def table(subject: Subject, methods: Sequence[tuple[str, Method]], dtype: str, device: str) -> list[dict[str, Any]]:
-    """A row for each method: what `count` finds on a model, and how long moving a cached step's bytes takes at least.
+    """Return a row for each method with the results of `count` and `python_cost`.
 
-    The latter is by the rate of copies on an H100, and by that measured on `device`.
+    It also has the least time to move a cached step's bytes, at an H100's copy rate and at that measured on `device`.
     """
     rows, rate = [], copy_rate(device)
     for title, method in methods:
@@ -120,9 +116,9 @@ def table(subject: Subject, methods: Sequence[tuple[str, Method]], dtype: str, d
                 "method": title,
                 "held_gb": found["held_bytes"] / 1e9,
                 **{
-                    f"{kind}_{unit}": found[f"{kind}_{what}"] / scale
+                    f"{kind}_{unit}": found[f"{kind}_{name}"] / scale
                     for kind in ("full", "cached")
-                    for unit, what, scale in (("gb", "bytes", 1e9), ("gflops", "flops", 1e9), ("kernels", "kernels", 1))
+                    for unit, name, scale in (("gb", "bytes", 1e9), ("gflops", "flops", 1e9), ("kernels", "kernels", 1))
                 },
                 "h100_ms": 1e3 * found["cached_bytes"] / H100,
                 "here_ms": 1e3 * found["cached_bytes"] / rate,

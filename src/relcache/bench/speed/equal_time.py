@@ -1,4 +1,4 @@
-"""Quality at equal measured time: what the best peer reaches in the time that a method takes."""
+"""Quality at equal measured time: the best peer in the time that a method takes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 
 class Point(NamedTuple):
-    """A run on a curve: its time, as a share of full compute's, and its quality."""
+    """A run on a curve: its time as a share of full compute's, and its quality."""
 
     time: float
     quality: float
 
 
 def quality_at(time: float, curve: Sequence[Point]) -> float | None:
-    """The quality of a curve at a time, along straight lines between its points in the order of their times.
+    """Return the quality of a curve at a time, linear between its points.
 
-    Beyond its slowest point it is that point's, which is done by then; before its fastest it has none, None.
+    After its slowest point the quality stays that point's; before its fastest point it is None.
     """
     points = sorted(curve)
     if not points or time < points[0].time:
@@ -29,9 +29,9 @@ def quality_at(time: float, curve: Sequence[Point]) -> float | None:
 
 
 def with_best_peer(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, with the best peer at equal time beside each that is no peer's: `peer_psnr`, `best_peer` and `lead`.
+    """Add the best peer at equal time to each row of a method: `peer_psnr`, `best_peer` and `lead`.
 
-    All three are None where no peer is as fast, and of peers and full compute themselves.
+    All three are None if no peer is as fast, and in the rows of peers and full compute.
     """
     curves: dict[str, list[Point]] = {}
     for row in rows:

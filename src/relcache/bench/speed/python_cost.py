@@ -1,7 +1,6 @@
-"""What Python does in a cached step: calls within relcache, counted, and the time that they and their kernels take.
+"""Measure the Python part of a cached step: calls within relcache, and the time of these and their kernel launches.
 
-The models have all their blocks, but hardly a channel and hardly a token, so that tensors cost nothing but their
-launch.
+The models have all their blocks but hardly any channels and tokens, so that kernels take no time beyond their launch.
 """
 
 from __future__ import annotations
@@ -19,22 +18,21 @@ import torch
 from torch import nn
 
 from relcache.api import enable
-from relcache.bench.speed.contestants import held_to
+from relcache.bench.speed.contestants import at_interval
 from relcache.bench.speed.subjects import Subject, calls_of, model_of
 from relcache.method import Method
 from relcache.models.coarse import coarsened
 from relcache.schedules import ErrorBudget, Interval
 
 PACKAGE = str(Path(__file__).parents[2])
-TIMED = 50  # steps, of which the fastest counts: whatever else the machine does makes them slower, nothing faster
+TIMED = 50  # steps; the fastest counts, as other load can only slow a step down
 
 
 @torch.no_grad()
 def python_cost(subject: Subject, method: Method) -> dict[str, float]:
-    """Of a cached step of the subject's tiny model: units, calls of functions of relcache, microseconds.
+    """Measure a cached step of the subject's tiny model: units, calls of relcache's functions, microseconds.
 
-    The microseconds are those by which the step takes longer than one whose units return at once what they returned
-    before.
+    The microseconds are the excess over a step whose units return stored outputs at once.
     """
     tiny = subject._replace(config=subject.config | subject.tiny, size=replace(subject.size, **subject.tiny_size))
     model, spec = model_of(tiny, torch.float32, "cpu")
@@ -43,7 +41,7 @@ def python_cost(subject: Subject, method: Method) -> dict[str, float]:
     if not isinstance(method.schedule, ErrorBudget):
         method = replace(method, schedule=Interval(2))
     calls = calls_of(model, spec, tiny.size, history + 1 + TIMED)
-    with enable(model, held_to(method, len(calls), len(calls), history)):
+    with enable(model, at_interval(method, len(calls), len(calls), history)):
         for call in calls[:history]:
             model(**call)
         counted = calls_within_relcache(lambda: model(**calls[history]))
@@ -55,7 +53,7 @@ def python_cost(subject: Subject, method: Method) -> dict[str, float]:
 
 
 def calls_within_relcache(run: Callable[[], Any]) -> int:
-    """How many calls of Python functions that relcache's files define `run` makes."""
+    """Count the calls of functions from relcache's files that `run` makes."""
     counted = 0
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
@@ -81,7 +79,7 @@ def _fastest(model: nn.Module, calls: Sequence[dict[str, Any]]) -> float:
 
 
 def _hollow(model: nn.Module, modules: Sequence[nn.Module], call: dict[str, Any], stack: ExitStack) -> None:
-    """Let modules return at once what they return in this call, until the stack is left."""
+    """Let modules return their outputs of this call at once, until the stack closes."""
     made: dict[nn.Module, Any] = {}
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:

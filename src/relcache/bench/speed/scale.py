@@ -1,4 +1,4 @@
-"""Bytes that tensors hold, whoever holds them: found among all objects that are alive."""
+"""Weigh the tensors that are alive, whoever holds them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def live_bytes() -> int:
-    """Bytes of all tensors that are alive; memory that several share counts once."""
+    """Return the bytes of all tensors that are alive; shared memory counts once."""
     gc.collect()
     return sum(_storages().values())
 
@@ -19,14 +19,14 @@ def live_bytes() -> int:
 class Scale:
     """Weighs the tensors made since it was entered; those that share memory with older ones weigh nothing.
 
-    Until it is left, older objects are kept out of the collector's sight: to look at all objects of a process takes
-    longer than many a denoising step.
+    Until it exits, older objects are hidden from the garbage collector, as visiting them all can take longer than a
+    denoising step.
     """
 
     def __enter__(self) -> Scale:
         gc.collect()
-        self._older = [value for value in gc.get_objects() if type(value) in (Tensor, nn.Parameter)]  # not to be freed
-        self._places = set(_storages())
+        self._older = [value for value in gc.get_objects() if type(value) in (Tensor, nn.Parameter)]  # keeps them alive
+        self._addresses = set(_storages())
         gc.freeze()
         return self
 
@@ -35,38 +35,38 @@ class Scale:
         self._older.clear()
 
     def weigh(self) -> int:
-        """Bytes of the tensors made since, as far as they are alive."""
+        """Return the bytes of the newer tensors that are alive."""
         gc.collect()
-        return sum(size for place, size in _storages().items() if place not in self._places)
+        return sum(size for address, size in _storages().items() if address not in self._addresses)
 
 
 @contextmanager
 def weighed(model: nn.Module, calls: int, scale: Scale) -> Iterator[list[int]]:
-    """Bytes that tensors hold more after `calls` calls of `model` than before the first: one number, once known."""
-    weights: list[int] = []
-    seen = 0
+    """Yield a list that gets the bytes gained from before the first call of `model` to after `calls` calls."""
+    before: list[int] = []
+    gained: list[int] = []
+    count = 0
 
-    def before(*_: Any) -> None:
-        if not weights:
-            weights.append(scale.weigh())
+    def begin(*_: Any) -> None:
+        if not before:
+            before.append(scale.weigh())
 
-    def after(*_: Any) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == calls:
-            held.append(scale.weigh() - weights[0])
+    def end(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == calls:
+            gained.append(scale.weigh() - before[0])
 
-    held: list[int] = []
-    hooks = [model.register_forward_pre_hook(before, prepend=True), model.register_forward_hook(after)]
+    hooks = [model.register_forward_pre_hook(begin, prepend=True), model.register_forward_hook(end)]
     try:
-        yield held
+        yield gained
     finally:
         for hook in hooks:
             hook.remove()
 
 
 def _storages() -> dict[int, int]:
-    """Bytes of the storages of all tensors that are alive, by their places in memory."""
+    """Return the bytes of all live tensors' storages by their addresses."""
     storages = {}
     for value in gc.get_objects():
         if type(value) in (Tensor, nn.Parameter) and not value.is_meta:

@@ -1,14 +1,14 @@
-"""Time of full and cached steps, and what they hold, on one model: methods at each granularity, and peers.
+"""Measure time and memory of full and cached steps on one model, for methods at each granularity and peers.
 
-Every contestant runs the same denoising loop on the same inputs in turn, round after round in one process, so that
-ratios hold where the machine's speed drifts. The ideal is the number of full steps times the time of a step of the
-model as it is.
+In each round every contestant runs the same denoising loop on the same inputs, all in one process. So ratios hold if
+the machine's speed drifts. The ideal is the number of full steps times the time of a step of the plain model.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,19 @@ import torch
 from relcache.bench import files
 from relcache.bench.comparison.equal_cost import marked
 from relcache.bench.sampling.calibration import Calibration, full_steps, interval_for, with_any_budget
-from relcache.bench.speed.contestants import Contestant, Named, held_to, ours, peer_at
+from relcache.bench.speed.contestants import Contestant, NamedMethod, at_interval, ours, peer_at
 from relcache.bench.speed.peers import Peer
 from relcache.bench.speed.scale import Scale
 from relcache.bench.speed.stopwatch import Clock, timed
 from relcache.bench.speed.subjects import Course
 from relcache.methods import method_from_config
 
+PLAIN = Contestant("as it is", lambda model: nullcontext())
+
 
 @dataclass
 class Times:
-    """Of one contestant: seconds of its full and cached steps, of each round, and the ideal in that round."""
+    """Seconds of a contestant's full steps, cached steps and rounds, and of the ideal in each round."""
 
     full: list[float] = field(default_factory=list)
     cached: list[float] = field(default_factory=list)
@@ -38,17 +40,16 @@ class Times:
     held: int = 0
     peak: int | None = None
 
-    def row(self, contestant: Contestant | None, steps: int, plain: float, target: int | None = None) -> dict[str, Any]:
-        """A row of the table, the model's own without a contestant; `plain` is the time of a step of the model, and
-        `target` the number of full steps that was asked for."""
+    def row(self, contestant: Contestant, steps: int, plain: float, target: int | None = None) -> dict[str, Any]:
+        """Return a row of the table; `plain` is the seconds of a step of the plain model."""
         ratios = [seconds / ideal for seconds, ideal in zip(self.rounds, self.ideals, strict=True)]
         return {
-            "method": "as it is" if contestant is None else contestant.name,
-            "peer": contestant is not None and contestant.is_peer,
-            "nfc_target": None if contestant is None else target,
+            "method": contestant.name,
+            "peer": contestant.is_peer,
+            "nfc_target": target,
             "nfc": self.nfc,
-            "interval": None if contestant is None else contestant.budget.get("interval"),
-            "threshold": None if contestant is None else contestant.budget.get("threshold"),
+            "interval": contestant.budget.get("interval"),
+            "threshold": contestant.budget.get("threshold"),
             "steps": steps,
             "full_ms": 1e3 * statistics.median(self.full),
             "cached_ms": 1e3 * statistics.median(self.cached) if self.cached else None,
@@ -69,9 +70,9 @@ def race(
     tell: Callable[[str], None] = lambda text: None,
     target: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of the table: the model as it is, then each contestant; the first round warms up, and tells what is held.
+    """Return rows of the plain model and each contestant. A first round warms up and weighs what is held.
 
-    `target` is the number of full steps that was asked for.
+    `target` is the wanted number of full steps.
     """
     plain = Times()
     times = {contestant.name: Times() for contestant in contestants}
@@ -79,14 +80,14 @@ def race(
     with Scale() as scale:
         for contestant in contestants:
             base = scale.weigh()
-            _, held = _run(course, contestant, scale.weigh)
+            _, held = _run_loop(course, contestant, scale.weigh)
             times[contestant.name].held = held - base
             tell(contestant.name)
     for _ in range(rounds):
         for contestant in contestants:
             around = _lap(course, course.calls[:2])
             _free_peak(course.device)
-            laps, _ = _run(course, contestant)
+            laps, _ = _run_loop(course, contestant)
             around += _lap(course, course.calls[-2:])
             once = statistics.median(seconds for seconds, _ in around)
             record = times[contestant.name]
@@ -100,7 +101,7 @@ def race(
             tell(contestant.name)
     once = statistics.median(plain.full)
     plain.rounds, plain.ideals, plain.nfc = [steps * once], [steps * once], steps
-    return [plain.row(None, steps, once), *(times[one.name].row(one, steps, once, target) for one in contestants)]
+    return [plain.row(PLAIN, steps, once), *(times[one.name].row(one, steps, once, target) for one in contestants)]
 
 
 COLUMNS = (
@@ -122,15 +123,15 @@ COLUMNS = (
 def with_marks(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]
 ) -> tuple[Sequence[Mapping[str, Any]], Sequence[tuple[str, str, str]], str]:
-    """Rows and columns with marks at numbers of full steps that were not asked for, and the line to stand below."""
+    """Return rows and columns with marks at unwanted numbers of full steps, and a note that explains the marks."""
     form = next((form for _, name, form in columns if name == "nfc"), None)
-    if form is None:  # as of counts, which have no full steps
+    if form is None:  # counts have no full steps
         return rows, columns, ""
     shown, note = marked(rows, form)
     return shown, [(heading, name, "" if name == "nfc" else form) for heading, name, form in columns], note
 
 
-def write(
+def write_table(
     out: Path, rows: Sequence[Mapping[str, Any]], about: str, columns: Sequence[tuple[str, str, str]]
 ) -> list[Path]:
     """Write table.json and table.md into the folder `out`."""
@@ -143,18 +144,20 @@ def write(
     return [out / "table.json", out / "table.md"]
 
 
-def _run(
+def _run_loop(
     course: Course, contestant: Contestant, weigh: Callable[[], int] = lambda: 0
 ) -> tuple[list[tuple[float, bool]], int]:
-    """All calls by a contestant, and what is weighed after them; its handle does not outlive this."""
+    """Run all calls by a contestant; return their laps, and the bytes weighed before it is disabled."""
     with contestant.enabled(course.model) as handle:
         return _lap(course, course.calls, handle), weigh()
 
 
 @torch.no_grad()
 def _lap(course: Course, calls: Sequence[dict[str, Any]], handle: Any = None) -> list[tuple[float, bool]]:
-    """Seconds of each call, and whether it was full. Of a compiled model, in which a hook would be compiled as well,
-    the handle that is enabled tells."""
+    """Return the seconds of each call, and whether it was full.
+
+    A hook in a compiled model would be compiled too, so there `handle` says which calls were full.
+    """
     if not course.compiled:
         with timed(course.model, course.spec) as laps:
             for call in calls:
@@ -180,23 +183,23 @@ def _peak(device: torch.device) -> int | None:
 
 def contestants_for(
     course: Course,
-    methods: Sequence[Named],
+    methods: Sequence[NamedMethod],
     peers: Sequence[Peer],
     nfc: int,
     known: dict[str, Calibration],
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Contestant]:
-    """The methods with the full steps of the interval for `nfc`, which may be a few more or less; the peers at as many.
+    """Return methods and peers with the number of full steps that an interval gives and that is nearest to `nfc`.
 
-    `known` keeps the thresholds of each peer that were tried, from one number of full steps to the next.
+    `known` keeps the tried thresholds by peer.
 
     Raises:
-        ValueError: a peer that cannot work on the model, or whose package is not installed.
+        ValueError: a peer does not support the model, or its package is not installed.
     """
     steps = len(course.calls)
     interval = interval_for(nfc, steps)
     found = [
-        ours(name, held_to(method_from_config(with_any_budget(config)), interval, steps), steps)
+        ours(name, at_interval(method_from_config(with_any_budget(config)), interval, steps), steps)
         for name, config in methods
     ]
 

@@ -1,4 +1,4 @@
-"""The calls of a transformer, timed one by one, and whether each computed the model to its end."""
+"""Time each call of a transformer, and tell whether it was full."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from relcache.models import ModelSpec
 
 
 def keep_memory() -> bool:
-    """Let the C library keep the memory that is freed, as torch's allocator on a GPU does; whether it can be told to.
+    """Let the C library keep freed memory, as torch's GPU allocator does; return whether it can.
 
-    Else glibc gives large blocks back to the system, which hands out their pages one by one when they are next taken:
-    features that a cache keeps are fresh memory at each full step, and this would be timed with them.
+    By default glibc returns large blocks to the system. Features that a cache keeps would then be fresh pages at each
+    full step, whose first use takes time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -30,14 +30,14 @@ def keep_memory() -> bool:
 
 
 class Clock:
-    """Moments on a device. On a GPU they are events in its stream, so that no call waits to be timed."""
+    """Moments on a device; on a GPU they are events in its stream, so that timing does not synchronize."""
 
     def __init__(self, device: torch.device) -> None:
         self._events = device.type == "cuda"
         self._device = device
 
     def now(self) -> Any:
-        """This moment."""
+        """Return this moment."""
         if not self._events:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -45,7 +45,7 @@ class Clock:
         return event
 
     def between(self, began: Any, ended: Any) -> float:
-        """Seconds from one moment to another."""
+        """Return the seconds from one moment to another."""
         if not self._events:
             return ended - began
         ended.synchronize()
@@ -54,14 +54,14 @@ class Clock:
 
 @dataclass
 class Laps:
-    """Of each call its beginning, its end, and whether a layer of the last unit worked: whether the call was full."""
+    """The beginning and end of each call, and whether it was full: whether a layer of the last unit ran."""
 
     clock: Clock
     calls: list[tuple[Any, Any, bool]] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
-        """From the first call's beginning to the last one's end: denoising, without text encoders and decoder."""
+        """Seconds of denoising, from the first call's beginning to the last call's end."""
         return self.clock.between(self.calls[0][0], self.calls[-1][1])
 
     @property
@@ -71,13 +71,13 @@ class Laps:
 
     @property
     def full(self) -> int:
-        """How many calls were full."""
+        """Number of full calls."""
         return sum(full for _, _, full in self.calls)
 
 
 @contextmanager
 def timed(model: nn.Module, spec: ModelSpec) -> Iterator[Laps]:
-    """Time the calls of `model`: enter it within what skips the model's work, so that this is timed as well."""
+    """Time the calls of `model`. Enter it inside the contestant's context, so that its own cost is timed too."""
     laps = Laps(Clock(next(model.parameters()).device))
     worked: list[bool] = []
     began: list[Any] = []
@@ -102,18 +102,18 @@ def timed(model: nn.Module, spec: ModelSpec) -> Iterator[Laps]:
 
 
 def layer_of_the_last_unit(model: nn.Module, spec: ModelSpec) -> nn.Module:
-    """A linear layer within the last unit: it works where the unit does, whoever skips that."""
+    """Return a linear layer within the last unit; it runs if and only if the unit is computed."""
     for unit in reversed(spec.units(model)):
-        own = list(unit.modules.values())
-        for module in own:
+        own = set(unit.modules.values())
+        for module in unit.modules.values():
             for child in module.modules():
-                if isinstance(child, nn.Linear) and all(child is not mine for mine in own):
+                if isinstance(child, nn.Linear) and child not in own:
                     return child
-    raise ValueError(f"no unit of {type(model).__name__} has a linear layer within it to tell full steps by")
+    raise ValueError(f"no unit of {type(model).__name__} has a linear layer inside: full steps cannot be recognised")
 
 
 def least_median_most(values: Sequence[float]) -> tuple[float, float, float]:
-    """The least, the median and the greatest of some values."""
+    """Return the least value, the median and the greatest value."""
     ordered = sorted(values)
     middle = len(ordered) // 2
     median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

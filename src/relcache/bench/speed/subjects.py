@@ -1,9 +1,10 @@
-"""The models of the paper with random weights, and the denoising loop on one of them that is timed."""
+"""The paper's models with random weights, and the denoising loop on one of them that is timed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import diffusers
@@ -20,10 +21,9 @@ PATCH = 16  # pixels of a token's side: 8 of a latent, 2 latents of a patch
 
 
 class Subject(NamedTuple):
-    """A model of the paper with random weights: its class, config and size, and how many of its blocks are few.
+    """A model of the paper: class, config, size, the config's names of block counts, and a few blocks for a CPU.
 
-    `tiny` makes of its config, and `tiny_size` of its size, those of a model with as many blocks and next to no
-    features.
+    `tiny` and `tiny_size` replace parts of its config and size for a model with all blocks but hardly any features.
     """
 
     class_name: str
@@ -59,7 +59,7 @@ SUBJECTS = {
 
 @dataclass
 class Course:
-    """What every contestant runs: a model, and the arguments of each step's call; `compiled` says whether it is."""
+    """The loop that every contestant runs: a model, compiled or not, and the arguments of each step's call."""
 
     about: str
     model: nn.Module
@@ -83,12 +83,12 @@ def course_of(
     batch: int | None = None,
     compiled: bool = False,
 ) -> Course:
-    """The loop on one of SUBJECTS with random weights.
+    """Return the loop on one of SUBJECTS with random weights.
 
     Args:
-        blocks: how many of each kind; [] takes all of them, None few on a CPU and all on a GPU.
+        blocks: number of blocks of each kind; [] takes all, None a few on a CPU and all on a GPU.
         size: HEIGHTxWIDTH in pixels, or one number for both.
-        compiled: whether torch.compile is to be used.
+        compiled: whether to use torch.compile.
 
     Raises:
         ValueError: an unknown model or dtype, a wrong size, or blocks that do not fit the model's kinds.
@@ -110,23 +110,19 @@ def course_of(
     if compiled:
         about += ", compiled"
         model.compile()
-        torch._dynamo.config.recompile_limit = 64  # two graphs for each contestant, and one of the model as it is
+        torch._dynamo.config.recompile_limit = 64  # two graphs for each contestant, and one for the plain model
     return Course(about, model, spec, calls_of(model, spec, latents, steps), compiled)
 
 
 def where(device: str) -> str:
-    """What a device is called, for a table."""
+    """Return a device's name for a table."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
 
 
 def subject_of(name: str, size: str | None = None, frames: int | None = None, batch: int | None = None) -> Subject:
-    """The model of this name, at its own size or at one given in pixels.
-
-    Raises:
-        ValueError: there is none, or a wrong size.
-    """
+    """Return the subject of this name, at its own size or at one in pixels; raise ValueError if either is wrong."""
     if name not in SUBJECTS:
         shipped = [task.model for task in SMALL.values()]
         hint = did_you_mean(name, [*SUBJECTS, *shipped])
@@ -136,25 +132,25 @@ def subject_of(name: str, size: str | None = None, frames: int | None = None, ba
         )
     subject = SUBJECTS[name]
     latents = replace(subject.size, batch=batch or subject.size.batch)
-    given = call_options(None, None, size, frames, [])
     if size is not None:
-        if given["height"] % PATCH or given["width"] % PATCH:
+        height, width = itemgetter("height", "width")(call_options(None, None, size, None, []))
+        if height % PATCH or width % PATCH:
             raise ValueError(f"--size of random weights takes multiples of {PATCH} pixels, got {size!r}")
-        if name == "dit" and given["height"] != given["width"]:
+        if name == "dit" and height != width:
             raise ValueError(f"dit makes square pictures: --size takes one number, got {size!r}")
-        latents = replace(latents, height=given["height"] // 8, width=given["width"] // 8)
+        latents = replace(latents, height=height // 8, width=width // 8)
     if frames is not None:
         if subject.size.frames == 1:
             raise ValueError(f"--frames has no meaning with {name}, which makes pictures")
         if frames % 4 != 1:
-            raise ValueError(f"--frames of {name} is a multiple of 4 and one more, such as 33; got {frames}")
+            raise ValueError(f"--frames of {name} is one more than a multiple of 4, such as 33; got {frames}")
         latents = replace(latents, frames=(frames - 1) // 4 + 1)
     config = subject.config | ({"sample_size": latents.height} if "sample_size" in subject.config else {})
     return subject._replace(size=latents, config=config)
 
 
 def model_of(subject: Subject, dtype: torch.dtype, device: str) -> tuple[nn.Module, ModelSpec]:
-    """The model of a subject with small random weights, and its spec."""
+    """Return the model of a subject with small random weights, and its spec."""
     with torch.device("meta"):
         model = getattr(diffusers, subject.class_name)(**subject.config)
     spec = next(spec for spec in SPECS if spec.class_name == subject.class_name)
@@ -162,7 +158,7 @@ def model_of(subject: Subject, dtype: torch.dtype, device: str) -> tuple[nn.Modu
 
 
 def filled(model: Any, dtype: torch.dtype, device: str) -> nn.Module:
-    """A model of the meta device on a real one, with small random weights."""
+    """Move a model from the meta device to a real one, with small random weights."""
     tables = type(model)(**model.config) if any(True for _ in model.buffers()) else None
     model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
     generator = torch.Generator(device).manual_seed(0)
@@ -174,7 +170,7 @@ def filled(model: Any, dtype: torch.dtype, device: str) -> nn.Module:
 
 
 def calls_of(model: nn.Module, spec: ModelSpec, size: Size, steps: int) -> list[dict[str, Any]]:
-    """The arguments of each step: the sample drifts from one noise to another, the timestep falls to a fiftieth."""
+    """Return the arguments of each step: the sample drifts from one noise to another, the timestep falls."""
     device = next(model.parameters()).device
     begin, end = (_on(device, spec.example(model, size)) for _ in range(2))
     sample = spec.sample or "hidden_states"

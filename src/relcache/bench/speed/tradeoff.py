@@ -1,9 +1,9 @@
-"""Quality beside measured time of a real pipeline: methods and peers on the same prompts and seeds.
+"""Measure quality and time of methods and peers on a real pipeline, with the same prompts and seeds.
 
-A heat is all contestants at one number of full steps. Each round runs all heats in turn in one process, full compute
-before and after each heat, so that the share of full compute's time holds where the machine's speed drifts. The first
-round warms up: pictures, full steps and bytes are taken from it, times from the others. Time is that of denoising, from
-the beginning of the transformer's first call to the end of its last.
+A heat is all contestants at one number of full steps. Each round runs all heats in one process, with full compute
+before and after each heat. So shares of its time hold if the machine's speed drifts. A first round warms up: it gives
+pictures, full steps and bytes, and the others give times. Times are of denoising, from the transformer's first call to
+its last.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torch import Tensor
 
 from relcache.bench.quality.metrics.pair import psnr, ssim
 from relcache.bench.sampling.calibration import Calibration, at_budget
-from relcache.bench.speed.contestants import Contestant, Named, only_transformer, ours, peer_at
+from relcache.bench.speed.contestants import Contestant, NamedMethod, only_transformer, ours, peer_at
 from relcache.bench.speed.equal_time import with_best_peer
 from relcache.bench.speed.peers import Peer
 from relcache.bench.speed.scale import Scale
 from relcache.bench.speed.stopwatch import least_median_most
-from relcache.bench.speed.trial import FULL, Run, Trial
+from relcache.bench.speed.trial import FULL, TimedRun, Trial
 
 
 def heat_at(
     nfc: int,
-    methods: Sequence[Named],
+    methods: Sequence[NamedMethod],
     peers: Sequence[Peer],
     trial: Trial,
     known: dict[str, Calibration],
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Contestant]:
-    """The methods and the peers, each with the interval or threshold that gives it `nfc` full steps on `trial`.
+    """Return the methods and peers, each with the interval or threshold that gives it `nfc` full steps on `trial`.
 
-    `trial` has seeds that no result is reported on. `known` keeps the thresholds that were tried.
+    `trial` has calibration seeds, which no result is reported on. `known` keeps the tried thresholds by name.
     """
     found = []
     for name, config in methods:
@@ -55,19 +55,19 @@ def heat_at(
 
 
 def check(trial: Trial, peers: Sequence[Peer]) -> None:
-    """Raise ValueError for a pipeline that cannot be timed, or a peer that cannot work on it."""
+    """Raise ValueError if the pipeline cannot be timed or a peer does not support it."""
     model = only_transformer(trial.sampler.pipeline)
     for peer in peers:
         peer.check(model, trial.spec)
 
 
 @dataclass
-class Record:
-    """Of one contestant in one heat: its first run, its seconds and shares of full compute's by round."""
+class HeatRecord:
+    """A contestant's first run in a heat, and its seconds and shares of full compute's time in each round."""
 
     contestant: Contestant
     target: int | None
-    first: Run
+    first: TimedRun
     psnr: float | None = None
     ssim: float | None = None
     seconds: list[float] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Record:
     cached: list[float] = field(default_factory=list)
 
     def row(self, steps: int, samples: int, full_call: float) -> dict[str, Any]:
-        """A row of the table; `full_call` is the time of a call of full compute."""
+        """Return a row of the table; `full_call` is the seconds of a call of full compute."""
         nfc = self.first.full_share * steps
         least, seconds, most = least_median_most(self.seconds)
         share_least, share, share_most = least_median_most(self.shares)
@@ -104,23 +104,23 @@ class Record:
         }
 
 
-def race(
+def race_pipeline(
     trial: Trial,
     heats: Mapping[int, Sequence[Contestant]],
     rounds: int,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
-    """Rows of the table: full compute, then each heat's contestants, with the best peer at equal time beside ours."""
+    """Return rows of full compute and each heat's contestants, with the best peer at equal time for each method."""
     reference = trial.run(FULL)
     tell(FULL.name)
-    whole = Record(FULL, None, reference, shares=[1.0])
-    records: dict[int, list[Record]] = {}
+    whole = HeatRecord(FULL, None, reference, shares=[1.0])
+    records: dict[int, list[HeatRecord]] = {}
     with Scale() as scale:
         for nfc, contestants in heats.items():
             for contestant in contestants:
                 first = trial.run(contestant, scale, reference.calls)
                 near, alike = (float(measure(first.images, reference.images).mean()) for measure in (psnr, ssim))
-                record = Record(contestant, nfc, first._replace(images=Tensor()), near, alike)
+                record = HeatRecord(contestant, nfc, first._replace(images=Tensor()), near, alike)
                 records.setdefault(nfc, []).append(record)
                 tell(contestant.name)
     full_calls: list[float] = []
@@ -151,7 +151,7 @@ def race(
 
 
 def runs_of(heats: int, contestants: int, rounds: int) -> int:
-    """How often a race tells that a run is done."""
+    """Return the number of runs that a race makes and reports."""
     return 1 + heats * contestants + rounds * (1 + heats * (contestants + 1))
 
 

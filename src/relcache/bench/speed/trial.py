@@ -1,4 +1,4 @@
-"""A pipeline sampled by a contestant: its pictures, and what they took."""
+"""Sample a pipeline by a contestant, with the time and memory that it takes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from relcache.models import SPECS, UNSUPPORTED, ModelSpec, spec_for
 FULL = Contestant("full compute", lambda pipeline: nullcontext())
 
 
-class Run(NamedTuple):
-    """What a contestant made, and what it took.
+class TimedRun(NamedTuple):
+    """The pictures of a contestant, float32 (n, …) in [0, 1], and their cost.
 
-    `full_share` is the share of the transformer's calls that were full; `cached` are the seconds of each that was not.
+    `full_share` is the share of full calls; `calls` is their number per batch, full or not. `full` and `cached` are the
+    seconds of each such call, and `held` the bytes that the contestant holds.
     """
 
     images: Tensor
@@ -36,7 +37,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """What everyone samples: a pipeline, and a condition for each seed."""
+    """A pipeline, and a condition for each seed, which all contestants sample."""
 
     sampler: Sampler
     seeds: Sequence[int]
@@ -44,13 +45,13 @@ class Trial:
 
     @property
     def spec(self) -> ModelSpec:
-        """Where the modules of the pipeline's transformer are."""
+        """The spec of the pipeline's transformer."""
         return spec_for(only_transformer(self.sampler.pipeline), SPECS, UNSUPPORTED)
 
-    def run(self, contestant: Contestant, scale: Scale | None = None, calls: int = 0) -> Run:
-        """Sample by a contestant, which begins each batch anew.
+    def run(self, contestant: Contestant, scale: Scale | None = None, calls: int = 0) -> TimedRun:
+        """Sample by a contestant, enabled anew for each batch.
 
-        With a scale, what it holds after the number of `calls` of a batch is weighed, in the first.
+        With a scale, weigh the bytes that it holds after `calls` calls of the first batch.
         """
         pipeline, spec = self.sampler.pipeline, self.spec
         model = only_transformer(pipeline)
@@ -68,4 +69,4 @@ class Trial:
         full = [time for time, is_full in laps if is_full]
         cached = [time for time, is_full in laps if not is_full]
         batches = len(images)
-        return Run(torch.cat(images), seconds, len(full) / len(laps), len(laps) // batches, full, cached, held)
+        return TimedRun(torch.cat(images), seconds, len(full) / len(laps), len(laps) // batches, full, cached, held)

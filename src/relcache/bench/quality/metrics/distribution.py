@@ -1,7 +1,7 @@
-"""Two sets of pictures as distributions of features, as the evaluator of ADM (Dhariwal and Nichol, 2021) compares them.
+"""Compare two sets of pictures as distributions of features, as ADM's evaluator does (Dhariwal and Nichol, 2021).
 
-Everything here works on features alone, float64, whatever network they are of. Features are read as a stream of blocks
-and never all kept, except by `precision_recall`, which compares every one with every other.
+All functions compute in float64, on the features of any network. They read features as a stream of blocks. Only
+`precision_recall`, which compares all pairs, keeps all features.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NEIGHBOURS = 3  # whose distance is the radius of a point, in precision and recall
-BLOCK = 1024  # rows that are summed at once; fixed, so that sums do not depend on how the rows arrive
+NEIGHBOURS = 3  # in precision and recall, a point's radius is the distance to its third nearest neighbour
+BLOCK = 1024  # rows that are summed at once; fixed, so that sums do not depend on the size of the parts
 
 
 @dataclass(frozen=True)
@@ -26,28 +26,28 @@ class Gaussian:
 
 
 def blocks(parts: Iterable[Tensor], rows: int = BLOCK) -> Iterator[Tensor]:
-    """The rows of `parts` (n, ...) in order, in blocks of `rows` but for the last."""
-    held: list[Tensor] = []
+    """Yield the rows of `parts` (n, …) in order, in blocks of `rows`; the last may have fewer."""
+    pending: list[Tensor] = []
     count = 0
     for part in parts:
-        held.append(part)
+        pending.append(part)
         count += len(part)
         if count >= rows:
-            joined = torch.cat(held)
+            joined = torch.cat(pending)
             whole = count - count % rows
             yield from joined[:whole].split(rows)
-            held, count = [joined[whole:]], count - whole
+            pending, count = [joined[whole:]], count - whole
     if count:
-        yield torch.cat(held)
+        yield torch.cat(pending)
 
 
 def fit(parts: Iterable[Tensor]) -> Gaussian:
-    """Mean and covariance (with n - 1) of features that come as parts (n, width).
+    """Fit mean and covariance, divided by n - 1, to features in parts (n, width).
 
-    The result depends on the rows and their order alone, to the last bit, and not on the size of the parts.
+    The size of the parts does not change a bit of the result.
 
     Raises:
-        ValueError: fewer than two rows, or a feature that is not finite.
+        ValueError: there are fewer than two rows, or a feature is not finite.
     """
     count, mean, scatter = 0, torch.zeros(0), torch.zeros(0)
     for block in blocks(parts):
@@ -60,9 +60,9 @@ def fit(parts: Iterable[Tensor]) -> Gaussian:
             count, mean, scatter = len(rows), centre, spread
             continue
         total = count + len(rows)
-        apart = centre - mean
-        scatter = scatter + spread + torch.outer(apart, apart) * (count * len(rows) / total)
-        mean = mean + apart * (len(rows) / total)
+        shift = centre - mean
+        scatter = scatter + spread + torch.outer(shift, shift) * (count * len(rows) / total)
+        mean = mean + shift * (len(rows) / total)
         count = total
     if count < 2:
         raise ValueError(f"a distribution needs two samples at least, got {count}")
@@ -70,18 +70,15 @@ def fit(parts: Iterable[Tensor]) -> Gaussian:
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
-    """Fréchet distance of two normal distributions.
+    """Return the Fréchet distance of two normal distributions.
 
-    With InceptionV3's pooled features this is FID, with the first seven channels of its mixed_6 features sFID. With
-    other features it is neither, and must not be called so. Biased upwards where samples are not many times the width.
-
-    Raises:
-        ValueError: features of different widths.
+    It is FID for InceptionV3's pooled features, and sFID for the first seven channels of its mixed_6 features; for
+    others it is neither. It is biased upwards unless the samples are many times the width.
     """
     if first.mean.shape != second.mean.shape:
         raise ValueError(f"features of widths {len(first.mean)} and {len(second.mean)} cannot be compared")
-    # The trace of the root of the covariances' product, by a symmetric matrix with the same eigenvalues: stable where
-    # they are singular, as those of fewer samples than features are.
+    # The trace of the root of the covariances' product, by a symmetric matrix with the same eigenvalues. This is stable
+    # for singular covariances, as of fewer samples than features.
     values, vectors = torch.linalg.eigh(first.covariance.double())
     root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
     between = torch.linalg.eigvalsh(root @ second.covariance.double() @ root).clamp(min=0).sqrt().sum()
@@ -91,11 +88,11 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
 
 
 def inception_score(parts: Iterable[Tensor], split: int = 5000) -> float:
-    """exp of the mean divergence of the classes of a picture from those of all, in nats (Salimans et al., 2016).
+    """Return exp of the mean divergence, in nats, of pictures' classes from their mean (Salimans et al., 2016).
 
     Args:
-        parts: probabilities of the classes (n, classes), in order.
-        split: the score is the mean of the scores of so many pictures at a time, as ADM's evaluator has it.
+        parts: class probabilities (n, classes), in order.
+        split: the score is the mean of the scores of so many pictures each, as in ADM's evaluator.
     """
     scores = []
     for block in blocks(parts, split):
@@ -109,13 +106,13 @@ def inception_score(parts: Iterable[Tensor], split: int = 5000) -> float:
 
 
 def precision_recall(references: Tensor, samples: Tensor, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
-    """Improved precision and recall (Kynkäänniemi et al., 2019) of `samples` (n, width) against `references`.
+    """Return improved precision and recall (Kynkäänniemi et al., 2019) of `samples` against `references`, (n, width).
 
-    Precision is the share of samples that lie in the balls which reach from each reference to its third nearest, recall
-    the share of references in the balls of the samples. Needs memory for one block of distances, not for all.
+    A ball around each reference reaches to its `neighbours`-th nearest one. Precision is the share of samples in such
+    balls, recall the share of references in the balls of the samples.
 
     Raises:
-        ValueError: no more samples than `neighbours` on one side.
+        ValueError: one side has no more than `neighbours` points.
     """
     if min(len(references), len(samples)) <= neighbours:
         raise ValueError(
@@ -128,14 +125,14 @@ def precision_recall(references: Tensor, samples: Tensor, neighbours: int = NEIG
 
 
 def _radii(points: Tensor, neighbours: int) -> Tensor:
-    """Distance of each of `points` to its `neighbours`-th nearest other one."""
+    """Return the distance of each of `points` (n, width) to its `neighbours`-th nearest other one, (n,)."""
     nearest = [
         torch.cdist(block.double(), points.double()).kthvalue(neighbours + 1, 1).values for block in points.split(BLOCK)
-    ]  # the nearest of all is the point itself
+    ]  # the nearest one is the point itself
     return torch.cat(nearest)
 
 
 def _covered(points: Tensor, centres: Tensor, radii: Tensor) -> float:
-    """Share of `points` that lie within the radius of at least one of `centres`."""
+    """Return the share of `points` within the radius of at least one of `centres`."""
     inside = [(torch.cdist(block.double(), centres.double()) <= radii).any(1) for block in points.split(BLOCK)]
     return float(torch.cat(inside).double().mean())

@@ -1,7 +1,7 @@
-"""Networks whose features distributions of pictures are compared by.
+"""Networks that extract the features by which distributions of pictures are compared.
 
-An extractor takes uint8 pictures (n, 3, height, width) and returns float32 features by name: "features", and where the
-network has them "spatial" features and "probabilities" of classes.
+An extractor takes uint8 pictures (n, 3, height, width) and returns float32 features (n, …) by name. "features" are
+always there, "spatial" features and class "probabilities" if the network has them.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from torch import Tensor
 
 Extractor = Callable[[Tensor], dict[str, Tensor]]
 
-SPATIAL_CHANNELS = 7  # of mixed_6, of which ADM's sFID is
+SPATIAL_CHANNELS = 7  # of mixed_6, as in ADM's sFID
 
 
 class Inception:
-    """InceptionV3 of 2015, by which FID, sFID and the Inception score are defined, through torch-fidelity.
+    """InceptionV3 of 2015, which defines FID, sFID and the Inception score, by torch-fidelity.
 
-    "features" are the 2048 pooled ones; "spatial" the first 7 channels of mixed_6, 17 x 17 of each, in the order of
-    ADM's evaluator (2023 values); "probabilities" the softmax over 1008 classes of the logits without their bias.
+    "features" are the 2048 pooled ones. "spatial" are the first 7 channels of mixed_6, 17 x 17 each, in the order of
+    ADM's evaluator: 2023 values. "probabilities" are the softmax of the bias-free logits over 1008 classes.
 
     Args:
-        weights: file with the weights that torch-fidelity distributes; None lets it download them.
+        weights: file of torch-fidelity's weights; None lets it download them.
         device: where the network runs.
 
     Raises:
-        ValueError: torch-fidelity is missing or cannot be imported, or the file holds other weights.
-        FileNotFoundError: no such file.
+        ValueError: torch-fidelity cannot be imported, or the file holds other weights.
+        FileNotFoundError: there is no such file.
     """
 
     def __init__(self, weights: str | Path | None = None, device: str | torch.device = "cpu") -> None:

@@ -1,4 +1,4 @@
-"""Pictures against the pictures of the same seeds made with full compute. Computed by torchmetrics, per picture."""
+"""Compare each picture with full compute's picture of the same seed, by torchmetrics."""
 
 from __future__ import annotations
 
@@ -10,50 +10,46 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-HIGHEST_PSNR = 100.0  # dB; identical pictures would have an infinite one and spoil a mean
+HIGHEST_PSNR = 100.0  # dB; the PSNR of identical pictures is infinite and would spoil a mean
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture in dB, shape (n,), at most `HIGHEST_PSNR`; of a clip its frames' mean.
+    """Return each picture's peak signal-to-noise ratio in dB, float (n,), at most `HIGHEST_PSNR`; a clip's frame mean.
 
     Args:
-        images, references: (n, channels, height, width) or (n, frames, channels, height, width) in [0, 1].
+        images, references: float (n, channels, height, width) or (n, frames, channels, height, width) in [0, 1].
     """
     if images.ndim == 5:
-        return psnr(images.flatten(0, 1), references.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(1)
+        return _frame_mean(psnr, images, references)
     ratio = peak_signal_noise_ratio(images, references, data_range=1.0, reduction="none", dim=(1, 2, 3))
     return ratio.clamp(max=HIGHEST_PSNR)
 
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:
-    """Structural similarity of each picture, shape (n,); of a clip, the frames' mean.
+    """Return each picture's structural similarity, float (n,), or a clip's frame mean.
 
-    The window is a Gaussian of sigma 1.5, as in Wang et al. 2004.
-
-    Args:
-        images, references: (n, channels, height, width) or (n, frames, channels, height, width) in [0, 1].
+    The window is a Gaussian of sigma 1.5, as in Wang et al. 2004. Arguments are those of `psnr`.
     """
     if images.ndim == 5:
-        return ssim(images.flatten(0, 1), references.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(1)
+        return _frame_mean(ssim, images, references)
     similarity = structural_similarity_index_measure(images, references, data_range=1.0, reduction="none")
     assert isinstance(similarity, Tensor)
     return similarity.reshape(-1)
 
 
+def _frame_mean(measure: Callable[[Tensor, Tensor], Tensor], images: Tensor, references: Tensor) -> Tensor:
+    return measure(images.flatten(0, 1), references.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(1)
+
+
 def lpips(weights: str | Path | None = None, device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
-    """Learned perceptual distance (Zhang et al., 2018), as the package lpips computes it with AlexNet.
+    """Return the learned perceptual distance (Zhang et al., 2018), with AlexNet, as a function like `psnr`.
 
     Args:
-        weights: file of AlexNet's weights as torchvision distributes them; None lets torchvision download them. The
-            package holds the rest.
+        weights: file of torchvision's AlexNet weights; None lets torchvision download them.
         device: where the network runs.
 
-    Returns:
-        The distance of each picture, shape (n,), of a clip its frames' mean, for (n, channels, height, width) or
-        (n, frames, channels, height, width) in [0, 1].
-
     Raises:
-        ValueError: the package, or torchvision, is missing, or the weights cannot be loaded.
+        ValueError: the package or torchvision is missing, or the weights cannot be loaded.
     """
     try:
         package = importlib.import_module("lpips")
@@ -65,8 +61,8 @@ def lpips(weights: str | Path | None = None, device: str = "cpu") -> Callable[[T
             alexnet = importlib.import_module("torchvision").models.alexnet()
             alexnet.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
             slices = [getattr(network.net, f"slice{number}") for number in range(1, 6)]
-            for given, kept in zip(alexnet.features, (m for part in slices for m in part), strict=False):
-                kept.load_state_dict(given.state_dict())
+            for source, target in zip(alexnet.features, (layer for part in slices for layer in part), strict=False):
+                target.load_state_dict(source.state_dict())
     except Exception as error:
         raise ValueError(
             f"AlexNet's weights for LPIPS could not be loaded ({error}); give a file with --alexnet"
@@ -75,7 +71,7 @@ def lpips(weights: str | Path | None = None, device: str = "cpu") -> Callable[[T
 
     def distance(images: Tensor, references: Tensor) -> Tensor:
         if images.ndim == 5:
-            return distance(images.flatten(0, 1), references.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(1)
+            return _frame_mean(distance, images, references)
         pairs = zip(images.split(16), references.split(16), strict=True)
         return torch.cat([network(a.to(device), b.to(device), normalize=True).cpu().reshape(-1) for a, b in pairs])
 

@@ -1,7 +1,7 @@
-"""Scores pictures by ImageReward, in an environment of its own: a request as JSON on each line, a reply for each.
+"""Score pictures by ImageReward, in an environment without relcache: read JSON requests by line, reply to each.
 
-Knows nothing of relcache. A request has `samples`, a .npz file with `images` uint8 (n, channels, height, width),
-`prompts`, one for each, and `device`; a reply is a list of numbers.
+A request has `samples`, an .npz file with `images` uint8 (n, channels, height, width), n `prompts`, and `device`. The
+reply is a list of n numbers.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 import sys
 
 replies = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # whatever the package prints is no reply
+os.dup2(2, 1)  # so that output of the package is not taken for a reply
 
 import ImageReward  # noqa: E402
 import numpy as np  # noqa: E402

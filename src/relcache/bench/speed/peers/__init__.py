@@ -1,11 +1,7 @@
-"""Methods of other libraries that skip the same work: one file for each, and the list of them.
-
-Each is a budget, an interval or a threshold, and a context in which a transformer works so. They are asked for at the
-number of full steps of the methods beside them.
-"""
+"""Caching methods of other libraries, a file for each."""
 
 from relcache.bench.speed.peers.base import Peer
-from relcache.bench.speed.peers.dbcache import dbcache, dbcache_at_fixed_steps, dbcache_taylorseer
+from relcache.bench.speed.peers.dbcache import dbcache
 from relcache.bench.speed.peers.first_block_cache import first_block_cache
 from relcache.bench.speed.peers.taylorseer import taylorseer
 
@@ -14,10 +10,10 @@ PEERS: tuple[Peer, ...] = (
     taylorseer(2),
     first_block_cache(),
     dbcache(),
-    dbcache_taylorseer(1),
-    dbcache_taylorseer(2),
-    dbcache_at_fixed_steps(1),
+    dbcache(1),
+    dbcache(2),
+    dbcache(1, fixed=True),
 )
-"""What `--peers` adds."""
+"""The contestants that `--peers` adds."""
 
 __all__ = ["PEERS", "Peer"]

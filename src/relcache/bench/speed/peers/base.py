@@ -1,4 +1,4 @@
-"""What a method of another library is to a race, and how a model is left as it was."""
+"""A peer: a method of another library in a race."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 
 from relcache.models import ModelSpec
 
-WARMUP = 2  # full steps at the beginning, of those peers that can be told, as the methods here have them
-PHASE = 3  # the first full step after them that diffusers' TaylorSeer takes, and whoever is told the steps
+WARMUP = 2  # full steps at the beginning, as relcache's methods have them, of peers with that option
+PHASE = 3  # the first full step after the warm-up of diffusers' TaylorSeer, and of peers with a mask of steps
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Peer:
     """A method of another library.
 
     Attributes:
-        name: what the table calls it, the library first.
-        enable: a context in which a transformer works by it, given the transformer, its spec, the budget and the
-            number of steps.
-        has_threshold: whether the budget is a threshold, from which the number of full steps follows; else an interval.
-        phase: of an interval, the first full step after the warm-up.
+        name: its name in the table, the library first.
+        enable: returns a context in which it is active, from the transformer, its spec, the budget and the number of
+            steps.
+        has_threshold: whether the budget is a threshold; else it is an interval.
+        phase: the first full step of an interval after the warm-up.
         start: the threshold at which a search begins.
-        warmup: full steps that every run begins with.
-        check: raises a ValueError where the peer cannot work on a transformer, or its package is not installed.
+        warmup: number of full steps at the beginning of every run.
+        check: raises ValueError if the peer does not support a transformer, or its package is not installed.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Peer:
 
 @contextmanager
 def as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put back, at the end, every attribute and submodule of every module of `model`.
+    """Restore all attributes and submodules of all modules of `model` at the end.
 
-    Peers leave some behind when they are disabled: registries of hooks, forwards of their own, aliases of modules.
+    Disabled peers leave some behind: registries of hooks, forwards of their own, aliases of modules.
     """
     before: list[tuple[nn.Module, dict[str, Any], dict[str, nn.Module | None]]] = [
         (module, dict(vars(module)), dict(module._modules)) for module in model.modules()
@@ -59,7 +59,7 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
 
 
 def lists_of_blocks(model: nn.Module, spec: ModelSpec) -> dict[str, nn.ModuleList]:
-    """The lists of blocks that the spec's units lie in, by name, in the order in which they are computed."""
+    """Return the lists of blocks with units of the spec, by name, in the order of computation."""
     found: dict[str, nn.ModuleList] = {}
     for unit in spec.units(model):
         name = next(iter(unit.modules)).partition(".")[0]
@@ -67,3 +67,22 @@ def lists_of_blocks(model: nn.Module, spec: ModelSpec) -> dict[str, nn.ModuleLis
         if isinstance(blocks, nn.ModuleList):
             found[name] = blocks
     return found
+
+
+@contextmanager
+def hooked(model: nn.Module, apply: Callable[[], None]) -> Iterator[None]:
+    """Hook `model` by `apply` inside the context, with a cache context of its own.
+
+    The model's registry remembers the hooked modules, so it is invalidated whenever they change.
+    """
+    from diffusers.hooks.hooks import CacheContext, HookRegistry, _set_cache_context
+
+    with as_it_was(model):
+        apply()
+        registry = HookRegistry.check_if_exists_or_initialize(model)
+        registry.invalidate_child_registries_cache()
+        _set_cache_context(model, CacheContext("run"))
+        try:
+            yield
+        finally:
+            registry.invalidate_child_registries_cache()

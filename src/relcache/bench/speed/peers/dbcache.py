@@ -1,8 +1,7 @@
-"""DBCache of cache-dit, alone and with its TaylorSeer calibrator.
+"""DBCache of cache-dit, with or without its TaylorSeer calibrator.
 
-With one block in front and none behind (F1B0), the fewest that it can compute at a cached step. It decides by the
-change of that block's residual, or takes the full steps that it is told. Where its adapter of a family has several
-lists of blocks, each list has a first block and a decision of its own.
+It computes one block in front and none behind (F1B0), the fewest that it allows. It decides by the change of that
+block's residual, or takes full steps by a mask. Each list of blocks in its adapter has a first block and a decision.
 """
 
 from __future__ import annotations
@@ -20,22 +19,12 @@ from relcache.models import ModelSpec
 from relcache.schedules import Interval
 
 
-def dbcache() -> Peer:
-    """DBCache by its threshold; the cached blocks' residual is reused."""
-    return _peer("cache-dit DBCache", order=None)
+def dbcache(order: int | None = None, fixed: bool = False) -> Peer:
+    """Return DBCache, which reuses the cached blocks' residual, or extrapolates it by TaylorSeer of an order.
 
+    It decides by its threshold; if `fixed`, a mask of steps sets full steps at an interval.
+    """
 
-def dbcache_taylorseer(order: int) -> Peer:
-    """DBCache by its threshold; the cached blocks' residual is extrapolated by its TaylorSeer calibrator."""
-    return _peer(f"cache-dit DBCache + TaylorSeer, m={order}", order)
-
-
-def dbcache_at_fixed_steps(order: int) -> Peer:
-    """DBCache's mask of steps with its TaylorSeer calibrator: no signal, full steps at an interval."""
-    return _peer(f"cache-dit TaylorSeer, fixed steps, m={order}", order, fixed=True)
-
-
-def _peer(name: str, order: int | None, fixed: bool = False) -> Peer:
     @contextmanager
     def enable(model: nn.Module, spec: ModelSpec, budget: float, steps: int) -> Iterator[None]:
         package = _package()
@@ -55,15 +44,14 @@ def _peer(name: str, order: int | None, fixed: bool = False) -> Peer:
             finally:
                 package.disable_cache(model)
 
-    return Peer(name, enable, has_threshold=not fixed, phase=PHASE if fixed else None, warmup=WARMUP, check=_check)
+    name = "TaylorSeer, fixed steps" if fixed else "DBCache" if order is None else "DBCache + TaylorSeer"
+    title = f"cache-dit {name}" if order is None else f"cache-dit {name}, m={order}"
+    phase = PHASE if fixed else None
+    return Peer(title, enable, has_threshold=not fixed, phase=phase, warmup=WARMUP, check=_check_adapter)
 
 
 def _package() -> Any:
-    """The package cache-dit, which is asked for late: nothing else needs it.
-
-    Raises:
-        ValueError: it is not installed.
-    """
+    """Import cache-dit; raise ValueError if it is not installed."""
     try:
         return importlib.import_module("cache_dit")
     except ImportError as error:
@@ -72,7 +60,7 @@ def _package() -> Any:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without the lines that cache-dit logs whenever it is enabled and disabled: its loggers share their handlers."""
+    """Suppress the lines that cache-dit's loggers, which share their handlers, write on enabling and disabling."""
     handlers = [(handler, handler.level) for handler in logging.getLogger("CACHE_DIT").handlers]
     for handler, _ in handlers:
         handler.setLevel(logging.ERROR)
@@ -83,7 +71,7 @@ def _silence() -> Iterator[None]:
             handler.setLevel(level)
 
 
-def _check(model: nn.Module, spec: ModelSpec) -> None:
+def _check_adapter(model: nn.Module, spec: ModelSpec) -> None:
     package = _package()
     if not package.BlockAdapterRegister.is_supported(model):
         raise ValueError(f"cache-dit has no adapter for {type(model).__name__}: leave out --peers")

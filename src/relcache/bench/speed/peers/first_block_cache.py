@@ -1,4 +1,4 @@
-"""FirstBlockCache of diffusers: the first block is computed at each step and decides about all others."""
+"""FirstBlockCache of diffusers: the first block runs at each step and decides about all others."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from relcache.bench.speed.peers.base import Peer, lists_of_blocks
-from relcache.bench.speed.peers.hooks import hooked
+from relcache.bench.speed.peers.base import Peer, hooked, lists_of_blocks
 from relcache.models import ModelSpec
 
 
 def first_block_cache() -> Peer:
-    """FirstBlockCache of diffusers; its threshold bounds the relative change of the first block's residual."""
+    """Return FirstBlockCache; its threshold bounds the relative change of the first block's residual."""
 
     @contextmanager
     def enable(model: nn.Module, spec: ModelSpec, threshold: float, steps: int) -> Iterator[None]:
@@ -22,9 +21,9 @@ def first_block_cache() -> Peer:
         with hooked(model, lambda: apply_first_block_cache(model, FirstBlockCacheConfig(threshold))):
             yield
 
-    return Peer("diffusers FirstBlockCache", enable, check=_check)
+    return Peer("diffusers FirstBlockCache", enable, check=_check_blocks)
 
 
-def _check(model: nn.Module, spec: ModelSpec) -> None:
+def _check_blocks(model: nn.Module, spec: ModelSpec) -> None:
     if sum(map(len, lists_of_blocks(model, spec).values())) < 2:
         raise ValueError("FirstBlockCache skips the blocks after the first: it needs 2 blocks or more, see --blocks")

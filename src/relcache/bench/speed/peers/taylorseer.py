@@ -1,4 +1,4 @@
-"""TaylorSeer of diffusers, on the very modules that relcache caches."""
+"""TaylorSeer of diffusers, on the same modules that relcache caches."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from relcache.bench.speed.peers.base import PHASE, WARMUP, Peer
-from relcache.bench.speed.peers.hooks import hooked
+from relcache.bench.speed.peers.base import PHASE, WARMUP, Peer, hooked
 from relcache.models import ModelSpec
 
 
 def taylorseer(order: int) -> Peer:
-    """TaylorSeer of diffusers at a fixed interval; of a parallel unit it caches the block."""
+    """Return TaylorSeer at a fixed interval; for a parallel unit it caches the block."""
 
     @contextmanager
     def enable(model: nn.Module, spec: ModelSpec, interval: float, steps: int) -> Iterator[None]:
@@ -32,6 +31,6 @@ def taylorseer(order: int) -> Peer:
 
 
 def _one_module(modules: dict[str, nn.Module]) -> str:
-    """The module that computes a unit: of several side by side, the block that they lie in."""
+    """Return the name of a unit's module, or of the block around several parallel ones."""
     names = list(modules)
     return names[0] if len(names) == 1 else names[0].rpartition(".")[0]

@@ -1,0 +1,111 @@
+"""`relcache sample`: pictures or clips by one method, or by several side by side."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relcache.bench import files
+from relcache.bench.comparison.asked import call_options, conditions, for_calibration
+from relcache.bench.comparison.entries import named_config, split_methods
+from relcache.bench.comparison.equal_cost import CLOSE
+from relcache.bench.figures.sheet import Row
+from relcache.bench.figures.text import drawable
+from relcache.bench.quality.metrics.pair import psnr
+from relcache.bench.sampling.batches import Sampler, Samples, smaller
+from relcache.bench.sampling.calibration import at_budget, calibration_seeds, check_budget, with_any_budget
+from relcache.bench.sampling.gallery import slug, write_each, write_sheets
+from relcache.bench.sampling.pipelines import load_pipeline
+from relcache.cli import options
+from relcache.cli.terminal import plain_errors, progress_bar, relief_of, say
+from relcache.methods import method_from_config
+
+
+def sample_pictures(
+    prompt: options.Prompts = None,
+    classes: Annotated[str | None, typer.Option(help="Class names or numbers, for models of classes.")] = None,
+    method: Annotated[str, typer.Option(help="auto, full, rfc:order=2,threshold=0.12, fora:interval=4, …")] = "auto",
+    full_steps: Annotated[int | None, typer.Option(help="Exact number of full steps, for auto, rfc and rcs.")] = None,
+    speedup: Annotated[float | None, typer.Option(help="Measured speed-up of the steps, such as 3; for auto.")] = None,
+    compare: Annotated[str | None, typer.Option(help="Methods side by side: full,fora,rfc; with --nfc.")] = None,
+    nfc: Annotated[int | None, typer.Option(help="Number of full steps; sets the interval or threshold.")] = None,
+    model: options.Model = None,
+    steps: options.Steps = 50,
+    guidance: options.Guidance = None,
+    size: options.Size = None,
+    frames: options.Frames = None,
+    option: options.Option = None,
+    seed: options.Seed = 0,
+    batch: options.Batch = 32,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures or clips.")] = Path("relcache-samples"),
+    device: options.Device = "auto",
+    dtype: options.DType = "float32",
+    offload: options.Offload = "none",
+) -> None:
+    """Make a picture or clip for each prompt or class and print the report; with --compare, one by each method."""
+    relief = relief_of(batch, device, dtype, offload)
+    with plain_errors(relief):
+        model = options.model_or_default(model, prompt)
+        if nfc is not None and (full_steps is not None or speedup is not None):
+            raise ValueError("give one of --nfc, --full-steps and --speedup")
+        asked_for = method if compare is None else compare
+        texts = [text.strip() for text in split_methods(asked_for)]
+        if not texts or (compare is None and len(texts) > 1):
+            raise ValueError(f"--method takes one method, --compare one or more; got {asked_for!r}")
+        configs = {text: named_config(text) for text in texts}
+        for config in configs.values():  # report mistakes before anything is loaded
+            method_from_config(config if nfc is None else with_any_budget(config)).with_budget(full_steps, speedup)
+            if nfc is not None:
+                check_budget(config, nfc, steps)
+        files.check_folder(out, ["sheet.png", "report.json"])
+        arguments = call_options(model, guidance, size, frames, option or [])
+        pipeline = load_pipeline(model, device, dtype, offload)
+        relief += smaller(pipeline)
+        sampler = Sampler(pipeline, steps, batch, arguments)
+        asked, names = conditions(pipeline, prompt, classes)
+        seeds = [seed + index for index in range(len(asked))]
+        made: dict[str, Samples] = {}
+        with progress_bar() as bar:
+            task = bar.add_task("loading", total=len(configs) * len(seeds))
+            labels: list[str] = []
+            for text, config in configs.items():
+                bar.update(task, description=text)
+                if nfc is None:
+                    chosen = method_from_config(config).with_budget(full_steps, speedup)
+                else:
+                    calibration = for_calibration(pipeline, asked, min(8, len(asked)))
+                    chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)
+                made[text] = sampler.run(chosen, seeds, asked, lambda count: bar.advance(task, count))
+                label = f"-{slug(text)}" if compare else ""
+                while label in labels:  # texts that differ only in punctuation have the same slug
+                    label += "-again"
+                labels.append(label)
+                stems = [f"{i:03d}-{name}-seed{s}{label}" for i, (name, s) in enumerate(zip(names, seeds, strict=True))]
+                images = made[text].images.numpy()
+                files.write_or_elsewhere(out, partial(write_each, images=images, names=stems))
+        rows = [
+            Row(_row_caption(text, samples, made.get("full")), samples.images.numpy()) for text, samples in made.items()
+        ]
+        captions = [str(prompt) for prompt in asked] if sampler.condition == "prompt" else []
+        reports = [report.to_dict() for samples in made.values() for report in samples.reports]
+        for text, samples in made.items():
+            for report in samples.reports:
+                say(str(report))
+            say(f"{text}: {len(seeds)} in {samples.seconds:.1f} s")
+            if nfc is not None and text != "full" and abs(samples.nfc - nfc) > CLOSE:
+                say(f"{text} has {samples.nfc:g} full steps, not the {nfc} that were asked for")
+        title = f"{drawable(model, 'the model')}, {steps} steps"
+        files.write_or_elsewhere(out, lambda folder: write_sheets(folder, rows, title, captions))
+        files.write_or_elsewhere(out, lambda folder: files.write_json(folder / "report.json", reports))
+        say(f"Written to {out}")
+
+
+def _row_caption(name: str, samples: Samples, full: Samples | None) -> str:
+    """Return the method, its number of full steps and, if full compute was sampled too, its PSNR."""
+    caption = f"{name}\n{samples.nfc:.4g} full"
+    if full is None or samples is full:
+        return caption
+    return f"{caption}, {float(psnr(samples.images, full.images).mean()):.1f} dB"
