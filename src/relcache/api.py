@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 import weakref
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 from torch import nn
@@ -82,15 +81,15 @@ class Handle:
     def reset(self) -> None:
         """Forget the last request: the next call begins a new one.
 
-        Requests are told apart without this, but for loops written by hand that show no beginning. An example is a loop
-        that stops and starts again at a later timestep with the same conditioning tensors.
+        Only a loop written by hand may need this: one that starts again with no sign of it, such as at a later timestep
+        with the same conditioning tensors.
         """
         self._session.reset()
 
     def request(self) -> Named:
         """Return a context for the calls of one loop, for loops written by hand that take turns on one transformer.
 
-        Pipelines, and loops in threads, are told apart without it. It may be entered around each call of its loop:
+        Pipelines, and loops in threads, need none. Enter it around each call of its loop:
 
             first, second = handle.request(), handle.request()
             for t in timesteps:
@@ -195,9 +194,7 @@ class Handle:
             )
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.disable()
 
     def __repr__(self) -> str:
@@ -233,6 +230,8 @@ def enable(
     conditioning tensors. Under `torch.inference_mode`, overwriting a tensor leaves no trace. There, give each branch
     a tensor of its own, or use `cache_context`.
 
+    Corrector, finer, granularity, cache_dtype, offload and memory_limit are the method's own by default.
+
     Args:
         model_or_pipe: a pipeline with a `transformer`, or the transformer itself.
         method: a method such as `RFC(order=2, threshold=0.12)`, a `Preset`, or the text of either as on the command
@@ -242,25 +241,24 @@ def enable(
         speedup: instead, how many times faster the denoising loop is to run, by times measured in the first request of
             each size. For the default method, and a `forecaster` without a schedule.
         forecaster, schedule: a pair of your own, in place of `method`; the schedule is `Growing` by default.
-        corrector: how gaps between full steps are corrected: `Replay()`, "replay" or "none"; by default the method's,
-            none for the methods of papers. It needs the scheduler: of the pipeline, or passed as `scheduler`.
+        corrector: how gaps between full steps are corrected: `Replay()`, "replay" or "none". It needs the scheduler.
         finer: 4 makes four times as many steps as the pipeline asks its scheduler for, at the same number of full ones.
             Where cached steps cost little, this comes nearer to the exact solution. The pipeline shows the greater
-            number, also to callbacks. By default the method's, 1.
+            number, also to callbacks.
         spec: where the units are, for a transformer that relcache does not know.
         num_inference_steps: steps of each request, for a loop written by hand. A pipeline's own scheduler shows them.
         granularity: the unit that is skipped and forecast: "module" (attention, feed-forward, as in the paper),
             "block", or "stack", the run of all blocks. Blocks and stacks are forecast by their residual, output minus
-            input. By default the method's.
-        cache_dtype: what features are packed into between the steps: "bfloat16"; "float8" or "int8" with a scale for
-            each token; or "features", as they are. By default the method's.
+            input.
+        cache_dtype: the type of features between the steps: "bfloat16"; "float8" or "int8" with a scale for each token;
+            or "features", as they are.
         offload: "cpu" keeps the features in pinned host memory between the steps, and fetches those of the next unit
-            while one is computed. "none" leaves them on the device. By default the method's.
+            while one is computed. "none" leaves them on the device.
         memory_limit: the most device memory that the cache may take, in bytes or as "6GB", "800 MB", "6 GiB", beside
             the model and its own work. Each request then chooses granularity, cache_dtype and offload by its shapes:
             the best for the pictures that fits, in the order of `relcache.memory.choice`. Any of the three that is
             passed here, or set by the method, is kept. The first request of each shape costs a shape-only forward pass
-            for each granularity tried. By default the method's.
+            for each granularity tried.
         free_at_end: drop the features of each branch at the end of its last step, not when the next request begins.
             Needs the number of steps: a scheduler, or `num_inference_steps`.
         scheduler: the diffusers scheduler that a loop written by hand steps. It shows where a request begins and how
@@ -317,14 +315,9 @@ def enable(
 
 
 def disable(model_or_pipe: Any) -> bool:
-    """Disable caching on a pipeline or transformer, wherever its handle is. Does nothing where none is enabled.
+    """Disable caching on a pipeline or transformer, wherever its handle is; return whether any was enabled.
 
-    Args:
-        model_or_pipe: a pipeline or transformer that caching was enabled on, or that shares its transformer. It may
-            have been wrapped since.
-
-    Returns:
-        Whether caching was enabled.
+    The transformer may have been wrapped since, and another pipeline that shares it serves as well.
 
     Raises:
         TypeError: neither a pipeline nor a transformer.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ class Attachment:
     def attach(self, before: HostBefore, after: After, end_request: Callable[..., Any]) -> None:
         """Patch the units' forwards, and watch the models' calls. Call `detach` where this fails.
 
-        `before` and `after` are called around each call, `end_request` in the place of `_reset_stateful_cache`.
+        `before` and `after` are called around each call, `end_request` instead of `_reset_stateful_cache`.
         """
         for host in self._hosts:
             model = host.present_model()
@@ -70,15 +70,12 @@ class Attachment:
 
     def suspend(self) -> Callable[[], None]:
         """Take all patches off for a while; the function returned puts the same ones on again."""
-        self.is_active = False
-        resumes = [*(host.suspend() for host in self._hosts), self._beginnings.suspend(), self._correction.suspend()]
-
-        def resume() -> None:
-            for each in reversed(resumes):
-                each()
-            self.is_active = True
-
-        return resume
+        self.is_active, resume = False, ExitStack()
+        resume.callback(setattr, self, "is_active", True)  # the last
+        suspends = [*(host.suspend for host in self._hosts), self._beginnings.suspend, self._correction.suspend]
+        for suspend in suspends:
+            resume.callback(suspend())
+        return resume.close
 
     def detach(self) -> None:
         """Put back all that was there before. A second call does nothing."""

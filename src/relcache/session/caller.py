@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-# modules whose frames lie between a pipeline and its transformer, and are skipped
+# modules whose frames are between a pipeline and its transformer, and are skipped
 NOT_PIPELINES = ("torch.", "accelerate.", "relcache.", "diffusers.models.", "diffusers.hooks.")
 MOST_WRAPPERS = 16  # modules searched for a wrapped model
 SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR

@@ -50,15 +50,13 @@ def find_transformers(model_or_pipe: Any, spec: ModelSpec | None = None) -> tupl
         return {name: unwrapped(model, known, name) for name, model in models.items()}, model_or_pipe
     if isinstance(model_or_pipe, type):
         raise TypeError(f"enable takes an instance, got the class {model_or_pipe.__name__}")
+    name = type(model_or_pipe).__name__
     if hasattr(model_or_pipe, "transformer"):
-        missing = model_or_pipe.transformer
-        raise TypeError(f"this {type(model_or_pipe).__name__}: it has no transformer to enable, but {missing!r}")
-    reason = "it has a UNet, not a transformer" if getattr(model_or_pipe, "unet", None) is not None else (
-        "it has no transformer"
-    )  # fmt: skip
+        raise TypeError(f"this {name}: it has no transformer to enable, but {model_or_pipe.transformer!r}")
+    has_unet = getattr(model_or_pipe, "unet", None) is not None
     raise TypeError(
-        "enable takes a diffusers pipeline with a transformer, or the transformer itself; "
-        f"got {type(model_or_pipe).__name__}: {reason}"
+        f"enable takes a diffusers pipeline with a transformer, or the transformer itself; got {name}: "
+        + ("it has a UNet, not a transformer" if has_unet else "it has no transformer")
     )
 
 

@@ -168,7 +168,9 @@ class Correction:
             self._give_up("failed", run, request, f"{type(error).__name__}: {error}")
             return update
         take_state(scheduler, corrected.scheduler)
-        request.corrections.append((request.step, relative_size(corrected.sample, update.sample)))
+        moved, whole = corrected.sample - update.sample, update.sample
+        sizes = [value.float().flatten(1).norm(dim=1) for value in (moved, whole)]
+        request.corrections.append((request.step, (sizes[0] / sizes[1]).mean()))
         return update._replace(output=corrected.output, sample=corrected.sample)
 
     def _give_up(self, problem: str, run: Run, request: Request, reason: str = "") -> None:
@@ -191,7 +193,7 @@ def _problem(original: Callable[..., Any], scheduler: Any, update: Update | None
 
 
 def _with_sample(gap: Gap, sample: Tensor, request: Request) -> Gap:
-    """Return the gap with the sample that the next update takes, in the place of the last update's result."""
+    """Return the gap with the sample that the next update takes, instead of the last update's result."""
     last = gap.links[-1]
     assert last.result is not None
     if last.result.shape != sample.shape:
@@ -200,12 +202,3 @@ def _with_sample(gap: Gap, sample: Tensor, request: Request) -> Gap:
     if last.returned is not None and last.returned.is_still(sample):
         return gap.with_handed(sample, None)
     return gap.with_handed(sample, sample == last.result.to(sample.dtype))
-
-
-def relative_size(corrected: Tensor, sample: Tensor) -> Tensor:
-    """Return ‖corrected - sample‖₂ / ‖sample‖₂, mean over the batch, as a scalar on the device.
-
-    Both are (batch, ...), of any floating-point dtype; the result is float32.
-    """
-    moved, whole = (value.float().flatten(1).norm(dim=1) for value in (corrected - sample, sample))
-    return (moved / whole).mean()

@@ -32,11 +32,7 @@ class Limit:
     def keep(self, call: Call, position: Position, movable: bool, present: Way) -> tuple[Way, str | None]:
         """Return how features are kept in a call, and a note if that was chosen now. Drop other requests' features.
 
-        Args:
-            call: with its own arguments as `inputs`.
-            position: of the call.
-            movable: whether its features are on a device with a memory of its own.
-            present: how features are kept now.
+        `movable` says whether its features are on a device with a memory of its own, `present` how they are kept now.
 
         Raises:
             ValueError: nothing keeps the cache within the limit.

@@ -77,10 +77,9 @@ class Report:
         if self.flops is not None and self.full_flops:
             share = self.flops / self.full_flops
             rows.append(("FLOPs", f"{_number(self.flops)} of {_number(self.full_flops)} ({share:.1%})"))
-        on_device = "" if self.device_bytes == self.cache_bytes else (
-            f", at most {_number(self.device_bytes, 'B')} of it on the device"
-        )  # fmt: skip
-        rows.append(("cache", f"{_number(self.cache_bytes, 'B')}{on_device}"))
+        on_device = f", at most {_number(self.device_bytes, 'B')} of it on the device"
+        is_split = self.device_bytes != self.cache_bytes
+        rows.append(("cache", _number(self.cache_bytes, "B") + on_device * is_split))
         if self.corrections:
             steps, sizes = zip(*self.corrections, strict=True)
             rows.append(("corrected", f"by {self.corrector}, at steps {' '.join(map(str, steps))}"))

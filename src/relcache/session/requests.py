@@ -229,16 +229,14 @@ class Requests:
         history = self._method.forecaster.full_steps_needed
         setting = Setting(total, predicts(scheduler), history, self._timing.cost(size), finer)
         request = Request(schedule.start(setting), total, signs.rows, setting)
-        remark = schedule.remark(total) if total is not None else None
-        if remark is not None:
+        if total is not None and (remark := schedule.remark(total)) is not None:
             request.notes["steps"] = remark
         self._note_speed(request, setting.cost)
         return request
 
     def _note_speed(self, request: Request, cost: float | None) -> None:
         """Add a note if the speed cannot be reached at this cost of a cached step."""
-        short = self._schedule.short_of_speed(request.setting._replace(cost=cost))
-        if short is not None:
+        if (short := self._schedule.short_of_speed(request.setting._replace(cost=cost))) is not None:
             request.notes["speed"] = short
 
     def _loop_of(self, run: Run, caller: Caller, timestep: Any) -> Loop | None:

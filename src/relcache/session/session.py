@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -67,7 +68,9 @@ class Session:
         self.chooser = Chooser(self.way, options.fixed, forecaster, schedule)
         self.requests = Requests(method, options, self.hosts[0].spec.time_runs, pipeline, scheduler)
         self._name_units()
-        self.cache = Cache(*self._units(), forecaster, schedule, self.requests.note, self._new_store())
+        self.cache = Cache(
+            *self._units(), forecaster, schedule, self.requests.note, Store(self.way.cache_dtype, self.way.offload)
+        )
         self._limit = (
             Limit(self.memory_limit, self.chooser, self.requests, self.cache) if self.memory_limit is not None else None
         )
@@ -87,9 +90,6 @@ class Session:
         parts = [part for host in self.hosts for part in host.parts]
         return self.unit_names, parts, {host.first_unit: host.gauge for host in self.hosts}
 
-    def _new_store(self) -> Store:
-        return Store(self.way.cache_dtype, self.way.offload)
-
     def _keep_by(self, way: Way) -> None:
         """Keep features in another way from the next call on. The cache is dropped, the record goes on."""
         past, self.way = self.way, way
@@ -100,7 +100,7 @@ class Session:
             for host in self.hosts:
                 host.swaps.restore()
             self._name_units()
-        self.cache.arrange(*self._units(), self._new_store())
+        self.cache.arrange(*self._units(), Store(self.way.cache_dtype, self.way.offload))
         for run in self.requests.all:
             self.cache.free(run.request)
         if is_regrouped and self.attached:
@@ -115,17 +115,13 @@ class Session:
         return self._attachment.is_active
 
     def attach(self, earlier: Sequence[Session] = ()) -> None:
-        """Attach in the place of `earlier` sessions. Where this fails, all stays as it was."""
-        resumes: list[Callable[[], None]] = []
-        try:
+        """Attach, and detach `earlier` sessions. If this fails, all stays as it was."""
+        with ExitStack() as undo:
             for session in earlier:
-                resumes.append(session._attachment.suspend())
+                undo.callback(session._attachment.suspend())
+            undo.callback(self.detach)
             self._attachment.attach(self._before, self._after, self._end_request)
-        except BaseException:
-            self.detach()
-            for resume in reversed(resumes):
-                resume()
-            raise
+            undo.pop_all()
         for session in earlier:
             session.detach()
 

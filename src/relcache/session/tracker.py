@@ -212,7 +212,9 @@ class Tracker:
         assert self._timestep is not None
         past = self._timestep.value
         memory, self._proven = 0, False
-        if same_memory(timestep, past) and self._is_unchanged(timestep):
+        version = version_of(timestep)
+        unchanged = version == self._timestep.version and (version is not None or is_entry(timestep))
+        if unchanged and same_memory(timestep, past):
             memory = timestep.storage_offset() - past.storage_offset()
             if memory == 0:
                 return 0
@@ -237,11 +239,6 @@ class Tracker:
         last = table_size(past) - 1
         return past.storage_offset() not in {0: (0, last), 1: (last,), -1: (0,)}[self._memory_runs or 0]
 
-    def _is_unchanged(self, timestep: Tensor) -> bool:
-        assert self._timestep is not None
-        version = version_of(timestep)
-        return version == self._timestep.version and (version is not None or is_entry(timestep))
-
 
 def sign(number: Any) -> int:
     """-1, 0 or 1."""
@@ -251,6 +248,7 @@ def sign(number: Any) -> int:
 def index_in(timesteps: Tensor, timestep: Any, time_runs: int) -> int | None:
     """Index of a request's first timestep among the scheduler's; above 0 where a picture is only reworked.
 
+    `timesteps` is (steps,), `timestep` a number or a tensor of any shape; both of any real dtype.
     Pipelines pass the scheduler's timesteps to the transformer as they are, or divided by 1000. Where time rises
     (`time_runs` 1) they are counted from the other end. Return None where it is none of these.
     """

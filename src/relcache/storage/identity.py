@@ -82,10 +82,10 @@ def are_equal(past: Sequence[Snapshot], values: Sequence[Any]) -> bool:
 
 
 def distance(past: Sequence[Snapshot], values: Sequence[Tensor]) -> float:
-    """Distance of `values` from the snapshots, both scaled to length 1; infinity where they cannot be compared.
+    """Distance of `values`, (batch, ...) of any dtype, from the snapshots; infinity where they cannot be compared.
 
-    It is 0 only where they are equal; two noises are 1.4 apart. Batches of two sizes, as where guidance doubles them,
-    are compared by their first samples. Waits for the device.
+    Both are scaled to length 1. The distance is 0 only where they are equal; two noises are 1.4 apart. Batches of two
+    sizes, as where guidance doubles them, are compared by their first samples. Waits for the device.
     """
     if not values or len(past) != len(values):
         return math.inf
