@@ -1,4 +1,4 @@
-"""Caches the calls of an enabled pipeline's transformers: finds the position of each call, and runs it by the cache."""
+"""Caches the calls of a pipeline's transformers: finds the position of each call, and hands it to the cache."""
 
 from __future__ import annotations
 
