@@ -52,7 +52,9 @@ def measure(class_name: str, config: dict[str, object], size: Size) -> dict[str,
         "units": len(handle.units),
         "tflops": STEPS * relcache.count_flops(model, **inputs) / 1e12,
         "tflops_without_attention_products": STEPS * relcache.count_flops(model, attention=False, **inputs) / 1e12,
-        "cache_gb_order_1": handle.estimate(size.height, size.width, size.frames, batch=size.batch, text=size.text)
+        "cache_gb_order_1": handle.estimate(
+            size.height, width=size.width, frames=size.frames, batch=size.batch, text=size.text
+        )
         / 1e9,
     }
 

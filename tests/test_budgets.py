@@ -74,7 +74,7 @@ def test_the_default_meets_its_budget(steps: int) -> None:
     assert report.nfc == default_budget(steps)
     assert report.method == "auto"
     assert report.forecaster == "Taylor(order=2, reuse_first=True, damping=0.5)"
-    assert report.modules == 1
+    assert report.units == 1
     assert report.notes == []
     assert len(report.corrections) == sum(later - earlier > 1 for earlier, later in pairwise(report.full_steps))
 
@@ -171,7 +171,7 @@ def test_a_loop_that_goes_on_beyond_its_number_of_steps() -> None:
     """What was not told of is computed."""
     model = tiny_dit()
     handle = relcache.enable(model, full_steps=4, num_inference_steps=10)
-    with pytest.warns(UserWarning, match="goes on"):
+    with pytest.warns(UserWarning, match="has more steps than num_inference_steps"):
         run_loop(model, steps=14)
     assert handle.full_steps[-4:] == [10, 11, 12, 13]
 
@@ -271,5 +271,5 @@ def test_finer_steps_that_cannot_be_had() -> None:
     with pytest.raises(ValueError, match="finer=2 needs a scheduler"):
         relcache.enable(model, finer=2)
     assert "forward" not in model.__dict__
-    with pytest.raises(ValueError, match="does not go with timesteps of one's own"):
+    with pytest.raises(ValueError, match="does not go with timesteps of your own"):
         finer_timesteps(2)(diffusers.EulerDiscreteScheduler().set_timesteps, timesteps=[999, 500, 1])

@@ -221,7 +221,7 @@ def test_half_precision(dtype: torch.dtype) -> None:
     full = run(built)
     with relcache.enable(built[0], forecaster=Relational(2), schedule=Plan([0, 1, 3, 6])) as handle:
         cached = run(built)
-        estimate = handle.estimate(16, 24, text=24)
+        estimate = handle.estimate(16, width=24, text=24)
         assert abs(estimate - handle.report().cache_bytes) <= 0.05 * handle.report().cache_bytes
         request = handle._session.cache.request
         kept = {stream.state.stack.dtype for branch in request.branches.values() for cell in branch.cells

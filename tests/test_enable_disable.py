@@ -333,7 +333,7 @@ def test_an_enabled_model_saves_its_weights(model: DiTTransformer2DModel, tmp_pa
 
 def test_the_handle_shows_what_it_is(pipeline: DiTPipeline) -> None:
     handle = relcache.enable(pipeline, METHOD)
-    assert repr(handle) == "<relcache TaylorSeer on DiTTransformer2DModel, 4 modules, enabled>"
+    assert repr(handle) == "<relcache TaylorSeer on DiTTransformer2DModel, 4 units, enabled>"
     assert handle.units == [
         "transformer_blocks.0.attn1",
         "transformer_blocks.0.ff",
@@ -356,3 +356,37 @@ def test_a_handle_kept_for_its_report_does_not_keep_the_model() -> None:
     assert alive() is None
     assert handle.report().nfc > 0
     assert handle.report().flops == flops  # counted while the model was there
+
+
+def test_disable_finds_the_handle_of_a_transformer(model: DiTTransformer2DModel) -> None:
+    assert not relcache.disable(model), "none is enabled"
+    handle = relcache.enable(model, METHOD)
+    run_loop(model, steps=STEPS)
+    assert relcache.disable(model)
+    assert not handle.enabled
+    assert torch.equal(run_loop(model, steps=STEPS), plain_picture())
+    assert handle.report().full_steps == [0, 1, 5, 9]
+    assert not relcache.disable(model), "a second call does nothing"
+    handle.disable()
+
+
+def test_disable_finds_the_handle_of_a_pipeline() -> None:
+    """By the pipeline, by its transformer, by a wrapper of that, and by another pipeline that shares it."""
+    pipeline, untouched = tiny_pipeline(), tiny_pipeline()
+    other = DiTPipeline(pipeline.transformer, pipeline.vae, pipeline.scheduler)
+    there = relcache.enable(untouched, METHOD)
+    for target in (pipeline, pipeline.transformer, torch.compile(pipeline.transformer, backend="eager"), other):
+        relcache.enable(pipeline, METHOD)  # the handle is dropped
+        assert relcache.disable(target)
+        assert not relcache.disable(pipeline)
+    handle = relcache.enable(pipeline, METHOD)
+    pipeline.transformer = tiny_dit()
+    assert relcache.disable(pipeline), "that it was enabled on"
+    assert not handle.enabled
+    assert there.enabled
+
+
+@pytest.mark.parametrize("value", [None, "flux", DiTPipeline])
+def test_disable_refuses_other_values(value: Any) -> None:
+    with pytest.raises(TypeError, match="disable takes a pipeline or its transformer, got"):
+        relcache.disable(value)

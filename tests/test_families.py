@@ -250,7 +250,7 @@ def test_the_estimate_is_the_size_of_the_cache(family: Family) -> None:
     model = family.model()
     handle = relcache.enable(model, RFC(2, 1e-9))
     size = family.size
-    estimate = handle.estimate(size.height, size.width, size.frames, batch=size.batch, text=size.text)
+    estimate = handle.estimate(size.height, width=size.width, frames=size.frames, batch=size.batch, text=size.text)
     sample(model, along(family, model, 4))
     assert abs(estimate - handle.report().cache_bytes) <= 0.05 * handle.report().cache_bytes
 

@@ -91,7 +91,7 @@ def test_residuals_of_blocks(family: Family, granularity: Any, expected: list[li
         for place in range(len(streams.unit.part.streams)):
             check(streams, place, layout)
     size = family.size
-    estimate = handle.estimate(size.height, size.width, size.frames, batch=size.batch, text=size.text)
+    estimate = handle.estimate(size.height, width=size.width, frames=size.frames, batch=size.batch, text=size.text)
     assert abs(estimate - report.cache_bytes) <= 0.05 * report.cache_bytes
     handle.disable()
     again = sample(model, calls)
@@ -387,6 +387,6 @@ def test_a_packed_cache_is_close_to_one_that_is_not(granularity: Any, dtype: Any
         report = handle.report()
         assert 2 < report.nfc < report.steps
         held.append(report.cache_bytes)
-        assert handle.estimate(8, 8, batch=2) == report.cache_bytes
+        assert handle.estimate(8, width=8, batch=2) == report.cache_bytes
     assert 0 < relative_error(made[1], made[0]) < most
     assert held[1] < 0.6 * held[0]

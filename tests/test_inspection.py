@@ -107,7 +107,7 @@ def test_a_size_cannot_be_estimated_without_inputs() -> None:
     model = NewFamily().eval()
     handle = relcache.enable(model, FORA(3), spec=spec)
     with pytest.raises(ValueError, match=r"does not say how to call the model: give it inputs="):
-        handle.estimate(8, 8)
+        handle.estimate(8, width=8)
 
 
 def test_the_list_of_models() -> None:

@@ -139,16 +139,17 @@ def test_experts_share_the_steps_and_not_the_features() -> None:
     with relcache.enable(pipe, RFC(1, 1e9)) as handle:
         run((pipe, call))
         report = handle.report()
-        both = handle.estimate(call["height"], call["width"], call["num_frames"], branches=2, text=24)
+        both = handle.estimate(call["height"], width=call["width"], frames=call["num_frames"], branches=2, text=24)
     boundary = pipe.config.boundary_ratio * pipe.scheduler.config.num_train_timesteps
     switch = sum(bool(t >= boundary) for t in pipe.scheduler.timesteps)
     assert 2 < switch < STEPS - 2
     assert report.full_steps == [0, 1, switch, switch + 1]
-    assert report.modules == 2 * 6
+    assert report.units == 2 * 6
     assert handle.units[0] == "transformer.blocks.0.attn1"
     assert handle.units[6] == "transformer_2.blocks.0.attn1"
     with relcache.enable(wan()[0], RFC(1, 1e9)) as alone:
-        assert alone.estimate(call["height"], call["width"], call["num_frames"], branches=2, text=24) == both
+        size = {"width": call["width"], "frames": call["num_frames"]}
+        assert alone.estimate(call["height"], **size, branches=2, text=24) == both
     assert abs(report.cache_bytes - both) <= 0.05 * both
 
 

@@ -74,7 +74,7 @@ def test_what_was_asked_for_is_the_beginning() -> None:
 
 def held_by(blocks: int, **options: Any) -> int:
     model = tiny_dit(blocks=blocks)
-    return relcache.enable(model, METHOD, **options).estimate(8, 8, batch=2)
+    return relcache.enable(model, METHOD, **options).estimate(8, width=8, batch=2)
 
 
 @cache
@@ -100,7 +100,7 @@ def test_each_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(run_loop(model), run_loop(plain))
         report = handle.report()
         assert report.cache_bytes == known[way] <= limit
-        choice = handle.choose(8, 8, batch=2)
+        choice = handle.choose(8, width=8, batch=2)
         assert (choice.way, choice.chosen.held_bytes) == (way, report.cache_bytes)
         asked = "" if way == Way() else f"; as asked ({Way()}) it would hold {as_text(known[Way()])}"
         assert report.notes == [
@@ -124,7 +124,7 @@ def test_nothing_fits() -> None:
     assert not computed
     assert handle.report().steps == 0
     with pytest.raises(ValueError, match="nothing keeps the cache within memory_limit 100 B"):
-        handle.choose(8, 8)
+        handle.choose(8, width=8)
 
 
 def test_what_is_given_is_kept() -> None:
@@ -141,7 +141,7 @@ def test_what_is_given_is_kept() -> None:
         model, relcache.method_from_text(f"taylorseer:order=1,interval=4,cache_dtype=bfloat16,memory_limit={limit}")
     )
     run_loop(model)
-    assert handle.report().modules == 1
+    assert handle.report().units == 1
     assert handle._session.way == Way("stack", "bfloat16")
 
 
@@ -189,7 +189,7 @@ def test_a_second_branch(context: bool, monkeypatch: pytest.MonkeyPatch) -> None
     branch, chosen = "uncond" if context else "1", Way("block", "bfloat16")
     assert report.notes == [
         f"memory_limit {as_text(limit)}: {chosen}: {as_text(2 * known[chosen])} of cache; as asked ({Way()}) it would "
-        f"hold {as_text(2 * known[Way()])}; chosen at step 0, when branch {branch!r} came: what was cached was dropped"
+        f"hold {as_text(2 * known[Way()])}; chosen at step 0, when branch {branch!r} came: its cache was dropped"
     ]  # fmt: skip
     assert report.full_steps[:3] == [0, 1, 2]  # the first branch has a full step less
     assert report.cache_bytes <= limit
@@ -199,7 +199,7 @@ def test_a_second_branch(context: bool, monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.equal(run_guided(model, context=context), run_guided(plain, context=context))
     assert handle.report().full_steps == [0, 1, 5, 9]
     assert "dropped" not in handle.report().notes[0]
-    assert handle.choose(8, 8).way == chosen
+    assert handle.choose(8, width=8).way == chosen
     assert counted.count == count + 2  # a size is another question than the shapes of a call
 
 
@@ -210,7 +210,7 @@ def test_a_branch_that_comes_late() -> None:
     handle = relcache.enable(model, METHOD, memory_limit=known[Way("block")])
     run_guided(model, uncond_steps=range(7, 12))
     report = handle.report()
-    assert (report.steps, report.modules) == (12, 2)
+    assert (report.steps, report.units) == (12, 2)
     assert "chosen at step 7, when branch '1' came" in report.notes[0]
     assert report.full_steps == [0, 1, 5, 8, 9]
     assert 0 < report.flops < report.full_flops
@@ -257,9 +257,9 @@ def test_a_pipeline(method: Any) -> None:
     """Sizes in pixels, rows doubled by guidance."""
     pipeline = tiny_pipeline(blocks=3)
     handle = relcache.enable(pipeline, method)
-    asked = handle.estimate(8, 8, batch=4)
+    asked = handle.estimate(8, width=8, batch=4)
     handle = relcache.enable(pipeline, method, memory_limit=asked // 3)
-    before = handle.choose(8, 8, batch=4)
+    before = handle.choose(8, width=8, batch=4)
     run_pipeline(pipeline, [3, 5])
     report = handle.report()
     assert report.cache_bytes == before.chosen.held_bytes <= asked // 3
@@ -285,8 +285,8 @@ def test_a_model_of_ones_own() -> None:
 def test_a_choice_without_a_limit(model: DiTTransformer2DModel) -> None:
     handle = relcache.enable(model, METHOD)
     with pytest.raises(ValueError, match=r"choose\(\) needs memory_limit="):
-        handle.choose(8, 8)
-    assert handle.choose(8, 8, memory_limit="1 GB").way == Way()
+        handle.choose(8, width=8)
+    assert handle.choose(8, width=8, memory_limit="1 GB").way == Way()
 
 
 # Full size, without weights

@@ -174,7 +174,7 @@ def test_report_of_a_request(pipeline: DiTPipeline) -> None:
     report = handle.report()
     assert report.method == handle.method == "RFC"
     assert report.model == "DiTTransformer2DModel"
-    assert report.modules == MODULES
+    assert report.units == MODULES
     assert report.steps == STEPS == len(report.signal)
     assert report.nfc == len(report.full_steps)
     assert report.signal[:2] == [None, None]
@@ -199,7 +199,7 @@ def test_report_as_text(pipeline: DiTPipeline) -> None:
     text = str(report)
     for fact in (
         "RFC",
-        "DiTTransformer2DModel, 4 modules",
+        "DiTTransformer2DModel, 4 units",
         f"{report.nfc} full of {STEPS}",
         " ".join(map(str, report.full_steps)),
         f"{report.flops / report.full_flops:.1%}",

@@ -19,7 +19,7 @@ from relcache import FORA, RFC
 from relcache.engine.host import Host
 from relcache.engine.patch import Patch
 from relcache.engine.unit import Runner
-from relcache.session.session import Session
+from relcache.session.attachment import Attachment
 
 
 def fails(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: BaseException, calls: int = 0) -> None:
@@ -36,7 +36,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: BaseExc
     monkeypatch.setattr(owner, name, failing)
 
 
-PLACES = [(Host, "swap_units", 0), (Runner, "attach", 0), (Runner, "attach", 2), (Session, "_watch", 0),
+PLACES = [(Host, "swap_units", 0), (Runner, "attach", 0), (Runner, "attach", 2), (Attachment, "_watch", 0),
           (Patch, "swap", 0), (Patch, "swap", 3), (Patch, "swap_call", 1)]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """relcache: diffusion transformers sample faster by Relational Feature Caching."""
 
-from relcache.api import Handle, enable
+from relcache.api import Handle, disable, enable
 from relcache.calibration import calibrate
 from relcache.correctors import Corrector, Replay
 from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
@@ -46,6 +46,7 @@ __all__ = [
     "auto",
     "calibrate",
     "count_flops",
+    "disable",
     "enable",
     "inspect",
     "joint",

@@ -1,12 +1,10 @@
-"""Switching caching on and off: `enable` and the handle that it returns."""
+"""Switches caching on and off: `enable`, the handle that it returns, and `disable`."""
 
 from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 from torch import nn
@@ -21,19 +19,20 @@ from relcache.models import SPECS, UNSUPPORTED, ModelSpec, Size, spec_for
 from relcache.models.coarse import Granularity
 from relcache.presets import Preset
 from relcache.schedules import Schedule
-from relcache.session.caller import Named
+from relcache.session.caller import Named, is_around
 from relcache.session.components import Pixels, find_transformers, refuse_other_caches
 from relcache.session.report import Report
+from relcache.session.requests import Options
 from relcache.session.session import Session
 from relcache.storage.offload import Offload
 from relcache.storage.packing import CacheDtype
 
-# Sessions by model, both weakly: what keeps a session alive is the model that it is attached to.
+# Both models and sessions are referenced weakly: only the model that it is attached to keeps a session alive.
 _sessions: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.WeakKeyDictionary()
 
 
 class Handle:
-    """Caching that is enabled on a pipeline or transformer. Also a context manager that disables it at its end."""
+    """Caching that is enabled on a pipeline or transformer. As a context manager it disables it at the end."""
 
     def __init__(self, session: Session, pixels: Pixels | None = None):
         self._session, self._pixels = session, pixels
@@ -46,51 +45,51 @@ class Handle:
     @property
     def method(self) -> str:
         """Name of the method."""
-        return self._session.method
+        return self._session.method.name
 
     @property
     def granularity(self) -> Granularity:
-        """What is skipped and forecast as one. With a memory limit, as in the last request."""
+        """The kind of units: "module", "block" or "stack". With a memory limit, as in the last request."""
         return self._session.way.granularity
 
     @property
     def units(self) -> list[str]:
-        """Names of the cached modules, in the order in which they are computed.
+        """Names of the units, in the order in which they are computed.
 
-        Modules that are skipped together are one: `single_transformer_blocks.0.proj_mlp+attn+proj_out`. With a memory
-        limit they are those of the last request.
+        Modules that are skipped together form one unit: `single_transformer_blocks.0.proj_mlp+attn+proj_out`. With a
+        memory limit, the units are those of the last request.
         """
         return list(self._session.unit_names)
 
     def report(self) -> Report:
-        """What the last request did; also after `disable`."""
+        """Return the report of the last request; also after `disable`."""
         return self._session.report()
 
     @property
     def full_steps(self) -> list[int]:
-        """Which steps of the last request were full, from 0; as the report's, without counting anything."""
-        return self._session.full_steps
+        """Indices of the last request's full steps, from 0. Unlike `report`, it counts no operations."""
+        return list(self._session.requests.last.full_steps)
 
     def states(self) -> list[tuple[str, str, Any]]:
-        """What the forecaster keeps of the last request: branch, module, and the forecaster's own state.
+        """Return what the forecaster keeps of the last request: branch, unit, and the forecaster's own state.
 
-        A module with several outputs, such as joint attention, has an entry for each; the second is named `MODULE[1]`.
-        Features that are neither packed nor offloaded are the tensors themselves, which the next full step writes over.
+        A unit with several outputs, such as joint attention, has an entry for each; the second is named `UNIT[1]`.
+        Features that are neither packed nor offloaded are not copied, and the next full step overwrites them.
         """
         return self._session.states()
 
     def reset(self) -> None:
         """Forget the last request: the next call begins a new one.
 
-        Requests are told apart without this. It is for hand-written loops that give no sign of a new beginning, such
-        as one that breaks off and starts again at a later timestep with the same conditioning tensors.
+        Only a loop written by hand may need this: one that starts again with no sign of it, such as at a later timestep
+        with the same conditioning tensors.
         """
         self._session.reset()
 
     def request(self) -> Named:
-        """A context for the calls of one loop, for loops written by hand that take turns on one transformer.
+        """Return a context for the calls of one loop, for loops written by hand that take turns on one transformer.
 
-        Pipelines, and loops in threads, are told apart without it. It may be entered around each call of its loop:
+        Pipelines, and loops in threads, need none. Enter it around each call of its loop:
 
             first, second = handle.request(), handle.request()
             for t in timesteps:
@@ -104,31 +103,30 @@ class Handle:
     def free(self) -> None:
         """Drop the cached features and keep the record; a request that goes on computes its next steps in full.
 
-        Without this they are held until the next request begins. `relcache.enable(..., free_at_end=True)` drops them at
-        the end of each.
+        Otherwise they are kept until the next request begins, or with `free_at_end=True` until this one ends.
         """
         self._session.free()
 
     def estimate(
         self,
         height: int,
+        *,
         width: int,
         frames: int = 1,
-        *,
         batch: int | None = None,
         branches: int | None = None,
         text: int | None = None,
     ) -> int:
-        """Bytes that the cache will hold in a request of this size, wherever it keeps them.
+        """Return the bytes that the cache will take in a request of this size, on the device and the host together.
 
-        Nothing is computed and no memory taken.
+        Nothing is computed, and no memory is taken.
 
         Args:
             height, width, frames: of the pictures, in pixels; of the latents, where a bare transformer was enabled.
             batch: samples in one call of the transformer: twice the pictures where guidance doubles the batch. By
                 default as many as in the last request, 1 before the first.
-            branches: guidance branches for which a transformer is called one by one; by default likewise.
-            text: tokens of text; by default as many as the family's pipeline gives.
+            branches: guidance branches that are called one by one; by default as in the last request.
+            text: tokens of text; by default as many as the family's pipeline passes.
 
         Raises:
             ValueError: a size below 1, or a spec that does not say how to call the model.
@@ -143,17 +141,17 @@ class Handle:
     def choose(
         self,
         height: int,
+        *,
         width: int,
         frames: int = 1,
-        *,
         memory_limit: int | str | None = None,
         batch: int | None = None,
         branches: int | None = None,
         text: int | None = None,
     ) -> Choice:
-        """What a memory limit chooses for requests of this size, and what the cache will hold. Changes nothing.
+        """Return what a memory limit chooses for requests of this size, with the bytes of the cache. Changes nothing.
 
-        The model may lie on the meta device; it is then taken to be meant for a GPU.
+        A model on the meta device is taken to be meant for a GPU.
 
         Args:
             height, width, frames, batch, branches, text: as in `estimate`.
@@ -171,8 +169,9 @@ class Handle:
     def _calls(
         self, height: int, width: int, frames: int, batch: int | None, branches: int | None, text: int | None
     ) -> list[Call]:
-        rows, branches_before = self._session.last_call
-        batch, branches = rows if batch is None else batch, branches_before if branches is None else branches
+        last = self._session.requests.last
+        batch = max(last.batch, 1) if batch is None else batch
+        branches = max(len(last.branches), 1) if branches is None else branches
         sizes = {"height": height, "width": width, "frames": frames, "batch": batch, "branches": branches}
         for name, value in sizes.items():
             check_whole(name, value, 1)
@@ -184,7 +183,7 @@ class Handle:
         return calls
 
     def disable(self) -> None:
-        """Put the model's own forwards back and free the cache. A second call does nothing."""
+        """Put the model's own forwards back and drop the cache. A second call does nothing."""
         self._session.detach()
 
     def __enter__(self) -> Handle:
@@ -195,14 +194,12 @@ class Handle:
             )
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.disable()
 
     def __repr__(self) -> str:
         state = "enabled" if self.enabled else "disabled"
-        return f"<relcache {self.method} on {self._session.model_name}, {len(self.units)} modules, {state}>"
+        return f"<relcache {self.method} on {self._session.model_name}, {len(self.units)} units, {state}>"
 
 
 def enable(
@@ -226,56 +223,55 @@ def enable(
 ) -> Handle:
     """Let a diffusers pipeline, or a bare transformer, skip work by `method`, by default `relcache.auto()`.
 
-    Where relcache is enabled on the transformer already, the old handle is disabled and the new one takes over; where
-    enabling fails, all stays as it was, the old handle too. A wrapper that holds nothing but the transformer is looked
-    through (PEFT's PeftModel, DistributedDataParallel).
+    A handle that is enabled on the transformer already is disabled, and the new one takes over. If enabling fails, all
+    stays as it was. Wrappers such as PEFT's PeftModel and DistributedDataParallel may be passed, too.
 
-    Guidance branches that are called one by one are told apart by the pipeline's `cache_context`, else by the tensors
-    of their conditioning. One caveat: under `torch.inference_mode` a tensor does not show that it was overwritten, so
-    give each branch a tensor of its own there, or use `cache_context`.
+    Guidance branches that are called one by one are told apart by the pipeline's `cache_context`, else by their
+    conditioning tensors. Under `torch.inference_mode`, overwriting a tensor leaves no trace. There, give each branch
+    a tensor of its own, or use `cache_context`.
+
+    Corrector, finer, granularity, cache_dtype, offload and memory_limit are the method's own by default.
 
     Args:
         model_or_pipe: a pipeline with a `transformer`, or the transformer itself.
-        method: a method such as `RFC(order=2, threshold=0.12)`, or its text as on the command line,
-            "rfc:order=2,threshold=0.12"; or a `Preset`, or its text, "preset:name=small-flux-8".
+        method: a method such as `RFC(order=2, threshold=0.12)`, a `Preset`, or the text of either as on the command
+            line: "rfc:order=2,threshold=0.12", "preset:name=small-flux-8".
         full_steps: a budget: exactly so many full steps in each request, or all if it has no more. For the default
-            method, for RFC and RCS, whose threshold is then steered, and for a `forecaster` without a schedule.
-        speedup: instead, how many times faster the loop of denoising steps is to run, by times that the first request
-            of each size measures. For the default method, and a `forecaster` without a schedule.
-        forecaster, schedule: a pair of one's own, in place of `method`; the schedule by default `Growing`.
-        corrector: how gaps between full steps are made good: `Replay()`, "replay" or "none"; by default the method's,
-            which for the methods of papers is none. It needs the scheduler: of the pipeline, or given as `scheduler`.
+            method, for RFC and RCS with a steered threshold, and for a `forecaster` without a schedule.
+        speedup: instead, how many times faster the denoising loop is to run, by times measured in the first request of
+            each size. For the default method, and a `forecaster` without a schedule.
+        forecaster, schedule: a pair of your own, in place of `method`; the schedule is `Growing` by default.
+        corrector: how gaps between full steps are corrected: `Replay()`, "replay" or "none". It needs the scheduler.
         finer: 4 makes four times as many steps as the pipeline asks its scheduler for, at the same number of full ones.
             Where cached steps cost little, this comes nearer to the exact solution. The pipeline shows the greater
-            number, also to callbacks. By default the method's, 1.
-        spec: where the modules are, for a transformer that relcache does not know.
-        num_inference_steps: steps of each request. A pipeline tells them by itself; a loop written by hand may.
-        granularity: what is skipped and forecast as one: "module" (attention, feed-forward; the paper's), "block", or
-            "stack", the run of all blocks, of which a cached step computes nothing. By default the method's. Of blocks
-            and stacks the residual is forecast: the output minus the input.
-        cache_dtype: what features are packed into between the steps, to hold fewer bytes: "bfloat16"; "float8" or
-            "int8" with a scale for each token; or "features", as they are. By default the method's.
-        offload: "cpu" keeps the features in pinned memory of the host between the steps and brings those of the next
-            unit back while one is computed; "none" leaves them on the device. By default the method's.
-        memory_limit: most that the cache may take of the device's memory, in bytes or as "6GB", "800 MB", "6 GiB": what
-            is left beside the model and its own work. At the beginning of each request granularity, cache_dtype and
-            offload are chosen by the shapes of its call, the best for the pictures that fits (`relcache.memory.choice` has the
-            order, `Handle.choose` asks beforehand). Those of the three that are given here, or by the method in
-            another value than its default, are kept. The first request of each shape costs a forward without values for
-            each granularity that is looked at. By default the method's.
+            number, also to callbacks.
+        spec: where the units are, for a transformer that relcache does not know.
+        num_inference_steps: steps of each request, for a loop written by hand. A pipeline's own scheduler shows them.
+        granularity: the unit that is skipped and forecast: "module" (attention, feed-forward, as in the paper),
+            "block", or "stack", the run of all blocks. Blocks and stacks are forecast by their residual, output minus
+            input.
+        cache_dtype: the type of features between the steps: "bfloat16"; "float8" or "int8" with a scale for each token;
+            or "features", as they are.
+        offload: "cpu" keeps the features in pinned host memory between the steps, and fetches those of the next unit
+            while one is computed. "none" leaves them on the device.
+        memory_limit: the most device memory that the cache may take, in bytes or as "6GB", "800 MB", "6 GiB", beside
+            the model and its own work. Each request then chooses granularity, cache_dtype and offload by its shapes:
+            the best for the pictures that fits, in the order of `relcache.memory.choice`. Any of the three that is
+            passed here, or set by the method, is kept. The first request of each shape costs a shape-only forward pass
+            for each granularity tried.
         free_at_end: drop the features of each branch at the end of its last step, not when the next request begins.
-            Needs the number of steps, as `num_inference_steps` has it.
-        scheduler: the diffusers scheduler that a loop written by hand steps: it tells where a request begins and how
+            Needs the number of steps: a scheduler, or `num_inference_steps`.
+        scheduler: the diffusers scheduler that a loop written by hand steps. It shows where a request begins and how
             far it is, and gaps are corrected at its updates. A pipeline's own is found by itself.
 
     Raises:
-        TypeError: not a pipeline or transformer, or not a method; a wrapper in which calls cannot be told, as
-            torch.compile(model) makes.
-        ValueError: no spec for the transformer, a spec that matches no module, a preset for another model or
-            scheduler, a cache of diffusers is active, blocks that cannot be taken whole or are wrapped one by one, a
-            memory limit that is no amount of memory; a schedule that follows the error, on a transformer that processes
-            share under context parallelism or with FSDP inside its units. A call of the transformer raises it where
-            nothing keeps within the limit, or where that has become so.
+        TypeError: no pipeline or transformer, or no method; or a wrapper whose calls cannot be followed, as
+            `torch.compile(model)` makes.
+        ValueError: no spec for the transformer, or a spec that matches no module; a preset for another model or
+            scheduler; an active cache of diffusers; blocks that cannot be cached as a whole, or are wrapped one by one;
+            a memory limit that is no amount of memory. Also a schedule that follows the error, if processes share the
+            transformer by context parallelism, or by FSDP inside its units. A call of the transformer raises it where
+            nothing stays within the memory limit.
         RuntimeError: another library's cache is active.
     """
     chosen = chosen_method(method, forecaster, schedule, full_steps, speedup)
@@ -286,13 +282,11 @@ def enable(
         "memory_limit": memory_limit,
         "finer": finer,
     }
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    passed: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if corrector is not None:
-        given["corrector"] = corrector_from(corrector)
-    chosen = replace(chosen, **given)
-    way = Way(chosen.granularity, chosen.cache_dtype, chosen.offload)
-    fixed = {name for name in Way._fields if name in given or getattr(way, name) != getattr(Way(), name)}
-    limit = bytes_from(chosen.memory_limit) if chosen.memory_limit is not None else None
+        passed["corrector"] = corrector_from(corrector)
+    chosen = replace(chosen, **passed)
+    fixed = frozenset(name for name in Way._fields if name in passed or getattr(chosen, name) != getattr(Way(), name))
     if num_inference_steps is not None:
         check_whole("num_inference_steps", num_inference_steps, 1)
     if spec is not None and not isinstance(spec, ModelSpec):
@@ -301,58 +295,55 @@ def enable(
     refuse_other_caches(models)
     if chosen.made_for is not None:
         chosen.made_for.check(models, getattr(pipeline, "scheduler", None) or scheduler)
-    specs = {name: spec or spec_for(model, SPECS, UNSUPPORTED) for name, model in models.items()}
-    hosts = [(name, model, specs[name]) for name, model in models.items()]
+    hosts = [(name, model, spec or spec_for(model, SPECS, UNSUPPORTED)) for name, model in models.items()]
 
-    def session_by(way: Way) -> Session:
-        return Session(
-            hosts,
-            chosen.forecaster,
-            chosen.schedule,
-            chosen.name,
-            pipeline,
-            num_inference_steps,
-            way,
-            limit,
-            fixed,
-            free_at_end,
-            scheduler,
-            chosen.corrector,
-            chosen.finer,
-            chosen.made_for,
-        )
+    def session_with(method: Method) -> Session:
+        options = Options(num_inference_steps, free_at_end, fixed)
+        return Session(hosts, method, options, pipeline=pipeline, scheduler=scheduler)
 
     try:
-        session = session_by(way)
+        session = session_with(chosen)
     except ValueError as error:
         if method is not None or forecaster is not None or granularity is not None:
             raise
         warnings.warn(f"relcache: modules are cached one by one, as {error}", stacklevel=2)
-        session = session_by(way._replace(granularity="module"))
-    earlier = [known() for model in models.values() if (known := _sessions.get(model)) is not None]
-    take_over(session, [past for past in dict.fromkeys(earlier) if past is not None and past.attached])
+        session = session_with(replace(chosen, granularity="module"))
+    session.attach(list(dict.fromkeys(filter(None, map(_session_of, models.values())))))
     for model in models.values():
         _sessions[model] = weakref.ref(session)
     return Handle(session, Pixels.of(pipeline) if pipeline is not None else None)
 
 
+def disable(model_or_pipe: Any) -> bool:
+    """Disable caching on a pipeline or transformer, wherever its handle is; return whether any was enabled.
+
+    The transformer may have been wrapped since, and another pipeline that shares it serves as well.
+
+    Raises:
+        TypeError: neither a pipeline nor a transformer.
+    """
+    attributes = getattr(model_or_pipe, "__dict__", None)
+    if attributes is None or isinstance(model_or_pipe, type):
+        raise TypeError(f"disable takes a pipeline or its transformer, got {model_or_pipe!r}")
+    values = [model_or_pipe, *attributes.values()]
+    found = {
+        session
+        for model, reference in list(_sessions.items())
+        if (session := reference()) is not None and session.attached
+        if session.requests.pipeline is model_or_pipe or any(is_around(value, model) for value in values)
+    }
+    for session in found:
+        session.detach()
+    return bool(found)
+
+
 def is_enabled(model: nn.Module) -> bool:
     """Whether relcache acts on this transformer."""
-    known = _sessions.get(model)
-    session = known() if known is not None else None
-    return session is not None and session.attached
+    return _session_of(model) is not None
 
 
-def take_over(session: Session, earlier: Sequence[Session]) -> None:
-    """Attach `session` in the place of `earlier` ones, which go on as they were if that fails."""
-    resumes: list[Callable[[], None]] = []
-    try:
-        for past in earlier:
-            resumes.append(past.let_go())
-        session.attach()
-    except BaseException:
-        for resume in reversed(resumes):
-            resume()
-        raise
-    for past in earlier:
-        past.detach()
+def _session_of(model: nn.Module) -> Session | None:
+    """Return the session that is attached to a transformer, None if there is none."""
+    reference = _sessions.get(model)
+    session = reference() if reference is not None else None
+    return session if session is not None and session.attached else None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from relcache.correctors.sampler import Update
-from relcache.storage.identity import Seen
+from relcache.storage.identity import Snapshot
 
 
 class Known(NamedTuple):
@@ -46,7 +46,7 @@ class Link(NamedTuple):
     step: int
     others: dict[str, Any]
     result: Tensor | None = None
-    returned: Seen | None = None
+    returned: Snapshot | None = None
     handed: Tensor | None = None
     same: Tensor | None = None
 

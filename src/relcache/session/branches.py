@@ -1,7 +1,6 @@
-"""Which guidance branch a call is of: told by its context, its conditioning, and where these are alike by all else.
+"""Finds the guidance branch of a call: by its context, its conditioning, and all else where these are alike.
 
 Calls are never counted to find a branch: parity breaks with guidance intervals, interrupts and two-stage schedulers.
-Knows nothing of steps beyond whether a branch has had its call of the present one.
 """
 
 from __future__ import annotations
@@ -12,119 +11,135 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from relcache.storage.identity import NEAR, Seen, are_equal, distance, glimpse, is_equal, is_untouched, let_go, see
+from relcache.storage.identity import NEAR, Snapshot, are_equal, distance, is_equal, is_untouched, snapshot
 
 MOST_BRANCHES = 8
 
 
+class Loop(NamedTuple):
+    """The sampling loop, as its scheduler shows it.
+
+    Attributes:
+        timesteps: the tensor of timesteps, which is replaced whenever a request begins.
+        step_index: the scheduler's own count of its steps, -1 before the first, None where it does not count.
+        repeats: whether a timestep occurs twice, as with schedulers of the second order.
+    """
+
+    timesteps: Any
+    step_index: int | None = None
+    repeats: bool = False
+
+
 class Signs(NamedTuple):
-    """What a call shows of itself.
+    """The values by which a call is compared with others.
 
     Attributes:
         timestep: tensor of any shape, or a number.
         sample: the tensors of the noisy sample.
-        conditioning: the arguments that tell guidance branches apart.
+        rows: size of the batch.
+        conditioning: the arguments in which guidance branches differ.
         others: tensors and numbers of all other arguments.
-        form: what is fixed of the arguments: which are given, and what is neither tensor nor number.
-        context: the branch's name, where the caller gives one.
+        form: which arguments are passed, and those that are neither tensor nor number.
+        context: the branch's name, where the caller sets one.
+        loop: the caller's loop, where a scheduler is known.
     """
 
     timestep: Any
     sample: Sequence[Tensor]
+    rows: int
     conditioning: Sequence[Any]
-    others: Sequence[Any] = ()
-    form: Hashable = None
-    context: str | None = None
+    others: Sequence[Any]
+    form: Hashable
+    context: str | None
+    loop: Loop | None = None
 
 
 @dataclass
-class Known:
-    """A branch, as its calls have shown it.
+class KnownBranch:
+    """A branch, with snapshots of its last call.
 
     Attributes:
-        conditioning: the arguments by which it is told; those that were seen last.
-        sample, others: of its last call; the others are not held.
+        kind: its context and the form of its arguments.
+        sample, others: of its last call; `others` by weak references.
         served: whether it has had its call of the present step.
-        trusted: whether what is cached for it may be used. It is not, once a second call of a step was not to be told
-            from it.
+        trusted: whether its cache may be used: not once an indistinguishable second call came within a step.
     """
 
     name: str
-    signs: tuple[str | None, Hashable]
-    conditioning: list[Seen]
-    sample: list[Seen] = field(default_factory=list)
-    others: list[Seen] = field(default_factory=list)
+    kind: tuple[str | None, Hashable]
+    conditioning: list[Snapshot]
+    sample: list[Snapshot] = field(default_factory=list)
+    others: list[Snapshot] = field(default_factory=list)
     served: bool = False
     trusted: bool = True
 
     def serve(self, signs: Signs) -> None:
-        """It has this call in the present step."""
+        """Take this call as the branch's call of the present step."""
         self.served = True
-        self.sample, self.others = [see(value) for value in signs.sample], [glimpse(value) for value in signs.others]
+        self.sample = [snapshot(value) for value in signs.sample]
+        self.others = [snapshot(value).weakened() for value in signs.others]
 
 
 class Branches:
     """The branches of one request."""
 
     def __init__(self) -> None:
-        self._known: list[Known] = []
+        self._known: list[KnownBranch] = []
 
     def open_step(self) -> None:
-        """No branch has had its call of the step that begins."""
+        """Begin a step, in which no branch has had its call yet."""
         for known in self._known:
             known.served = False
 
     def has_context(self, context: str) -> bool:
         """Whether a branch was called under this name."""
-        return any(known.signs[0] == context for known in self._known)
+        return any(known.kind[0] == context for known in self._known)
 
-    def alike(self, signs: Signs) -> list[Known]:
-        """The branches with the context, form and conditioning of a call."""
+    def alike(self, signs: Signs) -> list[KnownBranch]:
+        """Return the branches with the context, form and conditioning of a call."""
         kind = (signs.context, signs.form)
-        near = [one for one in self._known if one.signs == kind and len(one.conditioning) == len(signs.conditioning)]
+        near = [one for one in self._known if one.kind == kind and len(one.conditioning) == len(signs.conditioning)]
         for match in (is_untouched, is_equal):
             found = [one for one in near if all(map(match, one.conditioning, signs.conditioning))]
             if found:
                 for one in found:
-                    one.conditioning = [see(value) for value in signs.conditioning]
+                    one.conditioning = [snapshot(value) for value in signs.conditioning]
                 return found
         return []
 
-    def choose(self, signs: Signs, alike: Sequence[Known]) -> tuple[Known | None, bool]:
-        """Which of the branches that are alike a call is of, None where nothing tells; and whether it is far from all.
+    def choose(self, signs: Signs, alike: Sequence[KnownBranch]) -> tuple[KnownBranch | None, bool]:
+        """Return the branch of a call among those alike, None where nothing decides; and whether it is far from all.
 
-        Of several it is the one whose other arguments were these; else the one whose sample lies nearest, and far
-        nearer than any other's.
+        The one with equal other arguments is chosen. Else it is the one with the nearest sample, if that is far nearer
+        than any other's.
         """
         if len(alike) < 2:
             return (alike[0], False) if alike else (None, True)
         equal = [one for one in alike if are_equal(one.others, signs.others)]
         if len(equal) == 1:
             return equal[0], False
-        ranked = sorted((distance(one.sample, signs.sample), place) for place, one in enumerate(equal or alike))
-        (nearest, place), (second, _) = ranked[:2]
-        is_told = nearest < NEAR and 2 * nearest < second
-        return (equal or alike)[place] if is_told else None, nearest > NEAR
+        ranked = sorted((distance(one.sample, signs.sample), index) for index, one in enumerate(equal or alike))
+        (nearest, index), (second, _) = ranked[:2]
+        is_clear = nearest < NEAR and 2 * nearest < second
+        return (equal or alike)[index] if is_clear else None, nearest > NEAR
 
-    def add(self, signs: Signs) -> Known:
-        """A new branch."""
-        taken = {known.name for known in self._known}
-        names = (str(number) for number in range(len(taken) + 1))
-        if signs.context is not None:
-            names = (
-                signs.context if not number else f"{signs.context} {number + 1}" for number in range(len(taken) + 1)
-            )
+    def add(self, signs: Signs) -> KnownBranch:
+        """Add a branch for a call: named by its context, else by a number."""
+        taken, context = {known.name for known in self._known}, signs.context
+        names = [str(number) for number in range(len(taken) + 1)]
+        if context is not None:
+            names = [context, *(f"{context} {number}" for number in range(2, len(taken) + 2))]
         name = next(name for name in names if name not in taken)
-        known = Known(name, (signs.context, signs.form), [see(value) for value in signs.conditioning])
+        known = KnownBranch(name, (context, signs.form), [snapshot(value) for value in signs.conditioning])
         self._known.append(known)
         return known
 
-    def forget_oldest(self) -> str | None:
-        """Name of a branch dropped because there are more than `MOST_BRANCHES`, or None."""
+    def drop_oldest(self) -> str | None:
+        """Drop a branch where there are more than `MOST_BRANCHES`; return its name, else None."""
         return self._known.pop(0).name if len(self._known) > MOST_BRANCHES else None
 
-    def let_go(self) -> None:
-        """Hold no tensors of calls any longer; whoever still has them is told apart as before."""
+    def release(self) -> None:
+        """Keep only weak references to the tensors of calls."""
         for known in self._known:
-            known.conditioning = [let_go(seen) for seen in known.conditioning]
-            known.sample = [let_go(seen) for seen in known.sample]
+            known.conditioning = [one.weakened() for one in known.conditioning]
+            known.sample = [one.weakened() for one in known.sample]

@@ -1,4 +1,4 @@
-"""What is read off a pipeline: its transformers, what a latent stands for, caches of others at work."""
+"""Reads a pipeline: its transformers, the size of its latents, and other active caches."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from relcache.models import SPECS, ModelSpec
 
 
 class Pixels(NamedTuple):
-    """How many pixels a latent stands for: along height and width, and frames along time."""
+    """Pixels for each latent along height and width, and frames along time."""
 
     spatial: int
     temporal: int
 
     @classmethod
     def of(cls, pipeline: Any) -> Pixels:
-        """Read from the attributes that diffusers' pipelines have, else from the blocks of the VAE."""
+        """Read the attributes of diffusers' pipelines, else the blocks of the VAE."""
         spatial = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
         temporal = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
 
@@ -30,14 +30,14 @@ class Pixels(NamedTuple):
         return cls(first(spatial, 2 ** (len(blocks) - 1) if blocks else 8), first(temporal, 4))
 
     def latents(self, height: int, width: int, frames: int) -> tuple[int, int, int]:
-        """Size of the latents; video autoencoders give the first frame a latent of its own."""
+        """Size of the latents. Video autoencoders encode the first frame by itself."""
         return height // self.spatial, width // self.spatial, (frames - 1) // self.temporal + 1
 
 
 def find_transformers(model_or_pipe: Any, spec: ModelSpec | None = None) -> tuple[dict[str, nn.Module], Any]:
-    """The transformers by their names in the pipeline, and the pipeline, None for a bare transformer.
+    """Return the transformers by their names in the pipeline, and the pipeline; None for a bare transformer.
 
-    Wrappers that hold nothing but a transformer that has a spec, or is of the class of `spec`, are looked through.
+    A wrapper of nothing but a transformer is removed, if that has a spec or is of the class of `spec`.
     """
     known = {spec.class_name} if spec is not None else {each.class_name for each in SPECS}
     if isinstance(model_or_pipe, nn.Module):
@@ -50,20 +50,18 @@ def find_transformers(model_or_pipe: Any, spec: ModelSpec | None = None) -> tupl
         return {name: unwrapped(model, known, name) for name, model in models.items()}, model_or_pipe
     if isinstance(model_or_pipe, type):
         raise TypeError(f"enable takes an instance, got the class {model_or_pipe.__name__}")
+    name = type(model_or_pipe).__name__
     if hasattr(model_or_pipe, "transformer"):
-        missing = model_or_pipe.transformer
-        raise TypeError(f"this {type(model_or_pipe).__name__}: it has no transformer to enable, but {missing!r}")
-    reason = "it has a UNet, not a transformer" if getattr(model_or_pipe, "unet", None) is not None else (
-        "it has no transformer"
-    )  # fmt: skip
+        raise TypeError(f"this {name}: it has no transformer to enable, but {model_or_pipe.transformer!r}")
+    has_unet = getattr(model_or_pipe, "unet", None) is not None
     raise TypeError(
-        "enable takes a diffusers pipeline with a transformer, or the transformer itself; "
-        f"got {type(model_or_pipe).__name__}: {reason}"
+        f"enable takes a diffusers pipeline with a transformer, or the transformer itself; got {name}: "
+        + ("it has a UNet, not a transformer" if has_unet else "it has no transformer")
     )
 
 
 def refuse_other_caches(models: Mapping[str, nn.Module]) -> None:
-    """Raise ValueError where a cache of diffusers is active."""
+    """Raise ValueError if a cache of diffusers is active."""
     for model in models.values():
         if getattr(model, "is_cache_enabled", False):
             active = type(getattr(model, "_cache_config", None)).__name__

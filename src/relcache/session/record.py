@@ -1,64 +1,59 @@
-"""The record of a session's requests, and the report of the last one. Knows nothing of how it comes about."""
+"""The record of a session's requests: it counts their operations, and makes reports."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from relcache.correctors import Corrector
 from relcache.engine.host import Host
 from relcache.engine.state import Request, Work
-from relcache.forecasters.base import Forecaster
-from relcache.schedules.base import Schedule
-from relcache.session.operations import Operations
+from relcache.method import Method
 from relcache.session.report import Report
-from relcache.shapes.meta import sketch
+from relcache.shapes.flops import Flops, count_modules
+from relcache.shapes.meta import sketch, without_values
 
-MOST_KINDS = 64  # kinds of calls that a request keeps a record of
+MOST_KINDS = 64  # kinds of calls recorded for a request
+MOST_KEPT = 256  # kinds of calls whose counts are kept
 
 
 class Record:
-    """What the report shows beside the request: the method, the model, and counts of operations."""
+    """Records calls by their kinds. Operations are counted on copies of the models without values, once for a kind."""
 
-    def __init__(
-        self,
-        method: str,
-        forecaster: Forecaster,
-        schedule: Schedule,
-        corrector: Corrector | None,
-        model: str,
-        hosts: Sequence[Host],
-    ):
-        self._method, self._forecaster, self._schedule, self._model = method, forecaster, schedule, model
-        self._corrector = corrector
-        self.operations = Operations(hosts)
+    def __init__(self, method: Method, model_name: str, hosts: Sequence[Host]):
+        self._method, self._model_name, self._hosts = method, model_name, hosts
+        self._counts: dict[Hashable, Flops | str] = {}  # text says why a kind could not be counted
+
+    def clear_counts(self) -> None:
+        """Forget all counts: the models have changed."""
+        self._counts.clear()
 
     def work(self, request: Request, host: Host, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Work:
-        """The record of the calls of one kind, by its `key`; this call is added to it."""
+        """Return the record of the calls of one kind, by its `key`, and add this call to it."""
         if key not in request.work:
             if len(request.work) >= MOST_KINDS:
                 key = None
-                self.operations.fail(key, ValueError(f"the calls of a request were of more than {MOST_KINDS} kinds"))
+                self._keep(key, f"ValueError: the calls of a request were of more than {MOST_KINDS} kinds")
             modules = dict(zip(host.units, host.unit_modules, strict=True))
             try:
                 example = sketch((tuple(args), dict(kwargs)))
-            except Exception as error:  # arguments that cannot be copied: sampling goes on, the report says so
+            except Exception as error:  # arguments that cannot be copied: sampling goes on, the report has a note
                 example = ((), {})
-                self.operations.fail(key, error)
+                self._keep(key, f"{type(error).__name__}: {error}")
             request.work.setdefault(key, Work(host.place, example, modules))
         request.work[key].calls += 1
         return request.work[key]
 
-    def report(self, request: Request, modules: int) -> Report:
-        """The report of a request. FLOPs are counted here, on the meta device."""
-        totals = self.operations.of(request)
-        shared = self._schedule.needs_signal and request.batch > 1
+    def report(self, request: Request, units: int) -> Report:
+        """Return the report of a request. FLOPs are counted here, on the meta device."""
+        method = self._method
+        shared = method.schedule.needs_signal and request.batch > 1
+        (flops, linear_flops, full_flops), problems = self._operations(request)
         return Report(
-            method=self._method,
-            forecaster=str(self._forecaster),
-            schedule=str(self._schedule),
-            model=self._model,
-            modules=modules,
+            method=method.name,
+            forecaster=str(method.forecaster),
+            schedule=str(method.schedule),
+            model=self._model_name,
+            units=units,
             steps=len(request.signal),
             nfc=len(request.full_steps),
             full_steps=list(request.full_steps),
@@ -66,13 +61,55 @@ class Record:
             branches=list(request.branches),
             batch=request.batch,
             decision="one decision for the whole batch" if shared else "decisions independent of the batch",
-            flops=totals.flops,
-            linear_flops=totals.linear_flops,
-            full_flops=totals.full_flops,
+            flops=flops,
+            linear_flops=linear_flops,
+            full_flops=full_flops,
             cache_bytes=request.cache_bytes,
             device_bytes=request.device_bytes,
             fallbacks=request.fallback_counts(),
-            corrector=str(self._corrector or "none"),
+            corrector=str(method.corrector or "none"),
             corrections=request.correction_sizes(),
-            notes=[*request.notes.values(), *totals.problems],
+            notes=[*request.notes.values(), *problems],
         )
+
+    def _operations(self, request: Request) -> tuple[tuple[int, int, int] | tuple[None, None, None], list[str]]:
+        """Count a request's operations: all, those without the products of attention, and those without a cache.
+
+        They are None where they could not be counted, for the reasons returned with them.
+        """
+        flops = full_flops = products = 0
+        problems = []
+        for key, work in request.work.items():
+            count = self._count(key, work)
+            if isinstance(count, str):
+                problems.append(f"FLOPs could not be counted: {count}")
+                continue
+            full_flops += work.calls * count.total
+            flops += work.calls * count.total
+            products += work.calls * count.products
+            for index, times in work.skipped.items():
+                flops -= times * sum(count.modules[name] for name in work.modules[index])
+                products -= times * sum(count.module_products[name] for name in work.modules[index])
+        if problems or not request.work:
+            return (None, None, None), problems
+        return (flops, flops - products, full_flops), []
+
+    def _count(self, key: Hashable, work: Work) -> Flops | str:
+        if key in self._counts:
+            return self._counts[key]
+        model = self._hosts[work.host].model()
+        if model is None:
+            return "the model has been deleted"
+        names = [name for modules in work.modules.values() for name in modules]
+        try:
+            return self._keep(
+                key, without_values(lambda copied: count_modules(copied(model), names, *copied(work.example)))
+            )
+        except Exception as error:  # a forward that cannot run on the meta device
+            return self._keep(key, f"{type(error).__name__}: {error}")
+
+    def _keep(self, key: Hashable, count: Flops | str) -> Flops | str:
+        self._counts[key] = count
+        while len(self._counts) > MOST_KEPT:
+            self._counts.pop(next(iter(self._counts)))
+        return count

@@ -1,4 +1,4 @@
-"""What a request did, as a dataclass that becomes JSON and as a readable table."""
+"""The report of a request, as a dataclass that becomes JSON and as a readable table."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Report:
-    """The last request of one handle.
+    """The last request of a handle.
 
     Attributes:
         method: name of the method.
         forecaster: the forecaster with its options.
         schedule: the schedule with its options.
         model: class of the transformer.
-        modules: number of cached modules.
-        steps: denoising steps so far, however many branches each had.
+        units: number of units, `len(handle.units)`.
+        steps: denoising steps so far; all branches of a step count as one.
         nfc: number of full steps.
-        full_steps: which steps were full, from 0.
-        signal: error of the predicted input at each step; None where the schedule did not ask for it.
+        full_steps: indices of the full steps, from 0.
+        signal: error of the predicted input at each step; None where the schedule did not need it.
         branches: names of the guidance branches.
-        batch: rows of the transformer's batch (samples, times two where guidance doubles the batch).
-        decision: what one decision on a full step covers.
+        batch: rows of the transformer's batch: samples, times two where guidance doubles the batch.
+        decision: whether one decision on a full step covers the whole batch.
         flops: floating point operations of the request, 2 per multiply-add; None if they could not be counted.
         linear_flops: the same without the products of attention, as papers count the larger models.
         full_flops: `flops` with every step full.
-        cache_bytes: most bytes that the cache held.
-        device_bytes: most of them that lay on the device at once, where offload="cpu" keeps them in the host's memory.
-        corrector: how gaps between full steps were made good, with its options; "none" if they were not.
-        corrections: the full steps before which a gap was made good, each with the size of the correction relative to
-            the sample: ‖x̃ - x‖₂ / ‖x‖₂, mean over the batch.
-        fallbacks: how often something other than the method's own forecast was used, and why.
-        notes: what else is worth knowing.
+        cache_bytes: the most bytes that the cache held.
+        device_bytes: the most of them on the device at once, where offload="cpu" keeps them in the host's memory.
+        corrector: the corrector with its options; "none" if there was none.
+        corrections: the full steps before which a gap was corrected, each with the relative size of the correction,
+            ‖x̃ - x‖₂ / ‖x‖₂, mean over the batch.
+        fallbacks: reasons for a forecast other than the method's own, and how often each occurred.
+        notes: warnings and remarks.
     """
 
     method: str
     forecaster: str
     schedule: str
     model: str
-    modules: int
+    units: int
     steps: int
     nfc: int
     full_steps: list[int]
@@ -69,7 +69,7 @@ class Report:
             ("method", self.method),
             ("forecaster", self.forecaster),
             ("schedule", self.schedule),
-            ("model", f"{self.model}, {self.modules} modules cached"),
+            ("model", f"{self.model}, {self.units} units cached"),
             ("steps", f"{self.nfc} full of {self.steps}"),
             ("full steps", " ".join(map(str, self.full_steps))),
             ("branches", f"{', '.join(self.branches)}; batch of {self.batch} rows; {self.decision}"),
@@ -77,10 +77,9 @@ class Report:
         if self.flops is not None and self.full_flops:
             share = self.flops / self.full_flops
             rows.append(("FLOPs", f"{_number(self.flops)} of {_number(self.full_flops)} ({share:.1%})"))
-        on_device = "" if self.device_bytes == self.cache_bytes else (
-            f", at most {_number(self.device_bytes, 'B')} of it on the device"
-        )  # fmt: skip
-        rows.append(("cache", f"{_number(self.cache_bytes, 'B')}{on_device}"))
+        on_device = f", at most {_number(self.device_bytes, 'B')} of it on the device"
+        is_split = self.device_bytes != self.cache_bytes
+        rows.append(("cache", _number(self.cache_bytes, "B") + on_device * is_split))
         if self.corrections:
             steps, sizes = zip(*self.corrections, strict=True)
             rows.append(("corrected", f"by {self.corrector}, at steps {' '.join(map(str, steps))}"))

@@ -1,8 +1,8 @@
-"""The requests that run at the same time, one for each caller, and which of them are over.
+"""The requests in progress, one for each caller, and which of them are over.
 
-A request is over when its pipeline says so, when the pipeline's call has come to its end, or its thread. What is cached
-for it is then of no use. A loop written by hand without a name is known by its thread; where it goes on in another
-one, as with a pool of threads, by what its calls show.
+A request is over when its pipeline says so, or when the pipeline's call or its thread has ended; its cache is then of
+no use. A loop written by hand without a name is known by its thread. Where it goes on in another thread, as with a
+pool of threads, it is known by the signs of its calls.
 """
 
 from __future__ import annotations
@@ -13,29 +13,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relcache.engine.state import Request
-from relcache.session.branches import Signs
+from relcache.session.branches import Loop, Signs
 from relcache.session.caller import Caller, Mark, Named, is_alive
-from relcache.session.tracker import Loop, Tracker
+from relcache.session.tracker import Tracker
 
 MOST_WITHOUT_NAME = 8
 
 
 @dataclass(eq=False)
 class Run:
-    """What is known of one caller.
+    """The calls of one caller.
 
     Attributes:
-        sign: dies with the frame of a pipeline's call, or with the name of a loop; None of a loop without a name.
-        thread: in which it was called last.
-        roams: whether it has been called in several.
+        sign: dies with the frame of a pipeline's call, or with a loop's name; None for a loop without a name.
+        thread: of its last call.
         tracker: tells its requests and steps apart.
         request: its present request.
-        pipeline: the one that runs; None of a loop written by hand.
-        scheduler: the one that goes on with the transformer's outputs, as far as is known.
-        loop: what its scheduler showed at the request's beginning.
+        loop: as the scheduler showed it when the request began.
+        pipeline: the one that runs; None for a loop written by hand.
+        scheduler: the one that takes the transformer's outputs, where it is known.
         size: of the request's first call.
-        way: how features are held for it, where there is a memory limit.
-        calls: the calls of the request's branches, where there is a memory limit.
+        way: how its features are kept, under a memory limit.
+        calls: those of the request's branches, under a memory limit.
+        ended: whether its pipeline has ended the request.
+        roams: whether it was called in several threads.
     """
 
     sign: weakref.ref[Mark | Named] | None
@@ -64,7 +65,7 @@ class Run:
 
 
 class Runs:
-    """Those of one session, the last one called last."""
+    """The runs of one session, ordered by their last calls."""
 
     def __init__(self) -> None:
         self._runs: list[Run] = []
@@ -73,7 +74,7 @@ class Runs:
         return iter(list(self._runs))
 
     def of(self, caller: Caller, signs: Signs, tracker: Callable[[], Tracker]) -> Run:
-        """The run of a caller, made if there is none."""
+        """Return the run of a caller, a new one if there is none."""
         run = self.get(caller)
         if caller.sign is None:
             others = [one for one in self._runs if one.sign is None and one is not run and not one.ended]
@@ -89,19 +90,18 @@ class Runs:
         return run
 
     def get(self, caller: Caller) -> Run | None:
-        """The run of a caller, if there is one: of loops without a name the thread's last."""
+        """Return the run of a caller, None if there is none. For a loop without a name it is the thread's last."""
         if caller.sign is not None:
             return next((run for run in self._runs if run.sign is not None and run.sign() is caller.sign), None)
         return next((run for run in reversed(self._runs) if run.sign is None and run.thread == caller.thread), None)
 
     def prune(self, present: Run) -> list[Run]:
-        """Take out and return those that are over; of loops without a name only the last few stay."""
-        nameless = [run for run in self._runs if run.sign is None]
-        old = nameless[:-MOST_WITHOUT_NAME]
+        """Remove and return the runs that are over, and all but the last few loops without a name."""
+        old = [run for run in self._runs if run.sign is None][:-MOST_WITHOUT_NAME]
         over = [run for run in self._runs if run is not present and (run in old or not run.is_live)]
         self._runs = [run for run in self._runs if run not in over]
         return over
 
-    def forget(self, thread: int | None = None) -> None:
-        """Take out those of a thread, or all."""
+    def remove(self, thread: int | None = None) -> None:
+        """Remove the runs of a thread, or all."""
         self._runs = [run for run in self._runs if thread is not None and run.thread != thread]

@@ -1,7 +1,4 @@
-"""What a cached step costs of a full one, measured in the first request of each size.
-
-Knows requests; of schedules and units nothing.
-"""
+"""Measures the cost of a cached step, relative to a full one, in the first request of each size."""
 
 from __future__ import annotations
 
@@ -12,24 +9,24 @@ import torch
 
 from relcache.engine.state import Request
 
-ENOUGH = 2  # full steps, after the first, and cached steps that are timed
+ENOUGH = 2  # cached steps that are timed
 MOST_SIZES = 64
 
 
 class Timing:
-    """Costs by the size of a request's first call. A device is waited for while they are measured, and not again."""
+    """Costs by the size of a request's first call. Measuring waits for the device at each step."""
 
     def __init__(self) -> None:
         self._costs: dict[Hashable, float] = {}
 
     def cost(self, size: Hashable) -> float | None:
-        """Time of a cached step, of a full one's; None if it is not known yet."""
+        """Time of a cached step, divided by a full one's; None if it is not known yet."""
         return self._costs.get(size)
 
     def begin_step(self, request: Request, size: Hashable, device: torch.device) -> float | None:
-        """A step of a request begins; the cost, if that makes it known.
+        """Begin a step of a request; return the cost if it has become known just now.
 
-        The first full step warms up, and is taken only where there is no second one yet.
+        The first full step warms up, and counts only while there is no second one.
         """
         if size in self._costs:
             return None

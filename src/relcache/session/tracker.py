@@ -1,8 +1,8 @@
-"""Tells requests and denoising steps apart from the calls of a transformer by one caller.
+"""Tells requests and denoising steps apart by the calls that one caller makes of a transformer.
 
-Knows nothing of forecasts or schedules. Where a pipeline runs, its own call is the request, and its scheduler counts
-the steps. A loop written by hand is followed by its timesteps, and by its sample where these could be another loop's.
-Where nothing tells two loops apart, nothing of the one is used for the other.
+Where a pipeline runs, its own call is the request, and its scheduler counts the steps. A loop written by hand is
+followed by its timesteps, and by its sample where another loop could have the same timesteps. Where nothing tells two
+loops apart, neither uses the other's cache.
 """
 
 from __future__ import annotations
@@ -13,53 +13,41 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from relcache.session.branches import Branches, Known, Signs
+from relcache.session.branches import Branches, KnownBranch, Loop, Signs
 from relcache.storage.identity import (
     FAR,
     NEAR,
-    Seen,
+    Snapshot,
     are_equal,
     difference,
     distance,
     is_entry,
-    last_entry,
-    let_go,
     same_memory,
-    see,
+    snapshot,
+    table_size,
     varies,
     version_of,
     waits,
 )
 
-MANY = 3  # requests of one step in a row, from which on it is said that they are
+MANY = 3  # requests of one step in a row, from which on this is noted
 
 
-class Placement(NamedTuple):
-    """Where a call stands: whether it opens a request, whether it opens a step, and the name of its branch.
+class Position(NamedTuple):
+    """Where a call stands in its caller's loop.
 
-    The branch is None where nothing tells the call from an earlier one of the step: it is computed in full. `note` is
-    the key of what is to be told about it, if anything, and `forgotten` a branch that there is no room for any longer.
+    Attributes:
+        new_request, new_step: whether it opens one.
+        branch: name of its branch; None if it cannot be told from an earlier call of the step, and runs in full.
+        note: key of a note about it.
+        dropped: name of a branch that was dropped, where there were too many.
     """
 
     new_request: bool
     new_step: bool
     branch: str | None
     note: str | None = None
-    forgotten: str | None = None
-
-
-class Loop(NamedTuple):
-    """What a scheduler shows of the sampling loop.
-
-    Attributes:
-        timesteps: the tensor of timesteps, which is replaced whenever a request begins.
-        step_index: the scheduler's own count of its steps, -1 before the first, None where it does not count.
-        repeats: whether a timestep occurs twice, as with schedulers of the second order.
-    """
-
-    timesteps: Any
-    step_index: int | None = None
-    repeats: bool = False
+    dropped: str | None = None
 
 
 class Tracker:
@@ -67,8 +55,8 @@ class Tracker:
 
     Args:
         time_runs: -1 where the timestep falls as sampling goes on, 1 where it rises.
-        is_certain: whether the calls are of one loop for certain: of one run of a pipeline, or named.
-        has_signal: whether an error that all branches share decides, so that no other loop may be among them.
+        is_certain: whether the calls certainly belong to one loop: one run of a pipeline, or a named loop.
+        has_signal: whether branches share one error signal, which another loop's call must not enter.
     """
 
     def __init__(self, time_runs: int, is_certain: bool = False, has_signal: bool = False):
@@ -78,140 +66,130 @@ class Tracker:
         self.reset()
 
     def reset(self) -> None:
-        """The next call opens a request."""
+        """Forget the request: the next call opens one."""
         self._branches = Branches()
-        self._timestep: Seen | None = None
-        self._snapshot: Any = None  # the timestep's content, which outlives changes in place
-        self._sample: list[Seen] = []  # of the last call
-        self._memory_runs: int | None = None  # whether time goes up (1) or down (-1) the table of timesteps
-        self._proven = False  # whether the present call's timestep is the next one of the same table
-        self._moved = 0.0  # most that the sample has moved from one step to the next
+        self._timestep: Snapshot | None = None
+        self._timestep_copy: Any = None  # its content, which outlives changes in place
+        self._sample: list[Snapshot] = []  # of the last call
+        self._memory_runs: int | None = None  # 1 where time goes up the table of timesteps, -1 where down
+        self._proven = False  # whether the present call's timestep is the next entry of the same table
+        self._moved = 0.0  # the farthest that the sample has moved in one step
         self._loop: Loop | None = None
         self._rows = 0
         self._step = 0
 
-    def let_go(self) -> None:
-        """Hold no tensors of calls any longer: features are dropped, or the request has ended."""
-        self._branches.let_go()
-        self._sample = [let_go(seen) for seen in self._sample]
+    def release(self) -> None:
+        """Keep only weak references to the tensors of calls: features were dropped, or the request has ended."""
+        self._branches.release()
+        self._sample = [one.weakened() for one in self._sample]
 
-    def place(self, signs: Signs, rows: int, loop: Loop | None, total_steps: int | None) -> Placement:
-        """Place a call.
-
-        Args:
-            signs: what it shows of itself.
-            rows: size of the batch.
-            loop: what the scheduler of the caller shows, or None.
-            total_steps: number of steps of the present request, if it is known.
-        """
+    def locate(self, signs: Signs, total_steps: int | None) -> Position:
+        """Find the position of a call. `total_steps` is the present request's, None if unknown."""
         if self._timestep is None:
-            return self._open_request(signs, rows, loop)
-        past = self._loop
+            return self._open_request(signs)
+        loop, past = signs.loop, self._loop
         if past is not None and (loop is None or loop.timesteps is not past.timesteps):
-            return self._open_request(signs, rows, loop)
+            return self._open_request(signs)
         alike = self._branches.alike(signs)
         branch, is_far = self._branches.choose(signs, alike)
         served = branch is not None and branch.served
         ticked = loop is not None and past is not None and loop.step_index != past.step_index
         certain = self._is_certain
-        if not certain and self._is_another_table(signs.timestep, served, rows):
-            return self._open_request(signs, rows, loop)
+        if not certain and self._is_another_table(signs.timestep, served, signs.rows):
+            return self._open_request(signs)
         counts = loop is not None and loop.step_index is not None
         move = self._movement(signs.timestep, served and loop is not None and (ticked or not counts))
         over = total_steps is not None and served and self._step + 1 >= total_steps
         if (move is not None and move < 0) or (over and (ticked or (loop is None and move == 0))):
-            return self._open_request(signs, rows, loop)
+            return self._open_request(signs)
         if move == 0 and not (served and loop is not None and (loop.repeats or ticked)):
-            return self._same_step(signs, rows, loop, branch, is_new=not alike or (is_far and certain), certain=certain)
+            return self._same_step(signs, branch, is_new=not alike or (is_far and certain))
         if not certain and (self._suspects or not self._proven or not waits(signs.sample)):
             moved = distance(branch.sample if branch is not None else self._sample, signs.sample)
             grown = self._proven and math.isinf(moved)  # one table, and samples of another size
             if moved > self._farthest and not grown:
                 went_on = self._step > 0
-                place = self._open_request(signs, rows, loop)
-                return place._replace(note=place.note or ("jump" if alike and not over and went_on else None))
+                position = self._open_request(signs)
+                return position._replace(note=position.note or ("jump" if alike and not over and went_on else None))
             self._moved = max(self._moved, moved)
         self._branches.open_step()
         self._step += 1
         note = "number" if over and loop is None else None
         if alike and branch is None and not (is_far and certain):
-            return self._placed(signs, rows, loop, True, None, "repeated")
-        return self._placed(signs, rows, loop, True, branch or self._branches.add(signs), note)
+            return self._remember(signs, None, True, "repeated")
+        return self._remember(signs, branch or self._branches.add(signs), True, note)
 
     def follows(self, signs: Signs) -> bool:
-        """Whether a call may well be the next of this loop: of its present step, or of the one that comes then."""
+        """Whether a call may be the next of this loop, in its present step or the next one."""
         if self._timestep is None:
             return False
         branch, _ = self._branches.choose(signs, self._branches.alike(signs))
         move = self._movement(signs.timestep, False)
         if move == 0:
             return (branch is None or not branch.served) and distance(self._sample, signs.sample) == 0
-        return (
-            bool(move and move > 0) and branch is not None and distance(branch.sample, signs.sample) <= self._farthest
-        )
+        if branch is None or not move or move < 0:
+            return False
+        return distance(branch.sample, signs.sample) <= self._farthest
 
     @property
     def _farthest(self) -> float:
-        """How far the sample may move from one step to the next, before another loop is supposed.
+        """How far the sample may move in one step; farther, it belongs to another loop.
 
-        In few steps it moves far. The next entry of the same table is proof enough, until a sample moves far that has
-        moved little before.
+        In few steps it moves far. The next entry of the same table is proof enough of the same loop, unless the sample
+        has moved little before.
         """
         if self._proven and not self._step:
             return math.inf
         farthest = max(NEAR, 2 * self._moved)
         return farthest if self._proven else min(farthest, FAR)
 
-    def _open_request(self, signs: Signs, rows: int, loop: Loop | None) -> Placement:
+    def _open_request(self, signs: Signs) -> Position:
         self._suspects = self._suspects or self._is_in_the_middle
         self._short_in_a_row = self._short_in_a_row + 1 if self._step == 0 and self._timestep is not None else 0
         self.reset()
-        self._branches = Branches()
         note = "short" if self._short_in_a_row >= MANY else None
-        return self._placed(signs, rows, loop, True, self._branches.add(signs), note)._replace(new_request=True)
+        return self._remember(signs, self._branches.add(signs), True, note)._replace(new_request=True)
 
-    def _same_step(
-        self, signs: Signs, rows: int, loop: Loop | None, branch: Known | None, is_new: bool, certain: bool
-    ) -> Placement:
-        """The timestep stands: the step's call for another branch, one that comes again, or another loop's."""
+    def _same_step(self, signs: Signs, branch: KnownBranch | None, is_new: bool) -> Position:
+        """Find the position of a call at the same timestep: another branch, the same one again, or another loop."""
+        certain = self._is_certain
         if is_new:
             if not certain and distance(self._sample, signs.sample) > 0:
-                # a branch of this request from its beginning on, whose sample differs; else another loop's first call
+                # in the first step a branch with a sample of its own; else another loop's first call
                 named = signs.context is not None and not self._branches.has_context(signs.context)
                 if self._step or (self._has_signal and not named):
-                    return self._open_request(signs, rows, loop)
-            return self._placed(signs, rows, loop, False, self._branches.add(signs))
+                    return self._open_request(signs)
+            return self._remember(signs, self._branches.add(signs), False)
         if branch is not None and not branch.served:
-            return self._placed(signs, rows, loop, False, branch)
+            return self._remember(signs, branch, False)
         if branch is not None:
             apart = distance(branch.sample, signs.sample)
             if apart == 0 and not certain and self._step == 0:
-                return self._open_request(signs, rows, loop)  # broken off in its first step, and begun again
+                return self._open_request(signs)  # interrupted in its first step, and begun again
             differs = not are_equal(branch.others, signs.others)
             if (differs and (certain or apart == 0)) or (certain and apart > NEAR):
-                return self._placed(signs, rows, loop, False, self._branches.add(signs))
+                return self._remember(signs, self._branches.add(signs), False)
             branch.trusted = False
-        return self._placed(signs, rows, loop, False, None, "repeated" if certain else "again")
+        return self._remember(signs, None, False, "repeated" if certain else "again")
 
-    def _placed(
-        self, signs: Signs, rows: int, loop: Loop | None, new_step: bool, branch: Known | None, note: str | None = None
-    ) -> Placement:
-        """Remember the call, and say where it stands."""
-        self._timestep, self._loop, self._rows = see(signs.timestep), loop, rows
-        self._snapshot = signs.timestep.clone() if isinstance(signs.timestep, Tensor) else signs.timestep
-        self._sample = [see(value) for value in signs.sample]
+    def _remember(self, signs: Signs, branch: KnownBranch | None, new_step: bool, note: str | None = None) -> Position:
+        """Remember the call, and return its position."""
+        timestep = signs.timestep
+        self._timestep, self._loop, self._rows = snapshot(timestep), signs.loop, signs.rows
+        self._timestep_copy = timestep.clone() if isinstance(timestep, Tensor) else timestep
+        self._sample = [snapshot(value) for value in signs.sample]
         if branch is None:
-            return Placement(False, new_step, None, note)
+            return Position(False, new_step, None, note)
         branch.serve(signs)
-        forgotten = self._branches.forget_oldest()
-        return Placement(False, new_step, branch.name if branch.trusted else None, note, forgotten)
+        dropped = self._branches.drop_oldest()
+        return Position(False, new_step, branch.name if branch.trusted else None, note, dropped)
 
     def _is_another_table(self, timestep: Any, served: bool, rows: int) -> bool:
-        """Whether another table of timesteps shows that a loop was broken off and a second one has begun.
+        """Whether another table of timesteps shows that a second loop has begun.
 
-        A loop that copies its table for each call goes on at the copy's next entry; a second loop begins elsewhere, or
-        at the same place with another timestep. Both stand at the first entry if the first loop made one step only:
-        then the same branch again, or another size of batch, tells.
+        A loop that copies its table for each call goes on at the copy's next entry. A second loop begins at another
+        entry, or at the same one with another timestep. After a single step, both may begin at the first entry: then
+        the same branch again, or another batch size, shows the second loop.
         """
         assert self._timestep is not None
         past = self._timestep.value
@@ -223,18 +201,20 @@ class Tracker:
         if not varies(timestep):
             return False  # a piece of a batch's timesteps, made anew for each call
         first = self._step == 0 and (served or rows != self._rows)
-        return first or difference(timestep, self._snapshot) != 0
+        return first or difference(timestep, self._timestep_copy) != 0
 
     def _movement(self, timestep: Any, same_request: bool) -> int | None:
-        """1 where the timestep has moved on, 0 where it stands, -1 where it has gone back.
+        """Return 1 where the timestep has moved on, 0 where it is the same, -1 where it has gone back.
 
-        None where that would wait for the device although the caller knows enough: the request goes on (`same_request`)
-        and the branch comes again, so that the step does not.
+        Return None where an answer would wait for the device and is not needed: the request goes on (`same_request`),
+        and the branch has had its call of the step.
         """
         assert self._timestep is not None
         past = self._timestep.value
         memory, self._proven = 0, False
-        if same_memory(timestep, past) and self._is_unchanged(timestep):
+        version = version_of(timestep)
+        unchanged = version == self._timestep.version and (version is not None or is_entry(timestep))
+        if unchanged and same_memory(timestep, past):
             memory = timestep.storage_offset() - past.storage_offset()
             if memory == 0:
                 return 0
@@ -243,7 +223,7 @@ class Tracker:
                 return sign(memory) * self._memory_runs
         elif same_request and isinstance(timestep, Tensor) and timestep.device.type != "cpu":
             return None
-        move = sign(difference(timestep, self._snapshot)) * self._time_runs
+        move = sign(difference(timestep, self._timestep_copy)) * self._time_runs
         if memory and move:
             self._memory_runs = sign(memory) * move
         elif self._proven:  # two entries of one value, as with schedulers of the second order
@@ -256,13 +236,8 @@ class Tracker:
         past = self._timestep.value if self._timestep is not None else None
         if not isinstance(past, Tensor) or not is_entry(past):
             return False
-        ends = {0: (0, last_entry(past)), 1: (last_entry(past),), -1: (0,)}
-        return past.storage_offset() not in ends[self._memory_runs or 0]
-
-    def _is_unchanged(self, timestep: Tensor) -> bool:
-        assert self._timestep is not None
-        version = version_of(timestep)
-        return version == self._timestep.version and (version is not None or is_entry(timestep))
+        last = table_size(past) - 1
+        return past.storage_offset() not in {0: (0, last), 1: (last,), -1: (0,)}[self._memory_runs or 0]
 
 
 def sign(number: Any) -> int:
@@ -271,20 +246,21 @@ def sign(number: Any) -> int:
 
 
 def index_in(timesteps: Tensor, timestep: Any, time_runs: int) -> int | None:
-    """Place of a request's first timestep among the scheduler's, which is not 0 where a picture is only reworked.
+    """Index of a request's first timestep among the scheduler's; above 0 where a picture is only reworked.
 
-    Pipelines hand the scheduler's timesteps to the transformer as they are or divided by 1000, and where time rises
-    (`time_runs` 1) counted from the other end. None where it is none of these.
+    `timesteps` is (steps,), `timestep` a number or a tensor of any shape; both of any real dtype.
+    Pipelines pass the scheduler's timesteps to the transformer as they are, or divided by 1000. Where time rises
+    (`time_runs` 1) they are counted from the other end. Return None where it is none of these.
     """
     first = timestep
-    if isinstance(timestep, Tensor):  # entries that stand still are 0 where time falls, about 1 where it rises
+    if isinstance(timestep, Tensor):  # constant entries are 0 where time falls, about 1 where it rises
         first = timestep.max() if time_runs < 0 else timestep.min()
     first = float(first)
     table = timesteps.detach().cpu().to(torch.float64)  # in this order, as MPS has no float64
     near = []
     for scaled in (first, first * 1000) if time_runs < 0 else (1 - first, 1000 - first, 1000 - first * 1000):
-        distance = (table - scaled).abs()
-        nearest = int(distance.argmin())
-        if distance[nearest] <= 5e-3 * max(1.0, abs(scaled)):
+        apart = (table - scaled).abs()
+        nearest = int(apart.argmin())
+        if apart[nearest] <= 5e-3 * max(1.0, abs(scaled)):
             near.append(nearest)
     return min(near, default=None)

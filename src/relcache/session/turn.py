@@ -1,4 +1,4 @@
-"""One call at a time: a call of another thread waits until the one in progress has ended. Knows nothing of caching."""
+"""Lets one thread at a time call the transformers of a session. Knows nothing of caching."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from types import FrameType
 
 from relcache.session.caller import Mark, is_alive, mark_of
 
-PATIENCE = 0.1  # seconds until a waiting thread looks whether the call in progress is still running
+PATIENCE = 0.1  # seconds after which a waiting thread checks that the call in progress is still running
 HERE = __name__.partition(".")[0] + "."
 
 
 class Turn:
-    """Taken at the beginning of a call and given back at its end.
+    """The turn to call: taken when a call begins, given back when it ends.
 
-    Where the end of a call is not seen, its thread, or one that waits, takes over once the calling frame is gone.
+    If the end of a call goes unnoticed, any thread may take the turn once the calling frame is gone.
     """
 
     def __init__(self) -> None:
@@ -32,33 +32,33 @@ class Turn:
         return self._thread == threading.get_ident()
 
     def take(self) -> bool:
-        """Wait for one's turn; whether the call before was broken off unseen."""
+        """Wait for the turn, and take it. Return whether the call before was interrupted unnoticed."""
         with self._changed:
             while not self.is_mine and self._goes_on:
                 self._changed.wait(PATIENCE)
-            broken_off = self._thread is not None
+            interrupted = self._thread is not None
             frame = _outside()
             self._thread = threading.get_ident()
             self._mark = weakref.ref(mark_of(frame)) if frame is not None else None
-            return broken_off
+            return interrupted
 
     @property
     def _goes_on(self) -> bool:
-        """Whether a call is in progress, as far as can be seen."""
+        """Whether a call is in progress, by its thread and frame."""
         if self._thread is None:
             return False
         return is_alive(self._thread) and self._mark is not None and self._mark() is not None
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Wait until no other thread's call is in progress, and let none begin; whether one of this thread's was."""
+        """Hold the turn for a while, outside of a call; yields the result of `take`."""
         try:
             yield self.take()
         finally:
             self.give()
 
     def give(self) -> None:
-        """The call has ended."""
+        """Give the turn back: the call has ended."""
         with self._changed:
             if self.is_mine:
                 self._thread = None

@@ -1,8 +1,8 @@
-"""Values as they were at one call, and how later ones compare with them.
+"""Snapshots of values, and how later values compare with them.
 
-The device is waited for only where nothing else decides: tensors are compared as objects and by their place in memory
-first, by content last. In inference mode tensors carry no count of their changes in place, and the very object is taken
-to hold what it held.
+Tensors are compared as objects and by their memory first, and by content only where nothing else decides: reading
+content waits for the device. Tensors made in inference mode do not count their in-place changes. The same object is
+then taken to have the same content.
 """
 
 from __future__ import annotations
@@ -17,89 +17,83 @@ from torch import Tensor
 
 WITHOUT_FLOAT64 = frozenset({"mps"})
 NEAR = 0.8  # how far a sample may move from one step of a loop to the next
-FAR = 1.2  # the same where it has moved far before; two noises lie 1.4 apart
+FAR = 1.2  # the same after a step in which it moved far; two noises are 1.4 apart
 
 
-class Seen(NamedTuple):
-    """A value as it was at one call. `version` counts the in-place changes of a tensor.
+class Snapshot(NamedTuple):
+    """A value at one call. `version` counts the in-place changes of a tensor.
 
-    The value is held, so that its memory cannot be given to another; or only referred to, and then it may be gone.
+    A strong reference keeps the value's memory from being reused. Behind a weak one the value may be gone.
     """
 
-    held: Any
+    strong: Any
     version: int | None
-    referred: weakref.ref[Any] | None = None
+    weak: weakref.ref[Any] | None = None
 
     @property
     def value(self) -> Any:
-        """What was seen; None where it is gone."""
-        return self.held if self.referred is None else self.referred()
+        """The value; None if it is gone."""
+        return self.strong if self.weak is None else self.weak()
+
+    def weakened(self) -> Snapshot:
+        """Return the snapshot with a weak reference to its tensor."""
+        return self._replace(strong=None, weak=weakref.ref(self.strong)) if isinstance(self.strong, Tensor) else self
 
     def is_still(self, value: Any) -> bool:
-        """Whether `value` is the very tensor that was seen, and provably has not been changed since."""
+        """Whether `value` is the same tensor, and provably unchanged."""
         return value is self.value and self.version is not None and version_of(value) == self.version
 
 
-def see(value: Any) -> Seen:
-    """Remember `value` and hold it."""
-    return Seen(value, version_of(value))
+def snapshot(value: Any) -> Snapshot:
+    """Take a snapshot with a strong reference."""
+    return Snapshot(value, version_of(value))
 
 
-def glimpse(value: Any) -> Seen:
-    """Remember `value` without holding it."""
-    return Seen(None, version_of(value), weakref.ref(value)) if isinstance(value, Tensor) else see(value)
-
-
-def let_go(seen: Seen) -> Seen:
-    """The same, not held any longer."""
-    return seen._replace(held=None, referred=weakref.ref(seen.held)) if isinstance(seen.held, Tensor) else seen
-
-
-def is_untouched(seen: Seen, value: Any) -> bool:
-    """Whether `value` is the very object of `seen`, or the same piece of memory, unchanged since."""
-    past = seen.value
-    if value is past:
-        return version_of(value) == seen.version
-    if not isinstance(value, Tensor) or not isinstance(past, Tensor) or seen.version is None:
+def is_untouched(past: Snapshot, value: Any) -> bool:
+    """Whether `value` is the same object, or a view of the same memory, unchanged since."""
+    before = past.value
+    if value is before:
+        return version_of(value) == past.version
+    if not isinstance(value, Tensor) or not isinstance(before, Tensor) or past.version is None:
         return False
-    alike = (value.shape, value.stride(), value.dtype) == (past.shape, past.stride(), past.dtype)
-    offset = value.storage_offset() == past.storage_offset()
-    return alike and offset and same_memory(value, past) and value._version == seen.version
+    alike = (value.shape, value.stride(), value.dtype) == (before.shape, before.stride(), before.dtype)
+    offset = value.storage_offset() == before.storage_offset()
+    return alike and offset and same_memory(value, before) and value._version == past.version
 
 
-def is_equal(seen: Seen, value: Any) -> bool:
-    """Whether `value` holds what `seen` held; comparing the content of tensors waits for their device."""
-    past = seen.value
-    if isinstance(value, Tensor) and isinstance(past, Tensor):
-        unchanged = version_of(past) == seen.version
-        alike = value.shape == past.shape and value.dtype == past.dtype and value.device == past.device
-        return unchanged and alike and torch.equal(value, past)
-    if isinstance(value, Tensor) or isinstance(past, Tensor):
+def is_equal(past: Snapshot, value: Any) -> bool:
+    """Whether `value` has the content of the snapshot. Waits for the device of tensors."""
+    before = past.value
+    if isinstance(value, Tensor) and isinstance(before, Tensor):
+        unchanged = version_of(before) == past.version
+        alike = value.shape == before.shape and value.dtype == before.dtype and value.device == before.device
+        return unchanged and alike and torch.equal(value, before)
+    if isinstance(value, Tensor) or isinstance(before, Tensor):
         return False
-    return bool(value == past)
+    return bool(value == before)
 
 
-def are_equal(seen: Sequence[Seen], values: Sequence[Any]) -> bool:
-    """Whether all of `values` hold what `seen` held; objects are compared first, contents only then."""
-    if len(seen) != len(values):
+def are_equal(past: Sequence[Snapshot], values: Sequence[Any]) -> bool:
+    """Whether all `values` have the content of the snapshots; content is read last."""
+    if len(past) != len(values):
         return False
-    changed = [(past, value) for past, value in zip(seen, values, strict=True) if not is_untouched(past, value)]
-    return all(is_equal(past, value) for past, value in changed)
+    changed = [(before, now) for before, now in zip(past, values, strict=True) if not is_untouched(before, now)]
+    return all(is_equal(before, now) for before, now in changed)
 
 
-def distance(seen: Sequence[Seen], values: Sequence[Tensor]) -> float:
-    """How far `values` lie from those seen, if both are brought to length 1; infinity where they cannot be compared.
+def distance(past: Sequence[Snapshot], values: Sequence[Tensor]) -> float:
+    """Distance of `values`, (batch, ...) of any dtype, from the snapshots; infinity where they cannot be compared.
 
-    0 only where they are equal. Two noises lie 1.4 apart. Where batches have two sizes, as where guidance doubles them,
-    the first samples are compared. Waits for the device.
+    Both are scaled to length 1. The distance is 0 only where they are equal; two noises are 1.4 apart. Batches of two
+    sizes, as where guidance doubles them, are compared by their first samples. Waits for the device.
     """
-    past = [one.value for one in seen]
     if not values or len(past) != len(values):
         return math.inf
-    if all(map(is_untouched, seen, values)):
+    if all(map(is_untouched, past, values)):
         return 0.0
     pairs = []
-    for before, now, one in zip(past, values, seen, strict=True):
+    for one, now in zip(past, values, strict=True):
+        before = one.value
         if not isinstance(before, Tensor) or version_of(before) != one.version or before.device != now.device:
             return math.inf
         if before.shape[1:] != now.shape[1:] or before.ndim != now.ndim:
@@ -109,7 +103,7 @@ def distance(seen: Sequence[Seen], values: Sequence[Tensor]) -> float:
     if all(torch.equal(before, now) for before, now in pairs):
         return 0.0
     if not all(bool(value.isfinite().all()) for pair in pairs for value in pair):
-        return NEAR  # says nothing of where it comes from
+        return NEAR  # the content shows nothing
     wide = [(before.detach().to(widest(before)), now.detach().to(widest(now))) for before, now in pairs]
     product = sum(float((before * now).sum()) for before, now in wide)
     squares = math.prod(sum(float(value.square().sum()) for value in side) for side in zip(*wide, strict=True))
@@ -119,9 +113,9 @@ def distance(seen: Sequence[Seen], values: Sequence[Tensor]) -> float:
 
 
 def difference(timestep: Any, past: Any) -> float:
-    """How far `timestep` lies from `past`: entries added up, so that those which stand still do not count.
+    """Difference of two timesteps: the sum over their entries, so that constant entries do not count.
 
-    Video models give some tokens a time of their own. Where the shapes differ the largest entries are compared. Waits
+    Video models give some tokens a time of their own. Where the shapes differ, the largest entries are compared. Waits
     for the device once.
     """
     if isinstance(timestep, Tensor) and isinstance(past, Tensor) and timestep.shape == past.shape:
@@ -131,17 +125,15 @@ def difference(timestep: Any, past: Any) -> float:
 
 
 def version_of(value: Any) -> int | None:
-    """The count of a tensor's changes in place, None where there is none."""
+    """The number of a tensor's in-place changes; None where it is not counted."""
     return value._version if isinstance(value, Tensor) and not value.is_inference() else None
 
 
 def same_memory(left: Any, right: Any) -> bool:
-    """Whether two tensors lie in one piece of memory."""
+    """Whether two tensors share one storage."""
     if not (isinstance(left, Tensor) and isinstance(right, Tensor)) or left.device != right.device:
         return False
-    if left.device.type == "meta":
-        return False
-    return left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
+    return left.device.type != "meta" and left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
 
 
 def is_entry(timestep: Any) -> bool:
@@ -152,9 +144,15 @@ def is_entry(timestep: Any) -> bool:
     return distinct and timestep.untyped_storage().nbytes() > timestep.element_size()
 
 
-def last_entry(timestep: Tensor) -> int:
-    """The place of the last entry of the table that `timestep` is an entry of."""
-    return timestep.untyped_storage().nbytes() // timestep.element_size() - 1
+def table_size(timestep: Tensor) -> int:
+    """Number of entries in the table that `timestep` is an entry of."""
+    return timestep.untyped_storage().nbytes() // timestep.element_size()
+
+
+def varies(timestep: Tensor) -> bool:
+    """Whether the table that `timestep` is an entry of has more than one value. Waits for the device."""
+    whole = torch.as_strided(timestep, (table_size(timestep),), (1,), 0)
+    return bool(whole.min() != whole.max())
 
 
 def waits(values: Sequence[Tensor]) -> bool:
@@ -162,13 +160,6 @@ def waits(values: Sequence[Tensor]) -> bool:
     return any(value.device.type != "cpu" for value in values)
 
 
-def varies(timestep: Tensor) -> bool:
-    """Whether the tensor that `timestep` is an entry of holds more than one value; waits for the device."""
-    size = timestep.untyped_storage().nbytes() // timestep.element_size()
-    whole = torch.as_strided(timestep, (size,), (1,), 0)
-    return bool(whole.min() != whole.max())
-
-
 def widest(value: Tensor) -> torch.dtype:
-    """The widest dtype that the device of `value` has."""
+    """The widest floating-point dtype of the device of `value`."""
     return torch.float32 if value.device.type in WITHOUT_FLOAT64 else torch.float64
