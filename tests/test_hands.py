@@ -24,7 +24,7 @@ from tiny import noise_for, timesteps_for, tiny_dit
 from torch import Tensor, nn
 
 import relcache
-from relcache.engine.patch import is_replaced
+from relcache.engine.forwards import replacement_of
 from relcache.engine.watch import Watch
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def cached(method: relcache.Method = METHOD, **options: Any) -> tuple[Tensor, re
 
 def traces(model: nn.Module) -> list[str]:
     """Modules that still hold something of relcache."""
-    return [name for name, module in model.named_modules() for value in vars(module).values() if is_replaced(value)]
+    return [name for name, module in model.named_modules() for value in vars(module).values() if replacement_of(value)]
 
 
 # Offloading that is switched on, changed or taken off

@@ -32,7 +32,7 @@ SHARDED = r"has FSDP-sharded modules inside what a cached step skips.*Interval o
 
 @pytest.fixture
 def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relcache.engine.host.processes", lambda: 2)
+    monkeypatch.setattr("relcache.engine.host.process_count", lambda: 2)
 
 
 @pytest.mark.parametrize("method", SIGNAL)
