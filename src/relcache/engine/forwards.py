@@ -38,17 +38,22 @@ class Replacement:
     """Replaces a method of one module by `call(original, *args, **kwargs)`, or by `original` once `call` is None.
 
     The module gets `bound`, a method of this object: torch.compile shares a graph between methods that have the same
-    code. It compiles any other callable object separately.
+    code. It compiles any other callable object separately. With `on_copy` a deep copy of the module keeps `call`, and
+    `on_copy(module, replacement)` reports it.
     """
 
     def __init__(
-        self, module: Any, attribute: str, slot: Slot, call: Callable[..., Any] | None, in_copies: bool = False
+        self,
+        module: Any,
+        attribute: str,
+        slot: Slot,
+        call: Callable[..., Any],
+        on_copy: Callable[[Any, Replacement], None] | None = None,
     ):
         self.before = slot.holder.get(slot.key, ABSENT)
         self.original = getattr(module, attribute) if self.before is ABSENT else self.before
-        self.call, self.in_copies = call, in_copies
-        self.on_copy: Callable[[Any, Replacement], None] | None = None
-        self.attribute = attribute
+        self.call: Callable[..., Any] | None = call
+        self.on_copy, self.attribute = on_copy, attribute
         self.bound = self._bind()
 
     def _pass(self, *args: Any, **kwargs: Any) -> Any:
@@ -62,20 +67,16 @@ class Replacement:
         return types.MethodType(function, self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Replacement:
-        """Return a replacement for the copy of the module; it only calls `original` unless `in_copies` is set."""
-        copied = copy.copy(self)
-        copied.call = self.call if self.in_copies else None
+        """Return the replacement for a copy of the module that is being made."""
+        copied = Replacement.__new__(Replacement)
+        vars(copied).update(vars(self))
+        copied.call = self.call if self.on_copy is not None else None
         copied.original = copy.deepcopy(self.original, memo)
         copied.before = ABSENT if self.before is ABSENT else copied.original
         copied.bound = copied._bind()
         owner = getattr(copied.original, "__self__", None)
-        if copied.call is not None and copied.on_copy is not None and owner is not None:
+        if copied.on_copy is not None and copied.call is not None and owner is not None:
             copied.on_copy(owner, copied)
-        return copied
-
-    def __copy__(self) -> Replacement:
-        copied = Replacement.__new__(Replacement)
-        copied.__dict__.update(self.__dict__)
         return copied
 
     def __reduce__(self) -> Any:

@@ -8,12 +8,13 @@ its wrappers, and the exception is raised again outside of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from relcache.engine.forwards import Slot, replacement_of, slots
+from relcache.engine.forwards import replacement_of, slots
 
 StandIn = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
 
@@ -47,26 +48,19 @@ def run_until(
         if reached:
             raise _Reached
 
-    handles = [last.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)]
-    changed: list[tuple[Slot, Any]] = []
-    for depth, module in enumerate(around):
-        chain = list(slots(module))
-        if all(replacement_of(slot.value) is not None for slot in chain[:-1]):
-            continue  # no other code wraps its forward
-        inner = chain[-1]
-        changed.append((inner, inner.value))
-        inner.holder[inner.key] = _returning(inner.value, (stand_in if depth == 0 else None) or _first_tensor)
-        if depth:
-            handles.append(module.register_forward_hook(go_on))
-    try:
-        run()
-    except _Reached:
-        pass
-    finally:
-        for slot, value in changed:
-            slot.holder[slot.key] = value
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as undo:
+        undo.callback(last.register_forward_pre_hook(stop, with_kwargs=True, prepend=True).remove)
+        for depth, module in enumerate(around):
+            chain = list(slots(module))
+            if all(replacement_of(slot.value) is not None for slot in chain[:-1]):
+                continue  # no other code wraps its forward
+            inner = chain[-1]
+            undo.callback(inner.holder.__setitem__, inner.key, inner.value)
+            inner.holder[inner.key] = _returning(inner.value, (stand_in if depth == 0 else None) or _first_tensor)
+            if depth:
+                undo.callback(module.register_forward_hook(go_on).remove)
+        with suppress(_Reached):
+            run()
 
 
 def _returning(forward: Callable[..., Any], stand_in: StandIn) -> Callable[..., Any]:

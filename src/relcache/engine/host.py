@@ -173,15 +173,12 @@ class Host:
                 "transformer.disable_cache() if that set it; two caches would skip each other's work"
             )
         if self._needs_signal and process_count() > 1:
-            self._check_ranks(model, compiled)
+            units = {name for modules in self.unit_modules for name in modules}
+            check_ranks(model, [module for name, module in model.named_modules() if name in units], compiled)
+            if not self._warned_of_ranks:
+                self._warned_of_ranks = True
+                warnings.warn(MAY_SHARE.format(process_count()), stacklevel=2)
         return Condition(replaced, tuple(hooks), compiled)
-
-    def _check_ranks(self, model: nn.Module, compiled: bool) -> None:
-        units = {name for modules in self.unit_modules for name in modules}
-        check_ranks(model, [module for name, module in model.named_modules() if name in units], compiled)
-        if not self._warned_of_ranks:
-            self._warned_of_ranks = True
-            warnings.warn(MAY_SHARE.format(process_count()), stacklevel=2)
 
 
 def count_rows(sample: Any) -> int:

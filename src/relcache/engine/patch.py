@@ -36,10 +36,8 @@ class Patch:
     def swap(self, module: Any, attribute: str, call: Callable[..., Any], in_copies: bool = False) -> None:
         """Make `module.attribute(...)` call `call(original, ...)`, with `in_copies` on deep copies, too."""
         slot = local_slot(module, attribute)
-        replacement = Replacement(module, attribute, slot, call, in_copies)
+        replacement = Replacement(module, attribute, slot, call, self._add if in_copies else None)
         slot.holder[slot.key] = replacement.bound
-        if in_copies:
-            replacement.on_copy = self._add
         self._add(module, replacement)
         _, own = self._outermost.get((id(module), attribute), (None, None))
         own = getattr(type(module), attribute, None) if replacement.before is ABSENT else own
@@ -65,6 +63,8 @@ class Patch:
         replacement = reference() if reference is not None else None
         if replacement is None or (own is not None and getattr(type(module), attribute, None) is not own):
             return False
+        if module.__dict__.get(attribute) is replacement.bound:  # no other code wraps it
+            return True
         slot, innermost = _find(module, replacement)
         return slot is not None or reaches(innermost, replacement.bound)
 
@@ -75,13 +75,10 @@ class Patch:
         in place, and the replacement only calls the original.
         """
         for module, replacement in self._present():
-            replacement.call = None
-            slot, innermost = _find(module, replacement)
-            if slot is not None:
-                _remove(module, replacement, slot)
-                if replacement.before is ABSENT and slot.holder is module.__dict__:  # for calls in progress
-                    replacement.original = getattr(module, replacement.attribute)
-            elif reaches(innermost, replacement.bound):
+            slot, innermost = _remove(module, replacement)
+            if slot is not None and slot.holder is module.__dict__ and replacement.before is ABSENT:
+                replacement.original = getattr(module, replacement.attribute)  # for calls in progress
+            elif slot is None and reaches(innermost, replacement.bound):
                 warnings.warn(
                     f"{type(module).__name__}.{replacement.attribute} was replaced by other code while relcache was "
                     "enabled; that replacement is left in place, and relcache no longer acts behind it",
@@ -94,11 +91,9 @@ class Patch:
         """Put back the original objects, and return a function that puts the same replacements in again."""
         removed: list[tuple[Replacement, Callable[..., Any] | None, Slot | None]] = []
         for module, replacement in self._present():
-            slot, _ = _find(module, replacement)
-            removed.append((replacement, replacement.call, slot))
-            replacement.call = None
-            if slot is not None:
-                _remove(module, replacement, slot)
+            call = replacement.call
+            slot, _ = _remove(module, replacement)
+            removed.append((replacement, call, slot))
 
         def resume() -> None:
             for replacement, call, slot in reversed(removed):
@@ -131,11 +126,16 @@ def _find(module: Any, replacement: Replacement) -> tuple[Slot | None, Any]:
     return None, value
 
 
-def _remove(module: Any, replacement: Replacement, slot: Slot) -> None:
-    """Put back what `slot` stored before `replacement`."""
-    if slot.holder is not module.__dict__ or slot.key != replacement.attribute:
-        slot.holder[slot.key] = replacement.original
-    elif replacement.before is ABSENT:
+def _remove(module: Any, replacement: Replacement) -> tuple[Slot | None, Any]:
+    """Stop `replacement`, and put back what its slot stored before; return the same as `_find`."""
+    replacement.call = None
+    slot, innermost = _find(module, replacement)
+    if slot is None:
+        return None, innermost
+    outermost = slot.holder is module.__dict__ and slot.key == replacement.attribute
+    before = replacement.before if outermost else replacement.original
+    if before is ABSENT:
         del slot.holder[slot.key]
     else:
-        slot.holder[slot.key] = replacement.before
+        slot.holder[slot.key] = before
+    return slot, innermost

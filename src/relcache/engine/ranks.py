@@ -49,10 +49,8 @@ def check_ranks(model: nn.Module, skipped: Iterable[nn.Module], compiled: bool) 
             f"{name} runs under context parallelism, where each process sees some of the tokens and would decide by "
             f"them alone: {WHAT_WORKS}"
         )
-    inner = (
-        module for outer in ([model] if compiled else skipped) for module in outer.modules() if module is not outer
-    )
-    if any(is_of_class(module, SHARDED) for module in inner):
+    outers = [model] if compiled else skipped
+    if any(is_of_class(module, SHARDED) for outer in outers for module in outer.modules() if module is not outer):
         raise ValueError(
             f"{name} has FSDP-sharded modules inside what a cached step skips, where processes that decide differently "
             "would wait for each other: shard whole blocks, in the units' own size or coarser, and do not compile "

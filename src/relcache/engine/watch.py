@@ -77,7 +77,7 @@ class Watch(Patch):
         """Begin to report the calls of `module`."""
         self._model, self._before, self._after = weakref.ref(module), before, after
         if module._compiled_call_impl is not None:
-            self.swap(module, "_compiled_call_impl", self._call_compiled)
+            self.swap(module, "_compiled_call_impl", self._report)
         else:
             self._hook(module)
         self._swap_forward(module)
@@ -140,12 +140,6 @@ class Watch(Patch):
         change(threading.get_ident())
         self._any_reported = bool(self._reported)
 
-    def _call_compiled(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Replace a compiled call."""
-        if torch.compiler.is_compiling():
-            refuse()
-        return self._report(original, args, kwargs)
-
     def _call_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Replace the forward itself."""
         if torch.compiler.is_compiling():
@@ -156,7 +150,7 @@ class Watch(Patch):
         if self._class_forward is not None and module is not None and type(module).forward is not self._class_forward:
             original = type(module).forward.__get__(module)  # the class has a new forward since
         if threading.get_ident() not in self._reported:
-            return self._report(original, args, kwargs)
+            return self._report(original, *args, **kwargs)
         self._set_reported(False)
         try:
             return original(*args, **kwargs)
@@ -165,8 +159,10 @@ class Watch(Patch):
                 self._end(module, args, kwargs, None)
             raise
 
-    def _report(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call `original` between `before` and `after`."""
+    def _report(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call `original` between `before` and `after`; by itself it replaces a compiled call."""
+        if torch.compiler.is_compiling():
+            refuse()
         module = self._model() if self._model is not None else None
         if module is None:
             return original(*args, **kwargs)

@@ -25,7 +25,7 @@ HIDING = {
         "torch's checkpoint_wrapper, which is for training and hides what is inside: put the module itself back"
     ),
 }
-"""What the error says of a wrapper, by the name under which it stores a module."""
+"""The wrapper and the advice against it, by the name under which it stores a module."""
 
 
 def unwrapped(model: nn.Module, known: Collection[str], name: str = "") -> nn.Module:
