@@ -15,7 +15,7 @@ from small_pipelines import flux_transformer
 from torch import Tensor
 
 import relcache
-from relcache.engine.patch import is_replaced
+from relcache.engine.forwards import replacement_of
 
 # All calls share one timestep, of which relcache warns.
 pytestmark = pytest.mark.filterwarnings("ignore:relcache. the transformer was called again at a request's first")
@@ -79,7 +79,7 @@ def call(model: Shim, given: dict[str, Any]) -> Tensor:
 
 
 def replaced(model: Shim) -> int:
-    return sum(is_replaced(module.__dict__.get("forward")) for module in model.modules())
+    return sum(replacement_of(module.__dict__.get("forward")) is not None for module in model.modules())
 
 
 def test_the_state_follows_enable_and_disable(model: Shim, config: relcache.Method) -> None:

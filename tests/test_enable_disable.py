@@ -58,7 +58,7 @@ def test_disable_restores_the_context_manager(model_with_context: DiTTransformer
 
 
 def test_disable_restores_an_instance_attribute(model: DiTTransformer2DModel) -> None:
-    """A forward that someone had put on the instance before is called through, and comes back as the very object."""
+    """An earlier forward on the instance is still called, and comes back as the same object."""
     calls = []
     attention = model.transformer_blocks[0].attn1
     original = attention.forward
@@ -226,7 +226,7 @@ def test_a_copy_keeps_a_forward_that_was_there_before(model: DiTTransformer2DMod
 
 
 def test_another_wrapper_behind_ours_stays(model: DiTTransformer2DModel) -> None:
-    """What someone else put over our forward is not torn away: a warning, and ours passes every call through."""
+    """Another wrapper around the replacement stays, with a warning; the replacement only calls the original."""
     handle = relcache.enable(model, METHOD)
     attention = model.transformer_blocks[0].attn1
     ours, calls = attention.forward, []

@@ -1,4 +1,4 @@
-"""Others who lay hands on the model after `enable`, or before: offloading that comes and goes, wrappers, compilers."""
+"""Other code that changes the model before or after `enable`: offloading that comes and goes, wrappers, compilers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tiny import noise_for, timesteps_for, tiny_dit
 from torch import Tensor, nn
 
 import relcache
-from relcache.engine.patch import is_replaced
+from relcache.engine.forwards import replacement_of
 from relcache.engine.watch import Watch
 
 CPU = torch.device("cpu")
@@ -34,15 +34,15 @@ BLOCKS_AT = {"granularity": "block"}
 
 
 def cached(method: relcache.Method = METHOD, **options: Any) -> tuple[Tensor, relcache.Report]:
-    """The picture of a fresh pipeline on which nobody else has laid hands, and the report."""
+    """The picture of a fresh pipeline that no other code has changed, and the report."""
     built = flux()
     with relcache.enable(built[0], method, **options) as handle:
         return run(built), handle.report()
 
 
 def traces(model: nn.Module) -> list[str]:
-    """Modules that still hold something of relcache."""
-    return [name for name, module in model.named_modules() for value in vars(module).values() if is_replaced(value)]
+    """Modules that still have a replacement of relcache."""
+    return [name for name, module in model.named_modules() for value in vars(module).values() if replacement_of(value)]
 
 
 # Offloading that is switched on, changed or taken off
@@ -90,7 +90,7 @@ WAYS = [nothing, sequential, leaves, blocks, whole]
 def test_offloading_that_changes_after_enable(
     first: Callable[[Any], None], then: Callable[[Any], None], method: relcache.Method, options: Any
 ) -> None:
-    """The picture is always the same, and nothing of relcache is left, wherever hooks have taken it in."""
+    """The picture is always the same, and nothing of relcache is left, not even inside hooks."""
     expected, wanted = cached(method, **options)
     built = flux()
     plain = run(built)
@@ -134,7 +134,7 @@ def delete_the_forward(built: Built) -> None:
 
 
 def swap_hooks_of_accelerate(built: Built) -> None:
-    """The second is put in the place of the first, and of whatever has come over it since."""
+    """The second replaces the first and everything that wraps it since."""
     add_hook_to_module(attention(built), Nothing())
     add_hook_to_module(attention(built), SequentialHook(Nothing(), Nothing()))
 
@@ -257,7 +257,7 @@ def test_a_wrapper_that_is_not_known_is_left_and_works(
 
 
 def test_a_wrapper_that_hides_what_it_calls_is_behind_ours() -> None:
-    """It cannot be seen whether it calls ours, so ours stands before it: the picture of a wrapper put there first."""
+    """Nobody can tell whether it calls the replacement, so a new one wraps it, as if the wrapper came first."""
     hidden: dict[str, Callable[..., Any]] = {}
     pictures = []
     for first in (True, False):
@@ -328,7 +328,7 @@ def test_a_direct_call_that_fails_is_not_built_upon() -> None:
 
 
 def test_direct_calls_behind_offloading_of_the_whole_model() -> None:
-    """Accelerate puts back a forward from before; the next call that is told puts ours in again."""
+    """Accelerate puts back an earlier forward; the next reported call swaps it again."""
     model = tiny_dit()
     add_hook_to_module(model, Nothing())
     handle = relcache.enable(model, METHOD)
@@ -361,7 +361,7 @@ def test_an_interrupted_call_does_not_hide_a_direct_one() -> None:
 
 
 def test_a_thread_whose_call_is_refused_does_not_disturb_another() -> None:
-    """Whether a call was told is a matter of its own thread."""
+    """Each thread has its own mark that its call is reported."""
     model, seen = tiny_dit(), list[str]()
     watch = Watch()
 

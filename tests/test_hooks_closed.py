@@ -1,4 +1,4 @@
-"""Where the first module's input is looked at before a block is run: hooks around the block see a whole call each."""
+"""Hooks around a block see a whole call each, also where the block is only run up to its first module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that share a picture: what decides by its own tokens is refused, fixed schedules go on working."""
+"""Processes that share a picture: schedules with an error signal are refused, fixed schedules go on working."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SHARDED = r"has FSDP-sharded modules inside what a cached step skips.*Interval o
 
 @pytest.fixture
 def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relcache.engine.host.processes", lambda: 2)
+    monkeypatch.setattr("relcache.engine.host.process_count", lambda: 2)
 
 
 @pytest.mark.parametrize("method", SIGNAL)
 def test_processes_that_may_share_a_picture_are_warned_of_once(two_processes: None, method: relcache.Method) -> None:
-    """Nothing on the model shows it; as many processes that each make pictures of their own are right."""
+    """The model does not show it; processes that each make pictures of their own may go on."""
     model, alone = tiny_dit(), tiny_dit()
     with pytest.warns(UserWarning, match="runs with 2 processes.*That is right where each makes pictures of its own"):
         relcache.enable(model, method)

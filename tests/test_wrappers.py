@@ -176,7 +176,7 @@ def test_modules_wrapped_one_by_one_are_refused(
 
 
 class Hiding(nn.Module):
-    """A wrapper that holds a module under the name that FSDP's first kind, or checkpointing, does."""
+    """A wrapper that stores a module under the name that FSDP's first kind, or checkpointing, does."""
 
     def __init__(self, module: nn.Module, name: str):
         super().__init__()
@@ -198,7 +198,7 @@ def test_other_wrappers_of_modules_are_refused(name: str, advice: str) -> None:
         relcache.enable(model, METHOD)
     inside = tiny_dit()
     inside.transformer_blocks[1].ff.net[2] = Hiding(inside.transformer_blocks[1].ff.net[2], name)
-    with relcache.enable(inside, METHOD):  # what is inside a unit is its own affair
+    with relcache.enable(inside, METHOD):  # wrappers inside a unit do no harm
         assert torch.equal(run_loop(inside), picture_of(METHOD))
 
 

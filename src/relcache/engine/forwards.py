@@ -1,22 +1,30 @@
-"""Where a module's forward is held once others have wrapped it: accelerate, diffusers' hooks, torch.compile.
+"""The forwards that call one another on a module: relcache's replacements and the wrappers of other libraries.
 
-Knows how these libraries keep what they wrapped, and imports none of them. Of caching nothing.
+Knows how accelerate, diffusers and torch.compile store the forward that they wrap, and imports none of them.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
+import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from torch import nn
 
-MOST_LOOKED_AT = 256  # objects of an unknown wrapper
+ABSENT = object()
+MOST_INSPECTED = 256  # objects in an unknown wrapper
+UNPICKLABLE = (
+    "a model with relcache enabled cannot be pickled: call disable() on its handle first, or save its weights with "
+    "save_pretrained"
+)
 
 
 class Slot(NamedTuple):
-    """One place that holds a forward: a dictionary and its key."""
+    """Where a forward is stored: a dictionary and a key."""
 
     holder: dict[str, Any]
     key: str
@@ -26,34 +34,97 @@ class Slot(NamedTuple):
         return self.holder[self.key]
 
 
-class Standing:
-    """What stands in for a forward and keeps the one before as `original`; made by `patch`."""
+class Replacement:
+    """Replaces a method of one module by `call(original, *args, **kwargs)`, or by `original` once `call` is None.
 
-    original: Any
+    The module gets `bound`, a method of this object: torch.compile shares a graph between methods that have the same
+    code. It compiles any other callable object separately. With `on_copy` a deep copy of the module keeps `call`, and
+    `on_copy(module, replacement)` reports it.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        attribute: str,
+        slot: Slot,
+        call: Callable[..., Any],
+        on_copy: Callable[[Any, Replacement], None] | None = None,
+    ):
+        self.before = slot.holder.get(slot.key, ABSENT)
+        self.original = getattr(module, attribute) if self.before is ABSENT else self.before
+        self.call: Callable[..., Any] | None = call
+        self.on_copy, self.attribute = on_copy, attribute
+        self.bound = self._bind()
+
+    def _pass(self, *args: Any, **kwargs: Any) -> Any:
+        if self.call is None:
+            return self.original(*args, **kwargs)
+        return self.call(self.original, *args, **kwargs)
+
+    def _bind(self) -> types.MethodType:
+        function = types.FunctionType(Replacement._pass.__code__, globals(), self.attribute)
+        function.__wrapped__ = _with_self(self.original)  # type: ignore[attr-defined]
+        return types.MethodType(function, self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Replacement:
+        """Return the replacement for a copy of the module that is being made."""
+        copied = Replacement.__new__(Replacement)
+        vars(copied).update(vars(self))
+        copied.call = self.call if self.on_copy is not None else None
+        copied.original = copy.deepcopy(self.original, memo)
+        copied.before = ABSENT if self.before is ABSENT else copied.original
+        copied.bound = copied._bind()
+        owner = getattr(copied.original, "__self__", None)
+        if copied.on_copy is not None and copied.call is not None and owner is not None:
+            copied.on_copy(owner, copied)
+        return copied
+
+    def __reduce__(self) -> Any:
+        raise TypeError(UNPICKLABLE)
 
 
-def standing(value: Any) -> Standing | None:
-    """What `value`, found on a module, belongs to, if that stands in for something."""
+def _with_self(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function with the signature of `original` and a first argument `self`.
+
+    `inspect.signature` follows `__wrapped__` to it. A `__signature__` on the replacement's own function would be copied
+    by wrappers of the bound method, with one argument too many.
+    """
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    with suppress(TypeError, ValueError):  # `original` has no signature
+        signature = inspect.signature(original)
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        method.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[own, *signature.parameters.values()]
+        )
+        method.__wrapped__ = original  # type: ignore[attr-defined]
+    return method
+
+
+def replacement_of(value: Any) -> Replacement | None:
+    """Return the replacement whose method `value` is, if it is one."""
     owner = getattr(value, "__self__", None)
-    return owner if isinstance(owner, Standing) else None
+    return owner if isinstance(owner, Replacement) else None
 
 
 def slots(module: Any, attribute: str = "forward") -> Iterator[Slot]:
-    """Where the forwards that call one another are held, outermost first; none if the class's own is called.
+    """Yield the slots of the forwards that call one another, outermost first; none if only the class has a forward.
 
-    The value of the last slot is the class's own forward, or of a kind that is not known here.
+    The last slot stores the class's own forward or an unknown wrapper.
     """
     slot: Slot | None = Slot(module.__dict__, attribute)
     while slot is not None and slot.key in slot.holder:
         yield slot
-        slot = _inner(module, slot.value)
+        slot = _inner_slot(module, slot.value)
 
 
-def _inner(module: Any, value: Any) -> Slot | None:
-    """The slot of what `value` calls."""
-    ours = standing(value)
-    if ours is not None:
-        return Slot(ours.__dict__, "original")
+def _inner_slot(module: Any, value: Any) -> Slot | None:
+    """Return the slot of the forward that `value` calls."""
+    replacement = replacement_of(value)
+    if replacement is not None:
+        return Slot(replacement.__dict__, "original")
     if not isinstance(value, functools.partial) or not value.args or value.args[0] is not module:
         return None
     if getattr(value.func, "__module__", "") == "accelerate.hooks":
@@ -64,75 +135,64 @@ def _inner(module: Any, value: Any) -> Slot | None:
     return Slot(vars(reference), "forward" if reference.original_forward is None else "original_forward")
 
 
-def _reference(value: functools.partial[Any]) -> Any:
-    """The HookFunctionReference of a forward that a hook of diffusers has wrapped."""
-    held = (each for each in _closure(value.func) if hasattr(each, "original_forward") and hasattr(each, "pre_forward"))
-    return next(held, None)
+def _reference(value: Any) -> Any:
+    """Return the HookFunctionReference behind `value` if a hook of diffusers made it."""
+    items = _contents(value.func) if isinstance(value, functools.partial) else []
+    return next((item for item in items if hasattr(item, "original_forward") and hasattr(item, "pre_forward")), None)
 
 
-def slot_within_ranks(module: Any, attribute: str) -> Slot:
-    """The outermost slot in which features are those of this process alone.
+def local_slot(module: Any, attribute: str) -> Slot:
+    """Return the outermost slot whose forward computes the tokens of this process alone.
 
-    Context parallelism divides what a module is given by a hook on it: whatever is outside of that hook sees all tokens
-    and returns some.
+    Context parallelism splits and gathers the tokens in a hook. Outside of that hook a forward takes all tokens.
     """
-    place = Slot(module.__dict__, attribute)
+    local = Slot(module.__dict__, attribute)
     for slot in slots(module, attribute):
-        reference = _reference(slot.value) if isinstance(slot.value, functools.partial) else None
+        reference = _reference(slot.value)
         hook = getattr(getattr(reference, "pre_forward", None), "__self__", None)
         if type(hook).__name__.startswith("ContextParallel"):
-            place = Slot(vars(reference), "forward")
-    return place
+            local = Slot(vars(reference), "forward")
+    return local
 
 
-def is_compiled(value: Any) -> bool:
-    """Whether `value` was made by torch.compile from a function."""
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether `module.compile()` or `module.forward = torch.compile(module.forward)` is in effect."""
+    return module._compiled_call_impl is not None or any(_is_compiled_function(slot.value) for slot in slots(module))
+
+
+def _is_compiled_function(value: Any) -> bool:
     return hasattr(value, "_torchdynamo_orig_callable") and not getattr(value, "_torchdynamo_disable", False)
 
 
-def has_compiled_forward(module: nn.Module) -> bool:
-    """Whether `module.forward = torch.compile(module.forward)` is in effect."""
-    return "forward" in module.__dict__ and any(is_compiled(slot.value) for slot in slots(module))
-
-
 def reaches(value: Any, target: Any) -> bool:
-    """Whether a wrapper of an unknown kind holds `target`: in its closure, its arguments, defaults or attributes.
+    """Return whether an unknown wrapper keeps `target` in its closure, arguments, defaults or attributes.
 
-    What torch.compile has made counts as not holding it: nothing in there can ask a cache.
+    Functions made by torch.compile are not searched: compiled code cannot call a cache.
     """
-    found, seen = [value], set[int]()
-    while found and len(seen) < MOST_LOOKED_AT:
+    found, inspected = [value], set[int]()
+    while found and len(inspected) < MOST_INSPECTED:
         item = found.pop()
         if item is target:
             return True
-        if id(item) in seen or isinstance(item, (nn.Module, type, types.ModuleType)) or is_compiled(item):
+        skipped = isinstance(item, (nn.Module, type, types.ModuleType)) or _is_compiled_function(item)
+        if skipped or id(item) in inspected:
             continue
-        seen.add(id(item))
+        inspected.add(id(item))
         if isinstance(item, functools.partial):
             found += [item.func, *item.args, *item.keywords.values()]
         if isinstance(item, types.MethodType):
             found += [item.__func__, item.__self__]
-        found += [held for held in (*_closure(item), *_defaults(item), *_attributes(item)) if callable(held)]
+        found += filter(callable, _contents(item))
     return False
 
 
-def _closure(value: Any) -> list[Any]:
-    cells = getattr(value, "__closure__", None) or ()
+def _contents(value: Any) -> list[Any]:
+    """Return the objects in the closure, the defaults and the attributes of `value`."""
     found = []
-    for cell in cells if isinstance(cells, tuple) else ():
-        try:
-            found.append(cell.cell_contents)
-        except ValueError:  # not filled yet
-            continue
-    return found
-
-
-def _defaults(value: Any) -> list[Any]:
-    if not isinstance(value, types.FunctionType):
-        return []
-    return [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-
-
-def _attributes(value: Any) -> list[Any]:
-    held = getattr(value, "__dict__", None)
-    return list(held.values()) if isinstance(held, dict) else []
+    if isinstance(value, types.FunctionType):
+        for cell in value.__closure__ or ():
+            with suppress(ValueError):  # the cell is empty
+                found.append(cell.cell_contents)
+        found += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    attributes = getattr(value, "__dict__", None)
+    return found + (list(attributes.values()) if isinstance(attributes, dict) else [])

@@ -1,34 +1,39 @@
-"""Run modules until one inside them is called, and close the hooks of those around it. Knows nothing of caching.
+"""Run modules up to one inside them, and let the hooks around them finish.
 
-Code that wraps a forward (accelerate, diffusers' offloading) does something before it and something after it, and is
-not made for a forward that is left by an exception: weights that were brought would stay. So a forward that is left
-returns a stand-in to its hooks, and the exception goes on behind them.
+Wrappers of a forward (of accelerate, and of diffusers' offloading) act before it and after it. An exception would skip
+the second part, and weights would stay on the device. So an interrupted forward returns a stand-in for its output to
+its wrappers, and the exception is raised again outside of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from relcache.engine.forwards import slots, standing
+from relcache.engine.forwards import replacement_of, slots
 
-See = Callable[[tuple[Any, ...], dict[str, Any]], None]
 StandIn = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
 
 
 class _Reached(Exception):
-    """The module was called; what comes after it is not wanted."""
+    """The last module was called: nothing after it is computed."""
 
 
-def run_until(modules: Sequence[nn.Module], run: Callable[[], Any], see: See, stand_in: StandIn | None = None) -> None:
-    """Call `run`, which runs the forward of the first of `modules`, until the last is called; `see` gets its arguments.
+def run_until(
+    modules: Sequence[nn.Module],
+    run: Callable[[], Any],
+    receive: Callable[[tuple[Any, ...], dict[str, Any]], None],
+    stand_in: StandIn | None = None,
+) -> None:
+    """Call `run`, which runs the first of `modules`, until it calls the last; `receive` gets the last one's arguments.
 
     Args:
-        modules: each of which lies in the one before.
-        stand_in: from the first module's arguments, what its hooks take for its output; by default the first tensor.
+        modules: each one lies in the one before it.
+        stand_in: makes the stand-in for the first module's output from its arguments; by default their first tensor.
     """
     *around, last = modules
     reached = False
@@ -36,45 +41,38 @@ def run_until(modules: Sequence[nn.Module], run: Callable[[], Any], see: See, st
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal reached
         reached = True
-        see(args, kwargs)
+        receive(args, kwargs)
         raise _Reached
 
     def go_on(module: nn.Module, args: Any, output: Any) -> None:
         if reached:
             raise _Reached
 
-    handles = [last.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)]
-    changed: list[tuple[dict[str, Any], str, Any]] = []
-    for place, module in enumerate(around):
-        held = list(slots(module))
-        if all(standing(slot.value) is not None for slot in held[:-1]):
-            continue  # nobody but ours is around its forward
-        holder, key = held[-1]
-        changed.append((holder, key, holder[key]))
-        holder[key] = _closing(holder[key], stand_in if place == 0 and stand_in is not None else _first_tensor)
-        if place:
-            handles.append(module.register_forward_hook(go_on))
-    try:
-        run()
-    except _Reached:
-        pass
-    finally:
-        for holder, key, value in changed:
-            holder[key] = value
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as undo:
+        undo.callback(last.register_forward_pre_hook(stop, with_kwargs=True, prepend=True).remove)
+        for depth, module in enumerate(around):
+            chain = list(slots(module))
+            if all(replacement_of(slot.value) is not None for slot in chain[:-1]):
+                continue  # no other code wraps its forward
+            inner = chain[-1]
+            undo.callback(inner.holder.__setitem__, inner.key, inner.value)
+            inner.holder[inner.key] = _returning(inner.value, (stand_in if depth == 0 else None) or _first_tensor)
+            if depth:
+                undo.callback(module.register_forward_hook(go_on).remove)
+        with suppress(_Reached):
+            run()
 
 
-def _closing(forward: Callable[..., Any], stand_in: StandIn) -> Callable[..., Any]:
-    """`forward`, which returns a stand-in where it is left."""
+def _returning(forward: Callable[..., Any], stand_in: StandIn) -> Callable[..., Any]:
+    """Return `forward`, changed to return a stand-in where it is interrupted."""
 
-    def close(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return forward(*args, **kwargs)
         except _Reached:
             return stand_in(args, kwargs)
 
-    return close
+    return call
 
 
 def _first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -1,9 +1,9 @@
-"""Processes that share a model: whether each may decide by what it sees. Knows nothing of caching.
+"""Processes that share a model: whether each may decide by its own features.
 
-A schedule that follows the error decides by the features of its own process. Where processes share one picture, or the
-weights inside what is skipped, they may decide apart: one skips where the other waits in a collective, for ever. What
-shows on the model is refused. A sequence that a model's own code has divided does not show, and of it a warning tells:
-processes that each make their own pictures look the same, and are right.
+A schedule that follows the error decides by the features of its own process. Processes may share a picture, or the
+weights inside skipped modules. If they then decide differently, one skips while the other waits in a collective, for
+ever. Sharing that shows on the model is refused. A sequence that a model's own code has divided does not show, so a
+warning names it: processes that each make their own pictures look the same, and may go on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import nn
 
+from relcache.engine.wrappers import is_of_class
+
 SHARDED = ("FSDPModule", "FullyShardedDataParallel")
 WHAT_WORKS = (
     "use a schedule that needs no error signal, Interval or Plan, as FORA, TaylorSeer and RFE have it; or let one "
@@ -22,21 +24,21 @@ WHAT_WORKS = (
 MAY_SHARE = (
     "relcache: torch.distributed runs with {} processes, and this schedule decides by what its own process sees. That "
     "is right where each makes pictures of its own. If they share one picture (sequence parallelism), they may decide "
-    "apart and wait for each other for ever: " + WHAT_WORKS
+    "differently and wait for each other for ever: " + WHAT_WORKS
 )
 
 
-def processes() -> int:
-    """How many processes torch.distributed joins; 1 where it is not initialised."""
+def process_count() -> int:
+    """Return how many processes torch.distributed joins; 1 where it is not initialised."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def check_ranks(model: nn.Module, skipped: Iterable[nn.Module], compiled: bool) -> None:
-    """See that processes that share `model` may decide apart.
+    """Check that the processes of `model` may decide by themselves.
 
     Args:
-        skipped: modules of which a cached step computes nothing.
-        compiled: whether they lie in compiled code, before which the model is run up to the first of them.
+        skipped: modules that a cached step skips.
+        compiled: whether they lie in compiled code. The model is then run up to the first of them.
 
     Raises:
         ValueError: they may not.
@@ -47,25 +49,19 @@ def check_ranks(model: nn.Module, skipped: Iterable[nn.Module], compiled: bool) 
             f"{name} runs under context parallelism, where each process sees some of the tokens and would decide by "
             f"them alone: {WHAT_WORKS}"
         )
-    inner = (
-        module for outer in ([model] if compiled else skipped) for module in outer.modules() if module is not outer
-    )
-    if any(_is_sharded(module) for module in inner):
+    outers = [model] if compiled else skipped
+    if any(is_of_class(module, SHARDED) for outer in outers for module in outer.modules() if module is not outer):
         raise ValueError(
-            f"{name} has FSDP-sharded modules inside what a cached step skips, where processes that decide apart would "
-            "wait for each other: shard whole blocks, in the units' own size or coarser, and do not compile them; or "
-            f"{WHAT_WORKS}"
+            f"{name} has FSDP-sharded modules inside what a cached step skips, where processes that decide differently "
+            "would wait for each other: shard whole blocks, in the units' own size or coarser, and do not compile "
+            f"them; or {WHAT_WORKS}"
         )
 
 
 def _divides_the_sequence(model: nn.Module) -> bool:
-    """Whether diffusers' context parallelism is on, by the model's method or applied by hand."""
+    """Return whether diffusers' context parallelism is on, by the model's method or applied by hand."""
     config = model.__dict__.get("_parallel_config")
     if getattr(config, "context_parallel_config", None) is not None:
         return True
     registries: Iterable[Any] = (module.__dict__.get("_diffusers_hook") for module in model.modules())
     return any(hook.startswith("cp_") for registry in registries if registry is not None for hook in registry.hooks)
-
-
-def _is_sharded(module: nn.Module) -> bool:
-    return any(kind.__name__ in SHARDED for kind in type(module).__mro__)

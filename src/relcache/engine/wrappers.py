@@ -1,15 +1,15 @@
-"""Modules around a transformer or around its blocks: which are looked through, and which cannot be.
+"""Modules that wrap a transformer or its blocks: which relcache unwraps, and which it refuses.
 
-Knows specs and the names that wrappers give to what they hold; imports none of them.
+Knows specs and the names under which wrappers store a module; imports none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from torch import nn
 
-from relcache.models.spec import ModelSpec, Part
+from relcache.models.spec import ModelSpec
 
 COMPILED = "_orig_mod"
 HIDING = {
@@ -25,26 +25,26 @@ HIDING = {
         "torch's checkpoint_wrapper, which is for training and hides what is inside: put the module itself back"
     ),
 }
-"""Wrappers, by the name under which they hold a module, and what to do in their place."""
+"""The wrapper and the advice against it, by the name under which it stores a module."""
 
 
 def unwrapped(model: nn.Module, known: Collection[str], name: str = "") -> nn.Module:
-    """The transformer, of a class named in `known`, that `model` is or has nothing beside.
+    """Return the transformer in `model`, if it is the only one and the rest of `model` has no weights; else `model`.
 
-    So PEFT's PeftModel, DistributedDataParallel and the like are looked through: they call the transformer that they
-    hold. `model` itself where it holds none.
+    So the transformer is found in PEFT's PeftModel, DistributedDataParallel and wrappers like them, which call it.
 
     Args:
+        known: names of the classes that are transformers.
         name: the model's name in a pipeline, for the error.
 
     Raises:
-        TypeError: a wrapper in which the transformer's calls cannot be told.
+        TypeError: a wrapper in which the transformer's calls cannot be watched.
     """
-    if _is_known(model, known):
+    if is_of_class(model, known):
         return model
     found: dict[str, nn.Module] = {}
     for path, module in model.named_modules():
-        if _is_known(module, known) and not any(path.startswith(f"{outer}.") for outer in found):
+        if is_of_class(module, known) and not any(path.startswith(f"{outer}.") for outer in found):
             found[path] = module
     if hasattr(model, COMPILED) or any(COMPILED in path.split(".") for path in found):
         where = f" Set pipe.{name} = pipe.{name}._orig_mod first" if name else ""
@@ -58,31 +58,28 @@ def unwrapped(model: nn.Module, known: Collection[str], name: str = "") -> nn.Mo
     return model if own else inner
 
 
-def _is_known(module: nn.Module, known: Collection[str]) -> bool:
-    return any(kind.__name__ in known for kind in type(module).__mro__)
+def is_of_class(module: nn.Module, names: Collection[str]) -> bool:
+    """Return whether the class of `module`, or an ancestor of it, has one of `names`."""
+    return any(kind.__name__ in names for kind in type(module).__mro__)
 
 
 def refuse_wrapped_units(spec: ModelSpec, model: nn.Module) -> None:
-    """See that no wrapper is around the modules that `spec` names, or around what they lie in.
+    """Check that nothing wraps the modules that `spec` names, or the modules around them.
 
     Raises:
-        ValueError: one does; the message says what to do in its place.
+        ValueError: a wrapper does; the message says what to use instead.
     """
-    patterns = [pattern.split(".") for part in (spec.fine or spec).parts for pattern in _names(part)]
+    patterns: list[str] = []
+    for part in (spec.fine or spec).parts:
+        pieces = (*part.entries, part.exit) if part.entries else ()
+        patterns += [f"{part.pattern}.{piece}" for piece in pieces] or [part.pattern]
+    wanted = [pattern.removesuffix("?").split(".") for pattern in patterns]
     for path, _ in model.named_modules():
         *outer, last = path.split(".")
-        if last not in HIDING:
-            continue
-        if any(len(outer) <= len(pattern) and _fits(outer, pattern) for pattern in patterns):
+        if last in HIDING and any(_begins_with(pattern, outer) for pattern in wanted):
             raise ValueError(f"{type(model).__name__}: {'.'.join(outer)} is wrapped by {HIDING[last]}")
 
 
-def _names(part: Part) -> Iterator[str]:
-    if not part.entries:
-        yield part.pattern.removesuffix("?")
-    for piece in (*part.entries, part.exit) if part.entries else ():
-        yield f"{part.pattern}.{piece}".removesuffix("?")
-
-
-def _fits(outer: list[str], pattern: list[str]) -> bool:
-    return all(piece == place or place == "*" for piece, place in zip(outer, pattern, strict=False))
+def _begins_with(pattern: list[str], path: list[str]) -> bool:
+    pairs = zip(path, pattern, strict=False)
+    return len(path) <= len(pattern) and all(wanted in (piece, "*") for piece, wanted in pairs)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from relcache.correctors import Corrector, Gap, Known, Link
 from relcache.correctors.sampler import Update, sample_of, take_state, twin_of, update_of
-from relcache.engine.patch import Patch, goes_to
+from relcache.engine.patch import Patch, is_swapped
 from relcache.engine.state import Request
 from relcache.session.caller import find_caller
 from relcache.session.requests import Requests, reference
@@ -57,7 +57,7 @@ class Correction:
             return
         self._is_attached = True
         can_be = reference(scheduler) is not None and callable(getattr(scheduler, "step", None))
-        if can_be and scheduler not in self._schedulers and not goes_to(scheduler, "step", self._step):
+        if can_be and scheduler not in self._schedulers and not is_swapped(scheduler, "step", self._step):
             self._schedulers.add(scheduler)
             self._patch.swap(scheduler, "step", self._step, in_copies=True)
 
