@@ -1,4 +1,4 @@
-"""Forecasters that were tried and are not in the library: rows of benchmarks/correction.py."""
+"""Forecasters that were tried and rejected; benchmarks/correction.py has a row for each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Slope(NamedTuple):
 
 @dataclass(frozen=True)
 class Foretold(Forecaster):
-    """The last slope, weighed for each sample by how well the slope before it foretold the last full step."""
+    """Weigh the last slope, for each sample, by how well the slope before it predicted the last full step."""
 
     reads_input = False
 
@@ -54,7 +54,7 @@ class Both(NamedTuple):
 
 @dataclass(frozen=True)
 class Chosen(Forecaster):
-    """For each sample reuse, the last slope, or order 2: whichever predicts the present input best, which is known."""
+    """For each sample take reuse, the last slope or order 2: the one that best predicts the known present input."""
 
     @property
     def expansion(self) -> Expansion:
@@ -79,9 +79,9 @@ class Chosen(Forecaster):
 
 @dataclass(frozen=True)
 class Ridge(Forecaster):
-    """A parabola through all past full steps, least squares with a ridge on slope and curvature; newer ones weigh more.
+    """Fit a parabola to all past full steps by least squares, with a ridge on slope and curvature.
 
-    Not held to pass through the last one, as Spectrum's Chebyshev fit is not either.
+    Newer steps weigh more. As with Spectrum's Chebyshev fit, the parabola need not pass through the last one.
     """
 
     ridge: float = 1e-3
@@ -97,9 +97,9 @@ class Ridge(Forecaster):
 
     def coefficients(self, steps: Sequence[int], step: int) -> list[float]:
         scale = max(steps[0] - steps[min(3, len(steps) - 1)], 1)
-        places = torch.tensor([(past - steps[0]) / scale for past in steps], dtype=torch.float64)
-        weight = (2.0 * places).exp()
-        basis = torch.stack([places**0, places, places**2], 1)
+        positions = torch.tensor([(past - steps[0]) / scale for past in steps], dtype=torch.float64)
+        weight = (2.0 * positions).exp()
+        basis = torch.stack([positions**0, positions, positions**2], 1)
         wanted = torch.tensor([1.0, (step - steps[0]) / scale, ((step - steps[0]) / scale) ** 2], dtype=torch.float64)
         normal = basis.T @ (weight[:, None] * basis) + self.ridge * torch.diag(torch.tensor([0.0, 1.0, 1.0]).double())
         return (weight * (basis @ torch.linalg.solve(normal, wanted))).tolist()

@@ -1,43 +1,34 @@
-"""Share of the shipped model's pictures that the shipped classifier takes for the class asked for, full compute.
+"""Measure the share of the shipped DiT's pictures in which the shipped classifier sees the requested class.
 
 python benchmarks/class_agreement.py --samples 1000 --out benchmarks/results/class-agreement.json
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 
 import torch
+from shared import parser_for, sampled
 
 import relcache_models
 from relcache.bench import files
-from relcache.bench.comparison.entries import named_config
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.pipelines import DEFAULT_MODEL, load_pipeline
-from relcache.methods import method_from_config
 from relcache_models.classifier import Classifier
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--method", default="full", help="as in relcache sample")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
     pipeline = load_pipeline(DEFAULT_MODEL, options.device)
     labels = [index % 10 for index in range(options.samples)]
     sampler = Sampler(pipeline, batch=50, options={"guidance_scale": options.guidance})
-    samples = sampler.run(
-        method_from_config(named_config(options.method)),
-        list(range(options.samples)),
-        labels,
-        lambda count: print(".", end="", flush=True),
-    )
+    samples = sampled(sampler, options.method, labels)
     classifier = Classifier.from_pretrained(relcache_models.folder("classifier-fashion-mnist"))
     with torch.no_grad():
         predicted = torch.cat([classifier(part).argmax(1) for part in samples.images.split(250)])

@@ -1,16 +1,16 @@
-"""What each part of the default is worth on the shipped models: one part changed at a time.
+"""Measure the worth of each part of the default on the shipped models, by changing one part at a time.
 
     python benchmarks/correction.py --out benchmarks/results/correction
     python benchmarks/correction.py --out benchmarks/results/correction --table
 
-Each row is 64 samples in batches of 32, whose seeds nothing was chosen on: PSNR in dB to full compute of these seeds,
-and to the exact solution (400 steps of the same scheduler, the first 32 samples), mean and half the width of the 95 %
-interval. Every row has exactly the number of full steps that is asked for. A row ends in a file; run again, it goes on.
+Each row is 64 samples in batches of 32. No option was chosen on their seeds. A row has two PSNRs in dB, each as the
+mean and half the width of the 95 % interval. One is to full compute of these seeds, the other to the exact solution
+(400 steps of the same scheduler, the first 32 samples). Each row has exactly the requested number of full steps.
+Rows are written one by one, and the same command resumes.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +21,7 @@ import diffusers
 import torch
 from candidates import Chosen, Foretold, Ridge
 from rich.console import Console
+from shared import parser_for
 from torch import Tensor
 
 import relcache
@@ -45,18 +46,18 @@ console = Console(stderr=True)
 
 
 def ending(full: int, steps: int) -> Method:
-    """The default of a flow model with its last full step at the very end."""
+    """Return the default of a flow model with its last full step at the very end."""
     *before, _ = growing_steps(steps, full, GROWTH["velocity"])
-    return held(auto(), schedule=Plan([*before, steps - 1]))
+    return changed(auto(), schedule=Plan([*before, steps - 1]))
 
 
 def by(forecaster: Forecaster) -> Callable[[int, int], Method]:
-    """The default with another forecaster."""
-    return lambda full, steps: held(auto(full), forecaster=forecaster)
+    """Return the default with another forecaster."""
+    return lambda full, steps: changed(auto(full), forecaster=forecaster)
 
 
-def held(method: Method, **options: Any) -> Method:
-    """The same method, held in another way."""
+def changed(method: Method, **options: Any) -> Method:
+    """Return the method with some options changed."""
     return replace(method, name="", **options)
 
 
@@ -71,11 +72,11 @@ SHORT: dict[str, Make] = {
 ROWS: dict[str, Make] = {
     **SHORT,
     "FORA": lambda full, steps: FORA(**spacing_for(full, steps)),
-    "TaylorSeer m=1, corrected": lambda full, steps: held(
+    "TaylorSeer m=1, corrected": lambda full, steps: changed(
         TaylorSeer(1, **spacing_for(full, steps)), corrector=Replay()
     ),
-    "RFC m=2, threshold steered, corrected": lambda full, steps: held(RFC(2, full_steps=full), corrector=Replay()),
-    "RFC m=2 at the stack, steered, corrected": lambda full, steps: held(
+    "RFC m=2, threshold steered, corrected": lambda full, steps: changed(RFC(2, full_steps=full), corrector=Replay()),
+    "RFC m=2 at the stack, steered, corrected": lambda full, steps: changed(
         RFC(2, full_steps=full), corrector=Replay(), granularity="stack"
     ),
     "degree 2": lambda full, steps: auto(full, corrector=Replay(2)),
@@ -100,7 +101,7 @@ ROWS: dict[str, Make] = {
 
 
 def solver(name: str, base: Any) -> Any:
-    """A plain solver of the same model, None for the pipeline's own scheduler."""
+    """Return a plain solver for the same model; "same scheduler" is the pipeline's own."""
     if name == "same scheduler":
         return base
     flow = not hasattr(base, "alphas_cumprod")
@@ -115,7 +116,7 @@ SOLVERS = ["same scheduler", "UniPCMultistepScheduler", "DPMSolverMultistepSched
 
 @dataclass
 class Bench:
-    """One model, its samples by full compute and by the exact solution."""
+    """One model with its samples by full compute and by the exact solution."""
 
     model: str
     out: Path
@@ -128,7 +129,7 @@ class Bench:
         self.options = call_options(self.model, None, None, None, [])
 
     def sample(self, steps: int, count: int = SAMPLES, method: Method | None = None) -> tuple[Tensor, list[list[int]]]:
-        """Pictures by a method, by default with nothing enabled, and the full steps of each batch."""
+        """Return pictures by a method, by default with nothing enabled, and the full steps of each batch."""
         sampler, made, full = Sampler(self.pipe, steps, BATCH, self.options), [], []
         for start in range(0, count, BATCH):
             rows = slice(start, min(start + BATCH, count))
@@ -141,7 +142,7 @@ class Bench:
         return torch.cat(made), full
 
     def reference(self, steps: int, count: int = SAMPLES) -> Tensor:
-        """Full compute, kept in a file."""
+        """Return the pictures of full compute, which a file keeps."""
         path = self.out / "pictures" / f"{self.model}-{steps}.pt"
         if not path.is_file():
             console.print(f"{self.model}: {steps} full steps")
@@ -150,7 +151,7 @@ class Bench:
         return torch.load(path)
 
     def row(self, name: str, steps: int, full: int, make: Callable[[], tuple[Tensor, list[list[int]]]]) -> None:
-        """Write a row, if it is not there."""
+        """Make a row, unless its file exists."""
         path = self.out / "parts" / self.model / f"{steps}-{full}-{name.replace(' ', '-').replace(',', '')}.json"
         if path.is_file():
             return
@@ -168,7 +169,7 @@ class Bench:
         files.write_json(path, known)
 
     def rows(self, budgets: list[tuple[int, int]]) -> None:
-        """All rows of some budgets."""
+        """Make all rows of some budgets."""
         for steps, full in budgets:
             listed = ROWS if (steps, full) in WHOLE else SHORT if steps <= 50 else {"default": SHORT["default"]}
             for name, build in listed.items():
@@ -186,12 +187,12 @@ class Bench:
 
 
 def spread(values: Tensor) -> list[float]:
-    """Mean, and half the width of its 95 % interval."""
+    """Return the mean and half the width of its 95 % interval."""
     return [round(float(values.mean()), 3), round(1.96 * float(values.std()) / len(values) ** 0.5, 3)]
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
-    """The rows that there are: those of `parts`, and of a table that was written before."""
+    """Return the rows in `parts`, or else those of an earlier table."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("parts/*/*.json"))]
     if not found and (out / "table.json").is_file():
         found = json.loads((out / "table.json").read_text(encoding="utf-8"))
@@ -199,7 +200,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """The rows as Markdown."""
+    """Return the lines of the rows' Markdown tables."""
     for steps, full in (*BUDGETS, *FINER, (50, 50)):
         found: dict[str, dict[str, Any]] = {}
         for row in rows:
@@ -221,11 +222,10 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Make rows, or print those that there are."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    """Make the missing rows, and print the tables."""
+    parser = parser_for(__doc__, out_required=True)
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
-    parser.add_argument("--table", action="store_true", help="print the table of what is there")
+    parser.add_argument("--table", action="store_true", help="print the table of the rows that were made")
     options = parser.parse_args()
     if not options.table:
         benches = [Bench(model, options.out) for model in options.models]

@@ -1,23 +1,23 @@
-"""What the corrections cost, and how much faster the default is: times of whole loops, with the scheduler's updates.
+"""Time the corrections and the default's speedup over whole loops, with the scheduler's updates.
 
     python benchmarks/correction_cost.py --out benchmarks/results/correction-cost.json
-    python benchmarks/correction_cost.py --whole --device cuda --dtype bfloat16 --out benchmarks/results/gpu/correction-cost.json
+    python benchmarks/correction_cost.py --whole --device cuda --dtype bfloat16 \\
+        --out benchmarks/results/gpu/correction-cost.json
 
-The paper's models with random weights, 14 full steps of 50 at the stack. In turn in one process: full compute, the
-default without corrections, the default. The ratio of each round and its median. On a CPU models have a few of their
-blocks; `--whole` takes all of them, at the models' own sizes.
+The paper's models run with random weights and 14 full steps of 50 at the stack. One process runs full compute, the
+default without corrections and the default in turn. The result has the ratio of each round and its median. By default
+models have a few of their blocks; `--whole` takes all of them, at the models' own sizes.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import statistics
-from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+from shared import parser_for
 
 import relcache
 from relcache.bench import files
@@ -31,7 +31,7 @@ WHOLE = {"dit": ([], None), "flux": ([], "1024"), "hunyuan": ([], None)}
 
 @torch.no_grad()
 def run(course: Course, method: relcache.Method | None) -> tuple[float, int]:
-    """Seconds of a denoising loop, and how many gaps were corrected; with full compute where there is no method."""
+    """Return the seconds of a denoising loop and the number of corrected gaps; without a method by full compute."""
     model, first, clock = course.model, course.calls[0], Clock(course.device)
     name = course.spec.sample or "hidden_states"
     kind = type(model).__name__
@@ -48,9 +48,10 @@ def run(course: Course, method: relcache.Method | None) -> tuple[float, int]:
             stack.enter_context(handle)
         began = clock.now()
         for moment in scheduler.timesteps:
-            given = moment.to(course.device).expand(len(sample))
-            given = given / 1000 if kind.startswith("Flux") else given.to(first[course.spec.timestep].dtype)
-            output = model(**{**first, name: sample, course.spec.timestep: given}, return_dict=False)[0]
+            timestep = moment.to(course.device).expand(len(sample))
+            flux = kind.startswith("Flux")
+            timestep = timestep / 1000 if flux else timestep.to(first[course.spec.timestep].dtype)
+            output = model(**{**first, name: sample, course.spec.timestep: timestep}, return_dict=False)[0]
             output = output[:, : sample.shape[1]] if is_dit else output
             sample = scheduler.step(output, moment, sample, return_dict=False)[0]
         seconds = clock.between(began, clock.now())
@@ -58,9 +59,8 @@ def run(course: Course, method: relcache.Method | None) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Time the models, and write what was found after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    """Time the models, and write the results after each."""
+    parser = parser_for(__doc__, out_required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")

@@ -1,25 +1,23 @@
-"""FLOPs of 50 steps of the paper's three models at the paper's sizes, and the bytes that a cache would hold there.
+"""Count the FLOPs of 50 steps of the paper's three models at the paper's sizes, and the bytes of a cache.
 
     python benchmarks/flops.py --out benchmarks/results/flops.json
 
-Nothing is computed and no weight is needed: the real classes run on the meta device.
+The real classes run on the meta device, which computes nothing and needs no weights.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-
 import diffusers
 import torch
+from shared import parser_for
 
 import relcache
 from relcache import Size
+from relcache.bench import files
 from relcache.models import SPECS
 
 STEPS = 50
-# Model, its size in latents, rows per picture or clip, and the published TFLOPs (linear layers only but for DiT).
+# Class, config, size in latents, and the published TFLOPs (of linear layers only, except for DiT).
 CASES = {
     "DiT-XL/2, 256 x 256, guidance": (
         "DiTTransformer2DModel",
@@ -60,9 +58,7 @@ def measure(class_name: str, config: dict[str, object], size: Size) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    out = parser_for(__doc__).parse_args().out
     rows = []
     print("| model | units | TFLOPs | without attention products | published | cache, order 1, GB |")
     print("| --- | --- | --- | --- | --- | --- |")
@@ -73,9 +69,8 @@ def main() -> None:
             f"| {name} | {row['units']} | {row['tflops']:.2f} | {row['tflops_without_attention_products']:.2f} "
             f"| {published} | {row['cache_gb_order_1']:.2f} |"
         )
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({"steps": STEPS, "rows": rows}, indent=2) + "\n")
+    if out:
+        files.write_json(out, {"steps": STEPS, "rows": rows})
 
 
 if __name__ == "__main__":

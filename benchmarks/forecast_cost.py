@@ -1,13 +1,12 @@
-"""The forecast by itself, against copying as many bytes as it must touch.
+"""Time a forecast against a copy of the bytes that it must touch.
 
     python benchmarks/forecast_cost.py --out benchmarks/results/forecast-cost.json
 
-What a forecast must touch: each term of the stack, for RFE also the input now and at the last full step, all read once,
-and the output, written once. The copy reads half as many bytes and writes as many; it and the forecasts take turns in
-one process, over so many units that nothing is left in the processor's cache from one round to the next. Beside the
-forecast as it is called in a model that is not compiled stand the same in compiled code, and the update of a full step,
-for which a copy of the same bytes is the unit as well. Shapes are those of a module of DiT-XL/2 with 256 tokens and a
-batch of 8, and of FLUX with 1024 tokens.
+A forecast reads each term of the stack once and writes its output once. RFE also reads the inputs now and at the last
+full step. The copy reads half as many bytes and writes the other half. Copy and forecasts take turns in one process,
+over so many units that the processor's cache keeps nothing between rounds. The forecast is timed in plain and in
+compiled code. The update of a full step is timed against the same copy. Shapes are those of a module of DiT-XL/2 with
+256 tokens and a batch of 8, and of FLUX with 1024 tokens.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
+from shared import about, parser_for
 from torch import Tensor
 
 from relcache import Relational, Taylor
@@ -41,7 +40,7 @@ CACHED = 10
 def measure(
     forecaster: Forecaster, shape: tuple[int, ...], options: argparse.Namespace
 ) -> tuple[dict[str, list[float]], int]:
-    """Seconds of each unit in each round, by what was done; and the bytes that a forecast must touch."""
+    """Return the seconds per unit in each round, by operation, and the bytes that a forecast must touch."""
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     generator = torch.Generator(device).manual_seed(0)
 
@@ -66,7 +65,7 @@ def measure(
     compiled = torch.compile(lambda state, given, input: forecaster.forecast(state, list(given.unbind(0)), input))
 
     def update(unit: int) -> None:
-        inputs[unit], present[unit] = present[unit], inputs[unit]  # of the step before, which the state has
+        inputs[unit], present[unit] = present[unit], inputs[unit]  # the state has that of the step before
         updated[unit] = forecaster.update(updated[unit], steps, inputs[unit], outputs[unit])
 
     runs: dict[str, Callable[[int], object]] = {
@@ -76,7 +75,7 @@ def measure(
         "update": update,
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():  # compiles, and takes the memory that there is to take
+    for run in runs.values():  # compile, and allocate all memory
         for unit in range(options.units):
             run(unit)
     for _ in range(options.rounds):
@@ -91,13 +90,13 @@ def measure(
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def row(model: str, name: str, seconds: Mapping[str, list[float]], touched: int) -> dict[str, object]:
-    """Of the table: milliseconds of the copy, the others as multiples of the copy of the same round."""
+    """Return a row of the table: the copy in milliseconds, the others as multiples of the same round's copy."""
     copy = seconds["copy"]
     ratios = {
         key: least_median_most([one / base for one, base in zip(values, copy, strict=True)])
@@ -111,12 +110,11 @@ def row(model: str, name: str, seconds: Mapping[str, list[float]], touched: int)
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__)
     parser.add_argument("--units", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows = []
     print("| module of | forecaster | MB | copy, ms | GB/s | forecast | compiled | update |")
@@ -131,9 +129,8 @@ def main() -> None:
             numbers = f"{found['mb']:.0f} | {found['copy_ms']:.2f} | {found['gb_per_s']:.0f}"
             print(f"| {model} | {name} | {numbers} | {' | '.join(shown)} |", flush=True)
     if options.out:
-        about = {"torch": torch.__version__, "processor": platform.processor(), "threads": torch.get_num_threads()}
-        given = {key: value for key, value in vars(options).items() if key != "out"}
-        files.write_json(options.out, {"about": about | given, "rows": rows})
+        machine = {"torch": torch.__version__, "processor": platform.processor(), "threads": torch.get_num_threads()}
+        files.write_json(options.out, {"about": machine | about(options), "rows": rows})
 
 
 if __name__ == "__main__":

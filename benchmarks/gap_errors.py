@@ -1,30 +1,26 @@
-"""Where the default's error comes from: the line between two full steps, or full steps at samples that are off.
+"""Find the source of the default's error: the interpolation between full steps, or full steps at wrong samples.
 
     python benchmarks/gap_errors.py --out benchmarks/results/gap-errors.json
 
-At the plans of the default, 14 and 8 full steps of 50, on 32 samples: PSNR in dB to full compute of pictures made with
-the **exact** outputs at full steps, and Lagrange polynomials of degree 1 to 3 through them in between; and of the
-default itself. Then by full step, as shares of the exact sample's and output's norms: how far the sample is off at
-which the transformer is called, how far after the correction, and how far its output is off.
+It takes the default's plans, 14 and 8 full steps of 50, on 32 samples. For each there is PSNR in dB to full compute,
+of the default itself and of pictures made with the **exact** outputs at full steps. In between these have Lagrange
+polynomials of degree 1 to 3. Then there are relative errors by full step: of the sample at which the transformer is
+called, of the corrected sample, and of the output.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from shared import one_batch, parser_for
 from torch import Tensor
 
 import relcache
 from relcache.bench import files
-from relcache.bench.comparison.asked import call_options
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.quality.metrics.pair import psnr
-from relcache.bench.sampling.batches import Sampler
-from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.correctors.replay import lagrange
 from relcache.engine.patch import Patch
 
@@ -32,26 +28,44 @@ FIRST_SEED, SAMPLES, STEPS, BUDGETS = 20_000, 32, 50, (14, 8)
 
 
 @contextmanager
-def updates(scheduler: Any, given: Sequence[Tensor] | None = None) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """The output and sample of each update; with `given`, the updates are made with those outputs instead."""
-    seen: list[tuple[Tensor, Tensor]] = []
+def updates(scheduler: Any, replacements: Sequence[Tensor] | None = None) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Record the output and sample of each update; `replacements` take the place of the outputs."""
+    recorded: list[tuple[Tensor, Tensor]] = []
 
     def step(original: Any, output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if given is not None:
-            output = given[len(seen)]
-        seen.append((output.clone(), sample.clone()))
+        if replacements is not None:
+            output = replacements[len(recorded)]
+        recorded.append((output.clone(), sample.clone()))
         return original(output, timestep, sample, *args, **kwargs)
 
     patch = Patch()
     patch.swap(scheduler, "step", step)
     try:
-        yield seen
+        yield recorded
     finally:
         patch.restore()
 
 
+@contextmanager
+def samples_of_updates(pipe: Any) -> Iterator[list[Tensor]]:
+    """Record the samples of the scheduler's own updates, corrected ones included."""
+    kind, recorded = type(pipe.scheduler), []
+    own = kind.step
+
+    def step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self is pipe.scheduler:
+            recorded.append(sample.clone())
+        return own(self, model_output, timestep, sample, *args, **kwargs)
+
+    kind.step = step
+    try:
+        yield recorded
+    finally:
+        kind.step = own
+
+
 def between(exact: Sequence[Tensor], plan: Sequence[int], degree: int) -> list[Tensor]:
-    """The outputs of all steps by polynomials through the exact ones of the plan; behind its end through the last."""
+    """Interpolate the outputs of all steps from the exact ones of the plan; after its end, extrapolate the last two."""
     made = []
     for step, output in enumerate(exact):
         after = [full for full in plan if full >= step]
@@ -67,32 +81,28 @@ def between(exact: Sequence[Tensor], plan: Sequence[int], degree: int) -> list[T
 
 
 def off(value: Tensor, exact: Tensor) -> float:
-    """‖value - exact‖ / ‖exact‖, mean over the samples."""
+    """Return ‖value - exact‖ / ‖exact‖, the mean over the samples."""
     distance, whole = ((each.float().flatten(1).norm(dim=1)) for each in (value - exact, exact))
     return round(float((distance / whole).mean()), 5)
 
 
 def main() -> None:
     """Measure the three shipped models."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    out, found = parser.parse_args().out, {}
+    out, found = parser_for(__doc__, out_required=True).parse_args().out, {}
     for task in SMALL.values():
-        pipe = load_pipeline(task.model)
-        seeds = [FIRST_SEED + index for index in range(SAMPLES)]
-        sampler = Sampler(pipe, STEPS, SAMPLES, call_options(task.model, None, None, None, []))
+        pipe, sample = one_batch(task.model, STEPS, range(FIRST_SEED, FIRST_SEED + SAMPLES))
         with updates(pipe.scheduler) as exact:
-            reference = sampler.call(seeds, task.conditions(seeds))
+            reference = sample()
         for full in BUDGETS:
             with relcache.enable(pipe, full_steps=full) as handle, updates(pipe.scheduler) as handed:
-                made = sampler.call(seeds, task.conditions(seeds))
+                made = sample()
                 plan = handle.full_steps
-            with _inside(pipe) as corrected, relcache.enable(pipe, full_steps=full):
-                sampler.call(seeds, task.conditions(seeds))
+            with samples_of_updates(pipe) as corrected, relcache.enable(pipe, full_steps=full):
+                sample()
             row: dict[str, Any] = {"plan": plan, "default": float(psnr(made, reference).mean())}
             for degree in (1, 2, 3):
                 with updates(pipe.scheduler, between([output for output, _ in exact], plan, degree)):
-                    ideal = sampler.call(seeds, task.conditions(seeds))
+                    ideal = sample()
                 row[f"exact outputs, degree {degree}"] = float(psnr(ideal, reference).mean())
             row["steps"] = {
                 step: {
@@ -104,26 +114,8 @@ def main() -> None:
             }
             found[f"{task.model}, {full} of {STEPS}"] = row
             files.write_json(out, found)
-            told = ", ".join(f"{name} {value:.1f}" for name, value in row.items() if isinstance(value, float))
-            print(f"{task.model}, {full} of {STEPS}: {told}", flush=True)
-
-
-@contextmanager
-def _inside(pipe: Any) -> Iterator[list[Tensor]]:
-    """The samples that the scheduler's own updates are given, corrected ones included."""
-    kind, seen = type(pipe.scheduler), []
-    own = kind.step
-
-    def step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self is pipe.scheduler:
-            seen.append(sample.clone())
-        return own(self, model_output, timestep, sample, *args, **kwargs)
-
-    kind.step = step
-    try:
-        yield seen
-    finally:
-        kind.step = own
+            line = ", ".join(f"{name} {value:.1f}" for name, value in row.items() if isinstance(value, float))
+            print(f"{task.model}, {full} of {STEPS}: {line}", flush=True)
 
 
 if __name__ == "__main__":

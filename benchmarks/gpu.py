@@ -1,25 +1,23 @@
-"""What only a GPU can show: features in the host's memory between the steps, and CUDA graphs.
+"""Check and time two features that need a GPU: offload to the host's memory between steps, and CUDA graphs.
 
     python benchmarks/gpu.py --out benchmarks/results/gpu.json
 
-With `offload="cpu"` features travel on streams of their own beside the work: the outputs must be those of features
-that stay, to the last bit, while less memory is taken. With `mode="reduce-overhead"` torch.compile replays CUDA
-graphs, which write over the memory that the replay before has returned: the outputs must be those of the model
-compiled without them. Both are run on the paper's models at full width with random weights, in bfloat16. Times are
-medians of one run after another one that warms up.
+With `offload="cpu"` features travel on their own streams beside the work. The outputs must equal those of features
+that stay, to the last bit, with less device memory. With `mode="reduce-overhead"` torch.compile replays CUDA graphs,
+which overwrite the memory of the replay before. The outputs must equal those of the model compiled without them. Both
+run on the paper's models at full width with random weights, in bfloat16. Times are medians of one run after a warm-up.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
+from shared import parser_for
 from torch import Tensor
 
 import relcache
@@ -33,7 +31,7 @@ METHODS = {"taylorseer": relcache.TaylorSeer(2, 4), "rfc": relcache.RFC(2, 0.5)}
 
 @torch.no_grad()
 def outputs_of(course: Course, enable: Callable[[], relcache.Handle]) -> dict[str, Any]:
-    """Outputs of a second run, milliseconds of its full and cached steps, and the most memory that it took."""
+    """Return the outputs of a second run, the milliseconds of its full and cached steps, and its peak memory."""
     clock, handle = Clock(course.device), enable()
     try:
         for _ in range(2):
@@ -64,7 +62,7 @@ def outputs_of(course: Course, enable: Callable[[], relcache.Handle]) -> dict[st
 
 
 def distance(outputs: list[Tensor], others: list[Tensor]) -> float:
-    """The greatest relative difference of a step's outputs."""
+    """Return the greatest relative difference of a step's outputs."""
     pairs = zip(outputs, others, strict=True)
     return max(float((a.float() - b.float()).norm() / b.float().norm()) for a, b in pairs)
 
@@ -74,7 +72,7 @@ def shown(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def offloading(name: str, method: str, granularity: Any, steps: int) -> dict[str, Any]:
-    """A run with features on the device, and one with them in the host's memory."""
+    """Compare a run with features on the device and one with them in the host's memory."""
     course = course_of(name, "cuda", "bfloat16", steps)
     chosen = replace(METHODS[method], granularity=granularity)
     stay = outputs_of(course, lambda: relcache.enable(course.model, chosen))
@@ -84,7 +82,7 @@ def offloading(name: str, method: str, granularity: Any, steps: int) -> dict[str
 
 
 def graphs(name: str, method: str, granularity: Any, steps: int) -> dict[str, Any]:
-    """A run of a compiled model, and one with CUDA graphs."""
+    """Compare a run of a compiled model and one with CUDA graphs."""
     chosen = replace(METHODS[method], granularity=granularity)
     results: dict[str, Any] = {}
     outputs: list[Tensor] = []
@@ -102,8 +100,7 @@ def graphs(name: str, method: str, granularity: Any, steps: int) -> dict[str, An
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = parser_for(__doc__, out_required=True)
     parser.add_argument("--only", choices=("offload", "graphs"), action="append")
     options = parser.parse_args()
     only = options.only or ["offload", "graphs"]
@@ -124,7 +121,7 @@ def main() -> None:
     for name, check in checks.items():
         try:
             results[name] = check()
-        except Exception:  # the other checks are worth their time
+        except Exception:  # go on with the other checks
             results[name] = {"failed": traceback.format_exc().splitlines()[-25:]}
         torch.cuda.empty_cache()
         print(name, {key: value for key, value in results[name].items() if key != "about"}, flush=True)

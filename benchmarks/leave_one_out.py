@@ -1,34 +1,29 @@
-"""Are the default's options right on a model that they were not chosen on? Chosen on all but one, judged on that one.
+"""Test the default's options on a model that they were not chosen on: choose on all but one, judge on that one.
 
     python benchmarks/leave_one_out.py --out benchmarks/results/leave-one-out.json
 
-The options are the growth of the gaps, the forecaster's order and damping, and theta. Models of one kind of prediction
-are compared with each other: small-flux and small-video predict velocity, the DiT noise. So that there are three of
-that kind, the two flow models are asked for noise as well, under DDIM's steps with the betas of DDPM: from their
-velocity v at `x = (1 - σ) x0 + σ ε` the noise is `x + (1 - σ) v`. Mean PSNR in dB to full compute at 14 and 8 full
-steps of 50, 16 samples. Each run is written at once; run again, it goes on.
+The options are the growth of the gaps, the forecaster's order and damping, and theta. Only models with one kind of
+prediction are compared: small-flux and small-video predict velocity, the DiT noise. The two flow models also serve as
+noise models, under DDIM's steps with the betas of DDPM. From their velocity v at `x = (1 - σ) x0 + σ ε` the noise is
+`x + (1 - σ) v`. The score is the mean PSNR in dB to full compute at 14 and 8 full steps of 50, 16 samples. Each run is
+written at once, and the same command resumes.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from rich.console import Console
+from shared import one_batch, parser_for
 from torch import Tensor
 
 import relcache
 from relcache import Replay, auto
 from relcache.bench import files
-from relcache.bench.comparison.asked import call_options
-from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.quality.metrics.pair import psnr
-from relcache.bench.sampling.batches import Sampler
-from relcache.bench.sampling.pipelines import load_pipeline
 
 FIRST_SEED, SAMPLES, STEPS, BUDGETS = 40_000, 16, 50, (14, 8)
 FORECASTS = ((1, 0.5), (2, 0.5), (2, 1.0))  # order and damping
@@ -46,7 +41,7 @@ Options = tuple[float, tuple[int, float], float]
 
 
 class Config(dict):
-    """A scheduler's config: keys as attributes, as diffusers has them."""
+    """A scheduler's config with its keys as attributes, as in diffusers."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -56,7 +51,7 @@ class Config(dict):
 
 
 class NoiseSteps:
-    """DDIM's updates of a model that predicts noise, on samples `(1 - σ) x0 + σ ε`."""
+    """A scheduler with DDIM's updates for a model that predicts noise, on samples `(1 - σ) x0 + σ ε`."""
 
     order, init_noise_sigma = 1, 1.0
 
@@ -66,7 +61,7 @@ class NoiseSteps:
         self.step_index: int | None = None
 
     def set_begin_index(self, index: int = 0) -> None:
-        """Every request begins at the first step."""
+        """Ignore the index: each request begins at the first step."""
 
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: Any = None, sigmas: Any = None, mu: Any = None
@@ -91,8 +86,8 @@ class NoiseSteps:
         return SimpleNamespace(prev_sample=made) if return_dict else (made,)
 
 
-def ask_for_noise(pipe: Any) -> None:
-    """Let a pipeline of a flow model be one whose model predicts noise."""
+def make_noise_model(pipe: Any) -> None:
+    """Turn a flow model's pipeline into one whose model predicts noise."""
     pipe.scheduler = NoiseSteps(pipe.scheduler.config)
     in_thousands = "Hunyuan" in type(pipe.transformer).__name__
 
@@ -105,21 +100,17 @@ def ask_for_noise(pipe: Any) -> None:
 
 
 class Subject:
-    """One model, and full compute of its samples."""
+    """One model with its samples by full compute."""
 
     def __init__(self, name: str):
         model, _, kind = name.partition(", ")
-        self.pipe = load_pipeline(model)
+        self.pipe, self.sample = one_batch(model, STEPS, range(FIRST_SEED, FIRST_SEED + SAMPLES))
         if kind:
-            ask_for_noise(self.pipe)
-        seeds = [FIRST_SEED + index for index in range(SAMPLES)]
-        task = next(task for task in SMALL.values() if task.model == model)
-        sampler = Sampler(self.pipe, STEPS, SAMPLES, call_options(model, None, None, None, []))
-        self.sample = lambda: sampler.call(seeds, task.conditions(seeds))
+            make_noise_model(self.pipe)
         self.reference = self.sample()
 
     def decibels(self, options: Options) -> list[float]:
-        """Mean PSNR to full compute at each budget."""
+        """Return the mean PSNR to full compute at each budget."""
         growth, (order, damping), theta = options
         found = []
         for full in BUDGETS:
@@ -131,16 +122,14 @@ class Subject:
 
 
 def named(options: Options) -> str:
-    """Options as a key."""
+    """Return the options as a key."""
     growth, (order, damping), theta = options
     return f"growth {growth:g}, order {order}, damping {damping:g}, theta {theta:g}"
 
 
 def main() -> None:
-    """Run what has not been run, choose, and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args().out
+    """Make the missing runs, choose, and print."""
+    out = parser_for(__doc__, out_required=True).parse_args().out
     known: dict[str, dict[str, list[float]]] = files.read_json(out)["runs"] if out.is_file() else {}
     for kind, subjects in SUBJECTS.items():
         for name in subjects:

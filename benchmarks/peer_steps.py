@@ -1,17 +1,15 @@
-"""Whether the peers' pictures are what their full steps explain: relcache's own forecasters at the very same steps.
+"""Test whether the peers' full steps explain their pictures, by relcache's own forecasters at the same steps.
 
     python benchmarks/peer_steps.py --out benchmarks/results/peer-steps.json
 
-On the shipped DiT every peer is held to some 14 full steps of 50, and the steps that it computed are read off. Then
-reuse and Taylor forecast what all blocks add together at these steps. FirstBlockCache and DBCache reuse what the blocks
-behind the first add: if they are run as they should be, they come out near reuse at the stack.
+On the shipped DiT each peer is steered to about 14 full steps of 50, and its computed steps are recorded. Then reuse
+and Taylor forecast the stack at these steps. FirstBlockCache and DBCache reuse the sum of the blocks after the first.
+If they run correctly, they come out near reuse at the stack.
 """
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
+from shared import about, parser_for
 from torch import Tensor
 
 import relcache
@@ -30,7 +28,7 @@ FORECASTERS = {"reuse": relcache.Reuse(), "taylor, m=1": relcache.Taylor(1), "ta
 
 
 def sampled(trial: Trial, contestant: Contestant) -> tuple[Tensor, list[int]]:
-    """Pictures of the one batch, and the steps that were full."""
+    """Return the pictures of the one batch and the full steps."""
     pipeline = trial.sampler.pipeline
     with contestant.enabled(pipeline), timed(only_transformer(pipeline), trial.spec) as laps:
         images = trial.sampler.call(trial.seeds, trial.conditions)
@@ -38,11 +36,10 @@ def sampled(trial: Trial, contestant: Contestant) -> tuple[Tensor, list[int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--nfc", type=int, default=14)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     pipeline = load_pipeline(DEFAULT_MODEL, "cpu", "float32")
     sampler = Sampler(pipeline, options.steps, options.samples, call_options(DEFAULT_MODEL, None, None, None, []))
@@ -67,8 +64,7 @@ def main() -> None:
         numbers = " | ".join(f"{row[name]:.2f}" for name in ("psnr", *FORECASTERS))
         print(f"| {peer.name} | {', '.join(map(str, full))} | {numbers} |", flush=True)
     if options.out:
-        about = {key: value for key, value in vars(options).items() if key != "out"}
-        files.write_json(options.out, {"about": about, "rows": rows})
+        files.write_json(options.out, {"about": about(options), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,37 +1,34 @@
-"""How often a shipped text model shows what its prompt says, with full compute or any method.
+"""Measure how often a shipped text model shows what its prompt says, by full compute or any method.
 
     python benchmarks/prompt_agreement.py text --samples 256 --out benchmarks/results/prompt-agreement-text.json
 
-Half of the prompts name a pair of colour and kind that training never saw. The recogniser judges.
+Half of the prompts name a pair of colour and kind that is not in the training data. The recogniser judges.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
-from pathlib import Path
+
+from shared import parser_for, sampled
 
 from relcache.bench import files
 from relcache.bench.comparison.benchmarks import SMALL
-from relcache.bench.comparison.entries import named_config
 from relcache.bench.quality.measures import make_measure
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.pipelines import load_pipeline
-from relcache.methods import method_from_config
 from relcache_models import shapes
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__)
     parser.add_argument("task", choices=("text", "video"))
-    parser.add_argument("--samples", type=int, default=256, help="of each sort of prompt")
+    parser.add_argument("--samples", type=int, default=256, help="number for each sort of prompt")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--method", default="full", help="as in relcache sample")
     parser.add_argument("--model", help="default: the shipped model of the task")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
     benchmark = SMALL[options.task]
@@ -40,24 +37,13 @@ def main() -> None:
     pipeline = load_pipeline(options.model or benchmark.model, options.device)
     sampler = Sampler(pipeline, options.steps, 32, call)
     judge = make_measure("recogniser", "cpu", **benchmark.measures["recogniser"])
-    result = {
-        "task": options.task,
-        "steps": options.steps,
-        "method": options.method,
-        "samples": options.samples,
-        **call,
-    }
+    result = {name: getattr(options, name) for name in ("task", "steps", "method", "samples")} | call
     for held_out in (False, True):
         prompts = [
             str(shapes.sample_prompt(random.Random(seed), video=options.task == "video", held_out=held_out))
             for seed in range(options.samples)
         ]
-        made = sampler.run(
-            method_from_config(named_config(options.method)),
-            list(range(options.samples)),
-            prompts,
-            lambda count: print(".", end="", flush=True),
-        )
+        made = sampled(sampler, options.method, prompts)
         result["held out" if held_out else "of training"] = {
             name: float(right.float().mean())
             for name, right in judge((made.images * 255).round().byte(), made.images, prompts).items()

@@ -1,23 +1,23 @@
-"""Why RFE helps or hurts on a model: how constant s is, and how well the extrapolated direction points.
+"""Explain why RFE helps or hurts on a model: measure how constant s is and how right the extrapolated direction is.
 
     python benchmarks/relation.py --out benchmarks/results/relation.json
 
-One run with full compute records the input I and output O of every module. From it, for an interval N and each step k
-after a full step, per sample: the ratio of s at the step, ‖ΔO‖ / ‖ΔI‖, to s_N of the two full steps before; the cosine
-between the true change of the output and the first-order direction Δ_N O; and the amount of Δ_N O that RFE adds
-(‖I(t-k) - I(t)‖ / ‖Δ_N I‖), that Taylor adds (k / N) and that would be best (the projection), each with the relative
-error that it leaves. Medians over modules, samples and steps.
+One run with full compute records the input I and output O of each module. For an interval N and each step k after a
+full step, the table has medians over modules, samples and steps:
+
+- the ratio of s at the step, ‖ΔO‖ / ‖ΔI‖, to s_N of the two full steps before;
+- the cosine between the true change of the output and the first-order direction Δ_N O;
+- three amounts of Δ_N O: RFE's, ‖I(t-k) - I(t)‖ / ‖Δ_N I‖, Taylor's, k / N, and the best one, the projection;
+- the relative error that each amount leaves.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-
 import torch
+from shared import parser_for
 from torch import Tensor
 
+from relcache.bench import files
 from relcache.bench.sampling.pipelines import DEFAULT_MODEL, load_pipeline
 from relcache.models import SPECS, spec_for
 
@@ -26,18 +26,18 @@ FIRST = 1  # the published phase: full steps 0, 1, 1 + N, 1 + 2N, …
 
 @torch.no_grad()
 def record(model_name: str, samples: int, steps: int, guidance: float) -> list[tuple[Tensor, Tensor]]:
-    """Inputs and outputs of each module over a run with full compute: (steps, rows, features)."""
+    """Return the inputs and outputs of each module over a run with full compute, each (steps, rows, features)."""
     pipeline = load_pipeline(model_name, "cpu")
     units = spec_for(pipeline.transformer, SPECS).units(pipeline.transformer)
     features: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in units]
 
-    def keep(place: int, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        features[place][0].append(inputs[0].flatten(1))
-        features[place][1].append(output.flatten(1))
+    def keep(index: int, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        features[index][0].append(inputs[0].flatten(1))
+        features[index][1].append(output.flatten(1))
 
     hooks = [
-        module.register_forward_hook(lambda module, inputs, output, place=place: keep(place, inputs, output))
-        for place, unit in enumerate(units)
+        module.register_forward_hook(lambda module, inputs, output, index=index: keep(index, inputs, output))
+        for index, unit in enumerate(units)
         for module in unit.modules.values()
     ]
     generators = [torch.Generator().manual_seed(seed) for seed in range(samples)]
@@ -48,7 +48,7 @@ def record(model_name: str, samples: int, steps: int, guidance: float) -> list[t
 
 
 def measure(inputs: Tensor, outputs: Tensor, interval: int, k: int) -> dict[str, Tensor]:
-    """Figures of one module at `k` steps after each full step, (full steps, rows)."""
+    """Return the figures of one module at `k` steps after each full step, each (full steps, rows)."""
     full = torch.arange(FIRST + interval, len(inputs) - k, interval)
     change = outputs[full + k] - outputs[full]
     direction = outputs[full] - outputs[full - interval]
@@ -70,13 +70,12 @@ def measure(inputs: Tensor, outputs: Tensor, interval: int, k: int) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--intervals", type=int, nargs="+", default=[4, 7, 9])
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
     features = record(options.model, options.samples, options.steps, options.guidance)
@@ -102,15 +101,8 @@ def main() -> None:
     for row in rows:
         print("| " + " | ".join(f"{row[key]:.3g}" for key in keys) + " |")
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        about = {
-            "model": options.model,
-            "samples": options.samples,
-            "steps": options.steps,
-            "guidance": options.guidance,
-        }
-        result = {"about": about, "s_relative_deviation_by_module": spread, "rows": rows}
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+        about = {name: getattr(options, name) for name in ("model", "samples", "steps", "guidance")}
+        files.write_json(options.out, {"about": about, "s_relative_deviation_by_module": spread, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Requests without end on two small models: what is alive after the last is what was alive after the first few.
+"""Make endless requests on two small models, and test that no memory piles up.
 
     python benchmarks/soak.py --requests 500
 
-Each request has a size, a batch, a number of steps, one guidance branch or two, and a method of its own, at some
-granularity, packed or not, with or without a memory limit; some end with an error or an interrupt between two calls or
-inside a module; now and then the features are freed, the record is forgotten, caching is switched off, or the report is
-asked for. On one of the models caching is switched on anew every few requests; on the other it stays on, with a memory
-limit, from the first to the last. Bytes of live tensors and the memory of the process are looked at every so many
-requests, after a request of always the same kind.
+Size, batch, number of steps, guidance branches, method, granularity, packed type and memory limit of a request are
+random. Some requests end with an error or an interrupt, between two calls or inside a module. Between requests the
+features are sometimes freed, the handle reset or disabled, or its report printed. On one model caching is enabled anew
+every few requests. On the other it stays on, with a memory limit, from the first to the last. The bytes of live tensors
+and the memory of the process are measured every `--every` requests, each time after the same request.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ class BrokenOff(Exception):
     """Raised in the middle of a request."""
 
 
-class Look(NamedTuple):
-    """What was alive after so many requests."""
+class Snapshot(NamedTuple):
+    """The bytes of live tensors and of the process after a number of requests."""
 
     requests: int
     tensors: int
@@ -56,7 +55,7 @@ class Look(NamedTuple):
 
 
 def small_model() -> DiTTransformer2DModel:
-    """A few blocks of random weights."""
+    """Return a few blocks of random weights."""
     torch.manual_seed(0)
     return DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, num_layers=BLOCKS, sample_size=16,
@@ -68,7 +67,7 @@ def small_model() -> DiTTransformer2DModel:
 def request(
     model: DiTTransformer2DModel, steps: int, size: int, rows: int, branches: int, break_at: int | None = None
 ) -> None:
-    """One loop of calls; an error is raised before step `break_at`."""
+    """Make one loop of calls; raise an error before step `break_at`."""
     labels = [torch.full((rows,), branch) for branch in range(branches)]
     sample, timesteps = torch.randn(rows, 4, size, size), torch.linspace(999, 0, steps).long()
     for step in range(steps):
@@ -79,12 +78,11 @@ def request(
 
 
 def stumble(model: DiTTransformer2DModel, calls: int) -> Any:
-    """Raise an error within a module, at its call of this number."""
-    seen: list[None] = []
+    """Make a module raise an error at its call number `calls`; return the hook's handle."""
+    count = itertools.count(1)
 
     def hook(*_: Any) -> None:
-        seen.append(None)
-        if len(seen) == calls:
+        if next(count) == calls:
             raise random.choice((BrokenOff, KeyboardInterrupt))
 
     layer = random.choice(model.transformer_blocks)
@@ -94,7 +92,7 @@ def stumble(model: DiTTransformer2DModel, calls: int) -> Any:
 def one_of_many(
     model: DiTTransformer2DModel, handle: relcache.Handle | None, lasts: bool = False
 ) -> relcache.Handle | None:
-    """A request of some kind, and what may be done around it; a handle that `lasts` stays."""
+    """Make a random request and a random change of the handle; a handle that `lasts` stays enabled."""
     if handle is None or (not lasts and random.random() < 0.3):
         method = relcache.method_from_text(random.choice(METHODS))
         handle = relcache.enable(model, method, **random.choice(WAYS))
@@ -124,8 +122,8 @@ def one_of_many(
     return handle
 
 
-def looks(requests: int, every: int, seed: int = 0) -> Iterator[Look]:
-    """Make requests, and look at what is alive every so many of them, each time after the same request."""
+def snapshots(requests: int, interval: int, seed: int = 0) -> Iterator[Snapshot]:
+    """Make requests, and measure the memory every `interval` of them, each time after the same request."""
     random.seed(seed)
     model, lasting, handle = small_model(), small_model(), None
     always = relcache.enable(lasting, relcache.RFC(2, 0.3), memory_limit="60 kB")
@@ -136,16 +134,16 @@ def looks(requests: int, every: int, seed: int = 0) -> Iterator[Look]:
             one_of_many(lasting, always, lasts=True)
         else:
             handle = one_of_many(model, handle)
-        if number % every == 0:
+        if number % interval == 0:
             handle = relcache.enable(model, relcache.RFC(2, 0.3))
             for used in (model, lasting):
                 request(used, 4, 8, 2, 2)
             assert always.enabled
-            yield Look(number, live_bytes(), process_bytes())
+            yield Snapshot(number, live_bytes(), process_bytes())
 
 
 def process_bytes() -> int:
-    """Memory of this process that lies in RAM, after what is free has been given back; 0 where that is not known."""
+    """Return this process's memory in RAM after free memory has gone back to the system; 0 if it is unknown."""
     gc.collect()
     status = Path("/proc/self/statm")
     if not status.exists():
@@ -163,11 +161,9 @@ def main() -> int:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     found = []
-    for look in looks(options.requests, options.every, options.seed):
-        found.append(look)
-        print(
-            f"{look.requests:6} requests  {look.tensors:12,} bytes of tensors  {look.process / 1e6:8.1f} MB of process"
-        )
+    for one in snapshots(options.requests, options.every, options.seed):
+        found.append(one)
+        print(f"{one.requests:6} requests  {one.tensors:12,} bytes of tensors  {one.process / 1e6:8.1f} MB of process")
     first, last = found[0], found[-1]
     print(f"from {first.requests} to {last.requests}: {last.tensors - first.tensors:+,} bytes of tensors, "
           f"{(last.process - first.process) / 1e6:+.1f} MB of process")  # fmt: skip

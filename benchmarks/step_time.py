@@ -1,26 +1,25 @@
-"""Time of a full step and of a cached step, and the share of the forecast in the latter.
+"""Time a full step and a cached step, and the forecast's share of the cached step.
 
     python benchmarks/step_time.py --out benchmarks/results/step-time.json
 
-Every method runs the same loop with the same full steps in turn, round after round in one process, so that the ratios
-hold where the machine's speed drifts. A step is one call of the transformer on a guidance batch (rows = 2 x samples).
+All methods take turns in one process and run the same loop with the same full steps, round after round. So the ratios
+hold if the machine's speed drifts. A step is one call of the transformer on a guidance batch (rows = 2 x samples).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+from shared import parser_for
 from torch import Tensor
 
 import relcache
+from relcache.bench import files
 from relcache.bench.sampling.pipelines import DEFAULT_MODEL, load_pipeline
 from relcache.forecasters.base import Forecast, Forecaster
 from relcache.forecasters.expansion import Expansion
@@ -37,7 +36,7 @@ FORECASTERS = {
 
 
 class Timed(Forecaster):
-    """A forecaster that adds up the time of its forecasts."""
+    """A forecaster that sums the time of its forecasts."""
 
     def __init__(self, inner: Forecaster):
         self.inner, self.seconds = inner, 0.0
@@ -67,7 +66,7 @@ def now(device: torch.device) -> float:
 
 @torch.no_grad()
 def measure(model: torch.nn.Module, forecaster: Forecaster | None, rows: int) -> dict[str, list[float]]:
-    """Seconds of full and cached steps, and of the forecasts in each cached step, in one run."""
+    """Return the seconds of full and cached steps, and of the forecasts in each cached step, in one run."""
     device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
     size, channels = model.config.sample_size, model.config.in_channels
     sample = torch.randn(rows, channels, size, size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
@@ -94,13 +93,12 @@ def measure(model: torch.nn.Module, forecaster: Forecaster | None, rows: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--samples", type=int, default=16, help="samples; guidance doubles the rows")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
     model = load_pipeline(options.model, options.device, options.dtype).transformer
@@ -129,7 +127,6 @@ def main() -> None:
         table.append(row)
         print(f"| {name} | {full * 1e3:.2f} | {full / reference:.3f} | {tail} |")
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         about = {
             "model": options.model,
             "rows": rows,
@@ -140,7 +137,7 @@ def main() -> None:
             "torch": torch.__version__,
             "python": platform.python_version(),
         }
-        options.out.write_text(json.dumps({"about": about, "rows": table}, indent=2) + "\n")
+        files.write_json(options.out, {"about": about, "rows": table})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The README's table: every method on the three shipped models, from the tables that `relcache demo` has written.
+"""Print the README's tables of all methods on the three shipped models, from the tables of `relcache demo`.
 
     python benchmarks/summary.py benchmarks/results/demo
 
-PSNR in dB and SSIM are against full compute. The score is of the shipped classifier (class) or recogniser.
+PSNR in dB and SSIM are to full compute. The score is that of the shipped classifier (class) or recogniser.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ LABELS = {"fora": "FORA", "taylorseer": "TaylorSeer", "taylorseer-p3": "TaylorSe
 
 
 def label(row: dict[str, Any]) -> str:
-    """How the README names a method."""
+    """Return the README's name of a method."""
     name, _, order = row["method"].rpartition("-")
     return f"{LABELS[name]}, m={order}" if name else LABELS[order]
 
 
 def cell(row: dict[str, Any], score: str) -> str:
-    """PSNR, SSIM and the score of what was made."""
+    """Return PSNR, SSIM and the score of a row."""
     return f"{row['psnr']:.2f} · {row['ssim']:.4f} · {row[score]:.3f}"
 
 

@@ -1,29 +1,25 @@
-"""How far a sample of tokens strays: the movement of a module's input over every so manieth token against over all.
+"""Measure the error of sampled tokens: the movement of a module's input over some tokens against that over all.
 
     python benchmarks/token_stride.py --out benchmarks/results/token-stride.json
 
-RFE weighs a step by ‖I(t-k) - I(t)‖ / ‖Δ_N I‖. Both norms are taken over the same tokens, so that the ratio of a sample
-is off only as far as its tokens move otherwise than the rest. Recorded in a run with full compute of each shipped
-model, at full steps 0, 1, 1 + N, …: the relative error of that ratio over all modules, samples and steps between. What
-a forecast adds to the last full output is proportional to the ratio, so this share of it is the forecast's error.
+RFE weighs a step by ‖I(t-k) - I(t)‖ / ‖Δ_N I‖. Both norms run over the same tokens, so only tokens that move unlike the
+rest cause an error. Each shipped model runs once with full compute, with full steps 0, 1, 1 + N, … assumed. The table
+has the relative error of the ratio over all modules, samples and steps between. The change that a forecast adds is
+proportional to the ratio, so it has the same relative error.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from shared import about, one_batch, parser_for
 from torch import Tensor
 
 import relcache
 from relcache.bench import files
-from relcache.bench.comparison.asked import asked_of, call_options
-from relcache.bench.sampling.batches import Sampler
-from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.forecasters.base import Forecast, Forecaster
 from relcache.forecasters.expansion import Expansion, every, norm_l2
 from relcache.schedules import Always, Interval
@@ -33,7 +29,7 @@ MODELS = ("dit-fashion-mnist", "small-flux", "small-video")
 
 
 class Trail(NamedTuple):
-    """The inputs at the last two full steps, and relative errors by stride."""
+    """The inputs at the last two full steps, and the relative errors by stride."""
 
     now: Tensor
     before: Tensor | None
@@ -42,7 +38,7 @@ class Trail(NamedTuple):
 
 @dataclass(frozen=True)
 class Probe(Forecaster):
-    """Forecasts nothing, and records how far sampled tokens stray."""
+    """A forecaster that forecasts nothing and records the error of sampled tokens."""
 
     schedule: Interval
 
@@ -63,31 +59,27 @@ class Probe(Forecaster):
         return state
 
     def forecast(self, state: Any, coefficients: Any, input: Tensor) -> Forecast:
-        raise TypeError("a probe forecasts nothing: give it the schedule Always")
+        raise TypeError("a probe forecasts nothing: use the schedule Always")
 
 
 def ratio(input: Tensor, now: Tensor, before: Tensor, stride: int) -> Tensor:
-    """‖I(t-k) - I(t)‖ / ‖Δ_N I‖ of each sample."""
+    """Return ‖I(t-k) - I(t)‖ / ‖Δ_N I‖ of each sample, (samples, 1, …)."""
     input, now, before = (every(value, stride) for value in (input, now, before))
     return norm_l2(input - now, "sample") / norm_l2(now - before, "sample")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--interval", type=int, default=4)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     probe = relcache.Method(Probe(Interval(options.interval)), Always(), "probe")
-    seeds = list(range(options.samples))
     rows = []
     for model in MODELS:
-        pipeline = load_pipeline(model, "cpu", "float32")
+        pipeline, sample = one_batch(model, options.steps, range(options.samples), "cpu", "float32")
         with relcache.enable(pipeline, probe) as handle:
-            Sampler(pipeline, options.steps, len(seeds), call_options(model, None, None, None, [])).call(
-                seeds, asked_of(model, None, seeds)
-            )
+            sample()
             trails = [state for *_, state in handle.states()]
         for stride in STRIDES:
             errors = torch.cat([error for trail in trails for error in trail.errors[stride]])
@@ -99,8 +91,7 @@ def main() -> None:
     for row in rows:
         print(f"| {row['model']} | {row['stride']} | {row['median']:.2%} | {row['99 %']:.2%} | {row['most']:.2%} |")
     if options.out:
-        about = {key: value for key, value in vars(options).items() if key != "out"}
-        files.write_json(options.out, {"about": about, "rows": rows})
+        files.write_json(options.out, {"about": about(options), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -10,10 +10,14 @@ import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel
 from tiny import DiTWithContext, tiny_dit, tiny_pipeline
 
-torch.set_num_threads(1)  # for models this small more threads only wait for each other
+torch.set_num_threads(1)  # more threads only wait for each other in models this small
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same in the processes that tests start
 
-FIRST = ("test_command_line", "test_pool", "test_shipped_models")  # the longest; short tests at the end keep all busy
+FIRST = (
+    "test_command_line",
+    "test_pool",
+    "test_shipped_models",
+)  # the longest; short tests at the end fill the gaps
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def lasting() -> None:
-    """What is alive before a file's tests stays, most of it from imports: no collection of garbage walks through it."""
+    """Exclude all objects from before a file's tests, mostly of imports, from the collection of garbage."""
     gc.collect()
     gc.freeze()
 

@@ -1,7 +1,7 @@
-"""The equations of feature caching once more, as plainly as they are printed, to hold the library against.
+"""The equations of feature caching as plainly as they are printed, to compare the library with.
 
-Written from the formulas, not from the library: whole histories are kept, every difference and every norm is computed
-anew at every step from full tensors, and DiT's forward is spelt out block by block. Time runs downwards, as in the
+They are written from the formulas, not from the library. Whole histories are kept. Each step computes every difference
+and norm anew from full tensors. DiT's forward pass is written out block by block. Time runs downwards, as in the
 papers: step j of n has the position n - j.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to compute: the forecast, and either a fixed interval or a threshold."""
+    """The forecast, and either a fixed interval or a threshold."""
 
     forecast: str  # "reuse", "taylor", "newton" or "relational"
     order: int = 0
@@ -33,7 +33,7 @@ class Recipe:
 
     @property
     def form(self) -> str:
-        """The expansion of outputs, and of the first module's input."""
+        """Return the expansion of outputs and of the first module's input."""
         return self.direction if self.forecast == "relational" else self.forecast
 
 
@@ -47,12 +47,12 @@ class Past:
 
 
 def taylor_term(values: list[Tensor], positions: list[int], now: int, order: int) -> Tensor:
-    """Σ (k^i / i!) D_i(t), each D_i divided by the gap at the full step where it is taken."""
+    """Return Σ (k^i / i!) D_i(t), with each D_i divided by the gap at the full step where it is taken."""
 
-    def difference(i: int, place: int) -> Tensor:
+    def difference(i: int, at: int) -> Tensor:
         if i == 0:
-            return values[place]
-        return (difference(i - 1, place) - difference(i - 1, place + 1)) / (positions[place + 1] - positions[place])
+            return values[at]
+        return (difference(i - 1, at) - difference(i - 1, at + 1)) / (positions[at + 1] - positions[at])
 
     k, total = positions[0] - now, torch.zeros_like(values[0])
     for i in range(1, min(order, len(values) - 1) + 1):
@@ -61,7 +61,7 @@ def taylor_term(values: list[Tensor], positions: list[int], now: int, order: int
 
 
 def newton_term(values: list[Tensor], positions: list[int], now: int, order: int) -> Tensor:
-    """(t - t_0) O[t_0, t_1] + (t - t_0)(t - t_1) O[t_0, t_1, t_2] + … over true positions."""
+    """Return (t - t_0) O[t_0, t_1] + (t - t_0)(t - t_1) O[t_0, t_1, t_2] + … over true positions."""
 
     def divided(first: int, last: int) -> Tensor:
         if first == last:
@@ -76,7 +76,7 @@ def newton_term(values: list[Tensor], positions: list[int], now: int, order: int
 
 
 def expansion_term(form: str, values: list[Tensor], positions: list[int], now: int, order: int) -> Tensor:
-    """What an expansion adds to the newest value."""
+    """Return the change that an expansion adds to the newest value."""
     if form == "reuse":
         return torch.zeros_like(values[0])
     term = taylor_term if form == "taylor" else newton_term
@@ -84,14 +84,14 @@ def expansion_term(form: str, values: list[Tensor], positions: list[int], now: i
 
 
 def norms(value: Tensor, norm: str) -> Tensor:
-    """L2 norms, shaped so that they multiply `value`."""
+    """Return L2 norms in a shape that multiplies `value`: scalar, or (batch, 1, …)."""
     if norm == "tensor":
         return value.double().square().sum().sqrt()
     return value.double().square().flatten(1).sum(1).sqrt().reshape(-1, *[1] * (value.ndim - 1))
 
 
 def forecast(recipe: Recipe, past: Past, now: int, present_input: Tensor) -> Tensor:
-    """The output of a skipped module."""
+    """Return the forecast output of a skipped module."""
     newest = past.outputs[0]
     term = expansion_term(recipe.form, past.outputs, past.positions, now, recipe.order)
     if recipe.forecast != "relational":
@@ -107,7 +107,7 @@ def forecast(recipe: Recipe, past: Past, now: int, present_input: Tensor) -> Ten
 
 
 def input_error(recipe: Recipe, past: Past, now: int, present_input: Tensor) -> float:
-    """E = ‖I - I_T‖₁ / ‖I‖₁: of the whole tensor, or the mean over samples."""
+    """Return E = ‖I - I_T‖₁ / ‖I‖₁ of the whole tensor, or its mean over samples."""
     predicted = past.inputs[0] + expansion_term(recipe.form, past.inputs, past.positions, now, recipe.order)
     missed, size = (present_input - predicted).double().abs(), present_input.double().abs()
     if recipe.norm == "tensor":
@@ -128,13 +128,13 @@ class Oracle:
         self.full: bool | None = None
 
     def begin_step(self) -> None:
-        """The timestep moved on; the step's first module will decide."""
+        """Open the next step, whose first module decides."""
         self.step += 1
         self.full = None
         self.errors.append(None)
 
     def decide(self, past: Past, present_input: Tensor) -> bool:
-        """Whether the present step is full."""
+        """Decide whether the present step is full."""
         recipe, step = self.recipe, self.step
         if len(past.positions) < (2 if recipe.order > 0 else 1) or step < recipe.warmup:
             full = True
@@ -150,7 +150,7 @@ class Oracle:
         return full
 
     def module(self, branch: str, name: str, module: nn.Module, present_input: Tensor) -> Tensor:
-        """Output of one module: computed at a full step, forecast at any other."""
+        """Return the output of one module, computed at a full step and forecast at a cached one."""
         past = self.pasts.setdefault(branch, {}).setdefault(name, Past())
         now = self.steps - self.step
         if self.full is None:
@@ -165,7 +165,7 @@ class Oracle:
 
     @torch.no_grad()
     def __call__(self, sample: Tensor, timestep: Tensor, labels: Tensor, branch: str = "only") -> Tensor:
-        """DiT's forward: patches, blocks with adaptive norms and gates, un-patching."""
+        """Run DiT's forward pass: patches, blocks with adaptive norms and gates, un-patching."""
         model = self.model
         hidden = model.pos_embed(sample)
         for number, block in enumerate(model.transformer_blocks):

@@ -1,4 +1,4 @@
-"""Requests that the tests make: of pipelines that share a transformer, and loops by hand."""
+"""Requests for the tests: of pipelines that share a transformer, and of loops written by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(pipe: Any, call: dict[str, Any], seed: int = 0, steps: int = STEPS, **op
 
 
 def with_scheduler(pipe: Any) -> Any:
-    """A second pipeline around the same models, with a scheduler of its own."""
+    """Return a second pipeline with the same models and its own scheduler."""
     return type(pipe)(**{**pipe.components, "scheduler": copy.deepcopy(pipe.scheduler)})
 
 
@@ -53,7 +53,7 @@ def loop(
     model: Any, seed: int = 0, label: int = 3, steps: int = STEPS, start: int = 0, stop: int | None = None,
     timesteps: list[Any] | None = None, rows: int = 2,
 ) -> Iterator[Tensor]:  # fmt: skip
-    """Samples of a loop that makes a new timestep and new conditioning at each step."""
+    """Yield the samples of a loop that makes a new timestep and new conditioning at each step."""
     sample = noise_for(list(range(10 * seed, 10 * seed + rows)))
     table = timesteps if timesteps is not None else timesteps_for(steps).tolist()
     for step, time in list(enumerate(table))[start:stop]:

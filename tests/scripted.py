@@ -1,4 +1,4 @@
-"""A transformer of one module that returns what a test has written down."""
+"""A transformer of one module that returns outputs from a test's script."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from relcache import Method, ModelSpec
 
 
 class Scripted(nn.Module):
-    """Returns what a test has written down for each step, whatever the input."""
+    """A module that returns the scripted output of each step for any input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,10 +38,10 @@ SPEC = ModelSpec("ScriptedTransformer", ("blocks.*",))
 def play(
     method: Method, inputs: list[Tensor], outputs: list[Tensor], steps: int | None = None
 ) -> tuple[list[Tensor], relcache.Report]:
-    """Outputs of the transformer whose module gets `inputs` and, where it is computed, returns `outputs`."""
+    """Return the outputs and report of a transformer whose module gets `inputs` and, if computed, returns `outputs`."""
     model = ScriptedTransformer().eval()
     handle = relcache.enable(model, method, spec=SPEC, num_inference_steps=steps)
-    got, timesteps = [], 1000.0 - torch.arange(len(inputs))  # one table: the samples may move as far as they like
+    got, timesteps = [], 1000.0 - torch.arange(len(inputs))  # one table, so that samples may move any distance
     with torch.no_grad():
         for step, (given, output) in enumerate(zip(inputs, outputs, strict=True)):
             model.blocks[0].present = output
@@ -50,5 +50,5 @@ def play(
 
 
 def rows(*values: float) -> Tensor:
-    """A batch of features with these values, four entries each."""
+    """Return a batch of features (values, 4), in which each row repeats one value."""
     return torch.tensor(values)[:, None].expand(-1, 4).clone()

@@ -26,7 +26,7 @@ def soak() -> ModuleType:
 def test_nothing_piles_up(soak: ModuleType) -> None:
     """Tensors to the last byte; the process within what its allocator and its tables may take."""
     soak.SIZES, soak.ROWS, soak.BLOCKS = (8, 12), (1, 2), 2
-    first, *_, last = list(soak.looks(60, 20))
+    first, *_, last = list(soak.snapshots(60, 20))
     assert (first.requests, last.requests) == (20, 60)
     assert last.tensors == first.tensors > 0
     assert last.process - first.process < 10e6

@@ -12,14 +12,8 @@ import pytest
 import torch
 from families import FAMILIES
 from requesting import STEPS, Stop, every_method, last, loop, options_of, run, stop_at, with_scheduler
-from small_pipelines import (
-    flux,
-    flux_transformer,
-    qwen_image,
-    stable_diffusion_3,
-    t5_tokenizer,
-    wan_vae,
-)
+from small_parts import t5_tokenizer, wan_vae
+from small_pipelines import flux, flux_transformer, qwen_image, stable_diffusion_3
 from tiny import run_pipeline, tiny_dit, tiny_pipeline
 from torch import Tensor
 

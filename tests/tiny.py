@@ -1,4 +1,4 @@
-"""Tiny random transformers and pipelines, and sampling loops written by hand: what the tests run on."""
+"""Tiny random transformers and pipelines for the tests, and sampling loops written by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tiny_dit(
     sample_size: int = 8,
     kind: type[DiTTransformer2DModel] = DiTTransformer2DModel,
 ) -> DiTTransformer2DModel:
-    """A DiT of random weights whose features move smoothly with the timestep."""
+    """Return a DiT of random weights whose features move smoothly with the timestep."""
     model = kind(
         num_attention_heads=2,
         attention_head_dim=8,
@@ -46,7 +46,7 @@ def tiny_dit(
         for parameter in model.parameters():
             parameter.normal_(0, 0.3, generator=generator)
         for block in model.transformer_blocks:
-            # The fast sinusoids of the timestep embedding would make every step a surprise, as no trained model does.
+            # The fast sinusoids of the timestep embedding would make features jump, unlike those of a trained model.
             first = block.norm1.emb.timestep_embedder.linear_1.weight
             frequency = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(128) / 127)
             first[:, (frequency > 0.02).repeat(2)] = 0
@@ -54,7 +54,7 @@ def tiny_dit(
 
 
 def tiny_pipeline(seed: int = 0, blocks: int = 2) -> DiTPipeline:
-    """A DiTPipeline around `tiny_dit`, built without any download."""
+    """Return a DiTPipeline around `tiny_dit`, built without any download."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         vae = AutoencoderKL(block_out_channels=(4,), latent_channels=4, norm_num_groups=2, layers_per_block=1)
@@ -65,7 +65,7 @@ def tiny_pipeline(seed: int = 0, blocks: int = 2) -> DiTPipeline:
 
 
 class CopyingPipeline(DiTPipeline):  # type: ignore[misc]
-    """A pipeline that puts a copy of its scheduler in its place while it runs."""
+    """A pipeline that replaces its scheduler by a copy while it runs."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         own, self.scheduler = self.scheduler, copy.deepcopy(self.scheduler)
@@ -78,7 +78,7 @@ class CopyingPipeline(DiTPipeline):  # type: ignore[misc]
 def run_pipeline(
     pipeline: DiTPipeline, labels: list[int], steps: int = 16, guidance: float = 1.5, seeds: list[int] | None = None
 ) -> Tensor:
-    """Latents that the pipeline hands to its decoder, before anything is clamped."""
+    """Return the latents that the pipeline passes to its decoder, before anything is clamped."""
     seeds = seeds or list(range(len(labels)))
     latents: list[Tensor] = []
 
@@ -98,18 +98,18 @@ def run_pipeline(
 
 
 def noise_for(seeds: list[int], channels: int = 4, size: int = 8) -> Tensor:
-    """Start noise, one seed per sample, as the pipeline draws it."""
+    """Draw start noise (seeds, channels, size, size) like the pipeline, with one seed per sample."""
     shape = (1, channels, size, size)
     return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def timesteps_for(steps: int) -> Tensor:
-    """DDIM's falling timesteps, spaced as diffusers does by default."""
+    """Return DDIM's falling timesteps (steps,) int64, with diffusers' default spacing."""
     return (torch.arange(steps) * (TRAIN_STEPS // steps)).flip(0).contiguous()
 
 
 def alphas_for(steps: int) -> list[tuple[float, float]]:
-    """Cumulated alphas of each step and of the one after it."""
+    """Return the cumulated alphas of each step and of the next one."""
     alphas = torch.cumprod(1 - torch.linspace(*BETAS, TRAIN_STEPS, dtype=torch.float64), 0).tolist()
     times = timesteps_for(steps).tolist()
     return [(alphas[t], alphas[t - TRAIN_STEPS // steps] if t >= TRAIN_STEPS // steps else 1.0) for t in times]
@@ -120,7 +120,7 @@ Denoise = Callable[[int, Tensor, Tensor], Tensor]
 
 @torch.no_grad()
 def ddim(denoise: Denoise, sample: Tensor, steps: int, timesteps: Tensor | None = None) -> Tensor:
-    """DDIM by hand: `denoise(step, sample, timestep)` predicts the noise, with the timestep as a view of one tensor."""
+    """Run DDIM by hand: `denoise(step, sample, timestep)` predicts the noise; timesteps are views of one tensor."""
     timesteps = timesteps_for(steps) if timesteps is None else timesteps
     for step, (alpha, alpha_next) in enumerate(alphas_for(steps)):
         noise = denoise(step, sample, timesteps[step])
@@ -142,7 +142,7 @@ def run_loop(
     break_at: int | None = None,
     error: type[BaseException] = BrokenOff,
 ) -> Tensor:
-    """Sample without guidance; `error` is raised between calls before step `break_at`."""
+    """Sample without guidance, and raise `error` between calls before step `break_at`."""
     labels = torch.tensor([3, 5]) if labels is None else labels
     seeds = seeds or list(range(len(labels)))
 
@@ -162,7 +162,7 @@ def run_guided(
     scale: float = 1.5,
     break_after_cond_at: int | None = None,
 ) -> Tensor:
-    """Sample with one call per guidance branch; `uncond_steps` limits the steps in which the second one is made."""
+    """Sample with one call per guidance branch; `uncond_steps` are the steps of the second branch, by default all."""
     labels = {"cond": torch.tensor([3, 5]), "uncond": torch.tensor([NULL_CLASS, NULL_CLASS])}
 
     def denoise(step: int, sample: Tensor, timestep: Tensor) -> Tensor:
@@ -182,12 +182,12 @@ def run_guided(
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:
-    """Norm of the difference over the norm of the reference."""
+    """Return the norm of the difference over the norm of the reference."""
     return float((value.double() - reference.double()).norm() / reference.double().norm())
 
 
 def trajectory(steps: int, seed: int = 0) -> Tensor:
-    """Samples of a made-up denoising run, (steps, 2, 4, 8, 8), so that branches can be called on the same inputs."""
+    """Return samples of an invented denoising run, (steps, 2, 4, 8, 8), as common inputs of the branches."""
     start, end = noise_for([seed, seed + 1]), noise_for([seed + 2, seed + 3])
     along = torch.linspace(0, 1, steps).reshape(-1, 1, 1, 1, 1)
     return start * torch.cos(along) + end * torch.sin(1.5 * along**2)
@@ -201,7 +201,7 @@ def call_along(
     context: bool = False,
     after: Callable[[int, str], None] = lambda step, branch: None,
 ) -> dict[str, list[Tensor]]:
-    """Call `model` on `samples`, each branch in the steps it names; `after` is called behind every call."""
+    """Call `model` on `samples`, each branch in its own steps, and `after` after each call."""
     labels = {"cond": torch.tensor([3, 5]), "uncond": torch.tensor([NULL_CLASS, NULL_CLASS])}
     timesteps = timesteps_for(len(samples))
     outputs: dict[str, list[Tensor]] = {branch: [] for branch in branches}

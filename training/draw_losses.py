@@ -1,8 +1,8 @@
-"""Draw the loss curves of training runs, from their logs.
+"""Draw the loss curves of training runs from their logs.
 
     python training/draw_losses.py shipped-models/src/relcache_models/*/loss*.jsonl
 
-Beside each log `X.jsonl` it writes `X.png`, with a panel for each loss.
+It writes `X.png` beside each log `X.jsonl`, with a panel for each loss.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OTHERS = ("update", "samples_per_second", "seconds", "learning_rate", "samples")
 
 
 def draw(log: Path) -> Path:
-    """The picture of the log's losses."""
+    """Draw the log's losses, and return the figure's path."""
     rows = [json.loads(row) for row in log.read_text().splitlines()]
     names = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in OTHERS]
     figure, axes = pyplot.subplots(1, len(names), figsize=(4.2 * len(names), 2.8), squeeze=False, layout="constrained")

@@ -1,9 +1,9 @@
-"""Write small-flux (`text`) or small-video (`video`) as a pipeline folder, from what the training scripts left.
+"""Write small-flux (`text`) or small-video (`video`) as a pipeline folder, from the results of the training scripts.
 
     python training/export_pipeline.py text --out shipped-models/src/relcache_models/small-flux
     python training/export_pipeline.py video --out shipped-models/src/relcache_models/small-video
 
-It takes the moving average of the transformer's weights, also of a run that goes on, and stores it in half precision.
+It stores the moving average of the transformer's weights in half precision. The run need not be finished.
 """
 
 from __future__ import annotations

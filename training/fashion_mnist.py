@@ -1,4 +1,4 @@
-"""Fashion-MNIST read from its four IDX files. Knows nothing of models."""
+"""Read Fashion-MNIST from its four IDX files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FILES = {
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """One IDX file of unsigned bytes, plain or gzipped, as an array of its stored shape.
+    """Read an IDX file of unsigned bytes, plain or gzipped, as an array of its stored shape.
 
     Raises:
-        ValueError: the magic number or the length is not that of an unsigned-byte IDX file.
+        ValueError: the magic number or the length does not fit an IDX file of unsigned bytes.
     """
     raw = path.read_bytes()
     if raw[:2] == b"\x1f\x8b":
@@ -39,10 +39,10 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def load(split: str, folder: Path | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (n, 1, 28, 28) uint8 and labels (n,) int64 of `split` ("train" or "test").
+    """Read images (n, 1, 28, 28) uint8 and labels (n,) int64 of `split` ("train" or "test").
 
     Raises:
-        FileNotFoundError: a file is missing; the message says where the data can be had.
+        FileNotFoundError: a file is missing; the message names the source of the data.
     """
     folder = folder or DEBIAN_FOLDER
     arrays = []
@@ -52,7 +52,7 @@ def load(split: str, folder: Path | None = None) -> tuple[torch.Tensor, torch.Te
         if not found:
             raise FileNotFoundError(
                 f"no {name}[.gz] in {folder}: install Debian's package dataset-fashion-mnist, "
-                "or give the folder with the four original IDX files by --data"
+                "or give the folder of the four original IDX files with --data"
             )
         arrays.append(torch.from_numpy(read_idx(found[0]).copy()))
     return arrays[0][:, None], arrays[1].long()

@@ -1,4 +1,4 @@
-"""What all training scripts of the shape models share: checkpoints that resume, a log of losses, learning rates."""
+"""The parts that the training scripts of the shape models share: checkpoints, a log of losses, learning rates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 
 def learning_rate(update: int, updates: int, warmup: int = 100, cooldown: float = 0.3) -> float:
-    """A factor: warm-up, a constant stretch, then a linear fall to 1 % over the last `cooldown` of the run."""
+    """Return a factor: a warm-up, a constant stretch, then a linear fall to 1 % over the last `cooldown` of the run."""
     if update < warmup:
         return (update + 1) / warmup
     start = updates * (1 - cooldown)
@@ -23,10 +23,10 @@ def learning_rate(update: int, updates: int, warmup: int = 100, cooldown: float 
 
 
 class Run:
-    """A training run in a folder: `checkpoint.pt` and `loss.jsonl`. Ctrl-C and SIGTERM save, then stop: `is_complete`.
+    """A training run in a folder, with `checkpoint.pt` and `loss.jsonl`. Ctrl-C and SIGTERM save and stop it.
 
-    Iterating gives the numbers of the updates that are still to be done. `keep` are the objects with `state_dict` and
-    `load_state_dict` that a checkpoint holds; `average` is an exponential moving average of `model`'s weights.
+    Iterating yields the numbers of the remaining updates. A checkpoint stores the objects of `keep`, which have
+    `state_dict` and `load_state_dict`. `average` is an exponential moving average of `model`'s weights.
     """
 
     def __init__(self, folder: Path, updates: int, model: nn.Module, *, every: int, ema: float = 0.0, **keep: Any):
@@ -62,11 +62,11 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all updates are done."""
+        """Tell whether all updates are done."""
         return self.update >= self.updates
 
     def _forget_rows_after_the_checkpoint(self) -> None:
-        """Of a run that was killed: those updates are done again, and logged again."""
+        """Remove the log's rows after the checkpoint: a killed run repeats those updates."""
         log = self.folder / "loss.jsonl"
         if log.exists():
             kept = [row for row in log.read_text().splitlines(True) if json.loads(row)["update"] <= self.update]
@@ -75,7 +75,7 @@ class Run:
             os.replace(temporary, log)
 
     def done(self, batch: int, **values: float) -> None:
-        """One update is done, with these losses."""
+        """Finish an update of `batch` samples with these losses."""
         self.update += 1
         self.rows.append(values)
         if not all(math.isfinite(value) for value in values.values()):
@@ -92,7 +92,7 @@ class Run:
             self.save()
 
     def _log(self) -> None:
-        """Add a row to the log: the means since the last one."""
+        """Add a row to the log, with the means since the last one."""
         elapsed, self.started = time.perf_counter() - self.started, time.perf_counter()
         self.seconds += elapsed
         row = {"update": self.update} | {n: sum(r[n] for r in self.rows) / len(self.rows) for n in self.rows[-1]}

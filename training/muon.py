@@ -1,6 +1,6 @@
-"""Muon (Jordan et al., 2024) in float32: matrices of one shape are orthogonalised together, which suits narrow models.
+"""Muon (Jordan et al., 2024) in float32, which orthogonalises all matrices of one shape together.
 
-`torch.optim.Muon` computes in bfloat16 and one matrix at a time, both slow on a CPU.
+This suits narrow models. `torch.optim.Muon` computes in bfloat16 and one matrix at a time, both slow on a CPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 
 def orthogonalised(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """`matrices` (n, rows, columns), each replaced by about U V^T of its singular value decomposition U S V^T."""
+    """Replace each of the matrices (n, rows, columns), U S V^T by singular values, by about U V^T."""
     a, b, c = 3.4445, -4.7750, 2.0315  # the quintic of the published method
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
@@ -24,9 +24,9 @@ def orthogonalised(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update of each matrix is made orthogonal, scaled to the root mean square of an Adam step.
+    """Momentum with orthogonal updates of each matrix, scaled to the root mean square of an Adam step.
 
-    The kernels of a convolution are a matrix of as many rows as it has output channels.
+    A convolution's kernels count as a matrix with a row for each output channel.
     """
 
     def __init__(self, params: Iterable[torch.Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):

@@ -1,8 +1,8 @@
-"""Trained models as folders that diffusers' pipelines load.
+"""Write trained models as folders that diffusers' pipelines load.
 
-`DiTPipeline`: the model works on pixels, but the pipeline decodes with an `AutoencoderKL`. That class contains a group
-norm and a SiLU, so it cannot be the identity by leaving things out; `identity_autoencoder` chooses its weights so that
-it is the identity to about 1e-4 all the same.
+The DiT works on pixels, but `DiTPipeline` decodes with an `AutoencoderKL`. That class contains a group norm and a SiLU,
+so leaving parts out does not make it the identity. `identity_autoencoder` chooses weights that make it the identity to
+about 1e-4.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
 def make_identity(coder: nn.Module) -> None:
     """Set an encoder's or decoder's weights so that output channel 0 equals input channel 0.
 
-    The four inner channels carry (a x, -a x, 1, -1). Their mean is zero and, for a small, their standard deviation is
-    a constant, so the group norm only scales; and silu(x) - silu(-x) = x undoes the activation.
+    The four inner channels carry (a x, -a x, 1, -1). Their mean is zero, and their standard deviation is constant for
+    small a. So the group norm only scales, and silu(x) - silu(-x) = x undoes the activation.
     """
     a = 0.01
     for module in coder.modules():
@@ -41,7 +41,7 @@ def make_identity(coder: nn.Module) -> None:
 
 
 def identity_autoencoder() -> AutoencoderKL:
-    """An AutoencoderKL of one channel whose encoder mean and decoder are the identity, with a variance of e^-30."""
+    """Return an AutoencoderKL of one channel whose encoder mean and decoder are the identity, with variance e^-30."""
     vae = AutoencoderKL(
         in_channels=1,
         out_channels=1,
@@ -64,7 +64,7 @@ def identity_autoencoder() -> AutoencoderKL:
 
 
 def write(folder: Path, transformer: DiTTransformer2DModel) -> None:
-    """Write the pipeline to `folder`, transformer in half precision; an existing model card there is kept."""
+    """Write the DiT's pipeline to `folder`, the transformer in half precision; keep a model card there."""
     scheduler = DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=1e-4,
@@ -79,7 +79,7 @@ def write(folder: Path, transformer: DiTTransformer2DModel) -> None:
 
 
 def write_pipeline(folder: Path, pipeline: DiffusionPipeline, **index_entries: object) -> None:
-    """Write `pipeline` to `folder`, whole or not at all, with more entries in its index; other files there are kept."""
+    """Write `pipeline` to `folder`, whole or not at all, with more entries in its index; keep other files there."""
     temporary, former = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "former"))
     for left in (temporary, former):
         shutil.rmtree(left, ignore_errors=True)
@@ -101,10 +101,10 @@ def write_pipeline(folder: Path, pipeline: DiffusionPipeline, **index_entries: o
 
 
 def make_tokenizer_portable(folder: Path) -> str:
-    """Let transformers 4, too, load the tokenizer in `folder`; returns the name of its class in both versions.
+    """Let transformers 4 load the tokenizer in `folder` too; return the name of its class in both versions.
 
-    Version 5 calls what wraps any fast tokenizer `TokenizersBackend`, which is `PreTrainedTokenizerFast` in both. The
-    CLIP tokenizer of version 4 reads the vocabulary and the merges from files of their own.
+    Version 5 calls the wrapper of a fast tokenizer `TokenizersBackend`, which is `PreTrainedTokenizerFast` in both. The
+    CLIP tokenizer of version 4 reads the vocabulary and the merges from separate files.
     """
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text())
@@ -120,7 +120,7 @@ def make_tokenizer_portable(folder: Path) -> str:
 
 
 def make_clip_portable(folder: Path) -> None:
-    """Let transformers 4, too, load the CLIP text model in `folder`: its weights are named as published ones are."""
+    """Let transformers 4 load the CLIP text model in `folder` too, by the published names of the weights."""
     path = folder / "model.safetensors"
     prefix = "text_model."
     weights = {prefix + name.removeprefix(prefix): value for name, value in load_file(path).items()}

@@ -3,11 +3,11 @@
     python training/train_autoencoder.py text --run runs/autoencoder-text
     python training/train_autoencoder.py video --run runs/autoencoder-video --batch 8 --learning-rate 1e-3
 
-`AutoencoderKL` and `AutoencoderKLHunyuanVideo` of diffusers, small. The former compresses each side by 4, to 8
-channels, the latter also time by 4, to 16. The video autoencoder starts from the one of pictures (`--pictures`),
-inflated: each convolution looks at the newest frame alone, and learns the frames before it from clips. The same command
-resumes. At the end the run folder holds `autoencoder/`, in diffusers' format and with the scaling factor that makes
-latents of unit variance, and `reconstruction.png`.
+The networks are small ones of diffusers' classes. `AutoencoderKL` compresses each side by 4, to 8 channels;
+`AutoencoderKLHunyuanVideo` compresses time by 4 as well, to 16. The video autoencoder starts from the inflated one of
+pictures (`--pictures`): each convolution reads only the newest frame, and learns to use the earlier ones from clips.
+The same command resumes. At the end the run folder has `reconstruction.png`, and `autoencoder/` in diffusers' format.
+Its scaling factor gives latents unit variance.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CHANNELS = {"text": 8, "video": 16}
 
 
 def build(task: str, **changes: float) -> nn.Module:
-    """The untrained autoencoder of `task`."""
+    """Return the untrained autoencoder of `task`."""
     if task == "text":
         return AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 3,
@@ -66,7 +66,7 @@ def build(task: str, **changes: float) -> nn.Module:
 
 @torch.no_grad()
 def inflate(autoencoder: AutoencoderKLHunyuanVideo, pictures: AutoencoderKL) -> None:
-    """Give `autoencoder` the weights of `pictures`: of its convolutions over time only the newest frame's are not 0."""
+    """Give `autoencoder` the weights of `pictures`; in convolutions over time only the newest frame's are not 0."""
 
     def flat(name: str) -> str:
         return re.sub(r"(\.conv)+\.(weight|bias)", r".\2", name)
@@ -74,16 +74,16 @@ def inflate(autoencoder: AutoencoderKLHunyuanVideo, pictures: AutoencoderKL) -> 
     weights = {flat(name): value for name, value in pictures.state_dict().items()}
     channels = pictures.config.latent_channels
     for name, value in autoencoder.state_dict().items():
-        if "quant_conv" in name:  # which the autoencoder of pictures has not
+        if "quant_conv" in name:  # the autoencoder of pictures has none
             value.copy_(torch.eye(len(value))[..., None, None, None] if value.ndim == 5 else torch.zeros(len(value)))
             continue
         source = weights[flat(name)]
         if value.ndim == 5:
             source = F.pad(source.view(*source.shape[:2], 1, *value.shape[3:]), (0, 0, 0, 0, value.shape[2] - 1, 0))
-        # Channels that pictures have not keep the weights that they start with.
+        # Channels that pictures lack keep their first weights.
         if name.startswith("encoder.conv_out"):
-            for target, given in zip(value.chunk(2), source.chunk(2), strict=True):  # mean, logarithm of the variance
-                target[:channels] = given
+            for target, part in zip(value.chunk(2), source.chunk(2), strict=True):  # mean, logarithm of the variance
+                target[:channels] = part
         elif name == "decoder.conv_in.conv.weight":
             value[:, :channels] = source
         else:
@@ -93,10 +93,10 @@ def inflate(autoencoder: AutoencoderKLHunyuanVideo, pictures: AutoencoderKL) -> 
 def scenes(
     task: str, number: int, seed: int, window: slice = slice(None), open_colours: float = 0.0
 ) -> tuple[list[shapes.Prompt], list[shapes.Scene], torch.Tensor]:
-    """Random training prompts, scenes, and their pictures (number, 3, side, side) or clips (…, 3, frames, side, side).
+    """Return random training prompts, their scenes, and pictures (number, 3, side, side) of them in [-1, 1].
 
-    Values are in [-1, 1], as the autoencoders take them. `window` is for some of a clip's frames; `open_colours` is the
-    share of shapes whose colour is left open.
+    Clips are (number, 3, frames, side, side); `window` selects some of their frames. `open_colours` is the share of
+    shapes whose colour is left open.
     """
     rng = random.Random(seed)
     prompts = [shapes.sample_prompt(rng, video=task == "video", open_colours=open_colours) for _ in range(number)]
@@ -108,7 +108,7 @@ def scenes(
 
 @torch.no_grad()
 def sheet(task: str, autoencoder: nn.Module, path: Path) -> float:
-    """Write pairs of rows, originals above reconstructions, of scenes not trained on; returns their mean PSNR in dB."""
+    """Write rows of unseen scenes, originals above reconstructions; return their mean PSNR in dB."""
     _, _, pixels = scenes(task, 16, seed=-1)
     again = autoencoder.decode(autoencoder.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
     errors = ((again - pixels) / 2).square().flatten(1).mean(1)
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--kl", type=float, default=2e-4, help="weight of the KL divergence per latent value, in nats")
-    parser.add_argument("--measured", type=int, default=256, help="scenes by which the latents are scaled at the end")
+    parser.add_argument("--measured", type=int, default=256, help="scenes that set the scale of the latents at the end")
     parser.add_argument("--pictures", type=Path, default=Path("runs/autoencoder-text/autoencoder"),
                         help="the autoencoder of pictures that the one of clips starts from")  # fmt: skip
     options = parser.parse_args()
@@ -150,7 +150,7 @@ def main() -> None:
     for update in run:
         for group in (*muon.param_groups, *adam.param_groups):
             group["lr"] = options.learning_rate * learning_rate(update, options.updates)
-        start = 4 * (update % 2)  # of clips: a frame, and the four after it that share a latent frame
+        start = 4 * (update % 2)  # in clips a frame, and the next four, which share a latent frame
         window = slice(None) if options.task == "text" else slice(start, start + 5)
         _, _, pixels = scenes(options.task, options.batch, seed=update, window=window)
         posterior = autoencoder.encode(pixels).latent_dist

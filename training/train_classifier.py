@@ -2,7 +2,7 @@
 
     python training/train_classifier.py --export shipped-models/src/relcache_models/classifier-fashion-mnist
 
-Minutes on two cores. Writes the weights, and the accuracy on the test set into `metrics.json` beside them.
+It takes minutes on two cores, and writes the weights and, in `metrics.json`, the accuracy on the test set.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from relcache_models.classifier import Classifier
 
 
 def shifted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each batch moved by up to two pixels in each direction, the border filled with background."""
+    """Shift a batch (n, 1, 28, 28) by up to two pixels in each direction; fill the border with background."""
     down, right = torch.randint(0, 5, (2,), generator=generator).tolist()
     return F.pad(images, (2, 2, 2, 2))[..., down : down + 28, right : right + 28]
 
 
 @torch.no_grad()
 def accuracy(model: Classifier, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of `images` whose most likely class is its label."""
+    """Return the share of `images` (n, 1, 28, 28) whose most likely class is its label (n,)."""
     model.eval()
     right = sum(
         (model(images[i : i + 500]).argmax(1) == labels[i : i + 500]).sum().item() for i in range(0, len(images), 500)
@@ -40,7 +40,7 @@ def accuracy(model: Classifier, images: torch.Tensor, labels: torch.Tensor) -> f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--export", type=Path, required=True)
-    parser.add_argument("--data", type=Path, help="folder with the four IDX files")
+    parser.add_argument("--data", type=Path, help="folder of the four IDX files")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)

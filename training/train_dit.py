@@ -1,11 +1,12 @@
 """Train the class-conditional DiT on Fashion-MNIST that relcache ships.
 
-    python training/train_dit.py --updates 8000 --run runs/dit --export shipped-models/src/relcache_models/dit-fashion-mnist
+    python training/train_dit.py --updates 8000 --run runs/dit \\
+        --export shipped-models/src/relcache_models/dit-fashion-mnist
 
-The network is diffusers' own `DiTTransformer2DModel` and is trained as DiT-XL/2 was: it predicts the noise of a
-1000-step linear schedule, one class label in ten is dropped for guidance, and the exported weights are an exponential
-moving average. Other than there, the loss is weighted by min-SNR, which learns faster; the log gives it unweighted.
-The run folder holds a checkpoint; the same command resumes from it. Ctrl-C and SIGTERM save first.
+The network is diffusers' own `DiTTransformer2DModel` and is trained like DiT-XL/2. It predicts the noise of a 1000-step
+linear schedule. One class label in ten is dropped for guidance. The exported weights are an exponential moving average.
+Unlike there, the loss is weighted by min-SNR, which learns faster; the log has the unweighted loss. The same command
+resumes from the checkpoint in the run folder. Ctrl-C and SIGTERM save first.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ from torch import nn
 
 import fashion_mnist
 
-NULL_CLASS = 1000  # what DiTPipeline passes as the unconditional label
+NULL_CLASS = 1000  # DiTPipeline's unconditional label
 TIMESTEPS = 1000
 
 
 class GivenEmbedding(nn.Module):
-    """Stands in for a block's own embedding: the model passes `timestep` through, and here it is the embedding."""
+    """Stands in for a block's own embedding and returns `timestep`, which is the embedding here."""
 
     def forward(self, timestep, class_labels, hidden_dtype=None):
         return timestep
 
 
 class TrainingDiT(nn.Module):
-    """A DiT whose blocks share one timestep and label embedding, computed once per forward.
+    """A DiT whose blocks share one embedding of timestep and label, computed once per forward pass.
 
-    diffusers' class computes an embedding in each block, which is half of the cost of a narrow model. Training shares
-    one; `export` writes a copy of it into each block, and the exported model is the plain diffusers class.
+    diffusers' class computes an embedding in each block, which is half of the cost of a narrow model. `exported` copies
+    the shared one into each block of the plain diffusers class.
     """
 
     def __init__(self, config: dict):
@@ -58,7 +59,7 @@ class TrainingDiT(nn.Module):
 
 
 def initialise(model: TrainingDiT) -> None:
-    """adaLN-Zero as in DiT (arXiv 2212.09748): modulations and the last projection start at zero."""
+    """Initialise as adaLN-Zero (DiT, arXiv 2212.09748): modulations and the last projection start at zero."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -67,7 +68,7 @@ def initialise(model: TrainingDiT) -> None:
     table = model.embedding.class_embedder.embedding_table.weight
     nn.init.normal_(table, std=0.02)
     with torch.no_grad():
-        table[10:NULL_CLASS].zero_()  # labels the data set does not have
+        table[10:NULL_CLASS].zero_()  # labels that the data set lacks
     for block in model.transformer.transformer_blocks:
         nn.init.zeros_(block.norm1.linear.weight)
     nn.init.zeros_(model.transformer.proj_out_1.weight)
@@ -75,7 +76,7 @@ def initialise(model: TrainingDiT) -> None:
 
 
 def load_exported(model: TrainingDiT, folder: Path) -> None:
-    """Start from exported weights: the inverse of `exported_state` (the optimiser starts anew)."""
+    """Load exported weights, as the inverse of `exported`; the optimiser starts anew."""
     state = DiTTransformer2DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32).state_dict()
     prefix = "transformer_blocks.0.norm1.emb."
     model.embedding.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
@@ -83,7 +84,7 @@ def load_exported(model: TrainingDiT, folder: Path) -> None:
 
 
 def exported(model: TrainingDiT, weights: dict[str, torch.Tensor], config: dict) -> DiTTransformer2DModel:
-    """The plain diffusers model with `weights`, the shared embedding copied into each block."""
+    """Return the plain diffusers model with `weights`, the shared embedding copied into each block."""
     state = {k[len("transformer.") :]: v for k, v in weights.items() if k.startswith("transformer.")}
     for name, value in weights.items():
         if name.startswith("embedding."):
@@ -95,7 +96,7 @@ def exported(model: TrainingDiT, weights: dict[str, torch.Tensor], config: dict)
 
 
 def learning_rate(update: int, updates: int, peak: float, warmup: int = 200, cooldown: float = 0.25) -> float:
-    """Warm-up, a constant stretch, then a linear cool-down over the last `cooldown` of the run."""
+    """Return the rate: a warm-up, a constant stretch, then a linear fall over the last `cooldown` of the run."""
     if update < warmup:
         return peak * (update + 1) / warmup
     start = updates * (1 - cooldown)
@@ -105,8 +106,8 @@ def learning_rate(update: int, updates: int, peak: float, warmup: int = 200, coo
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/dit"), help="folder of the checkpoint and the log")
-    parser.add_argument("--export", type=Path, help="write the pipeline folder here whenever a checkpoint is written")
-    parser.add_argument("--data", type=Path, help="folder with the four IDX files")
+    parser.add_argument("--export", type=Path, help="write the pipeline folder here with each checkpoint")
+    parser.add_argument("--data", type=Path, help="folder of the four IDX files")
     parser.add_argument("--start-from", type=Path, help="an exported pipeline folder to start from")
     parser.add_argument("--updates", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=128)

@@ -3,9 +3,9 @@
     python training/train_recogniser.py text --run runs/recogniser-text \
         --export shipped-models/src/relcache_models/recogniser-pictures
 
-It sees the generator's scenes, held-out pairs of colour and kind among them, a little blurred and with noise, so that
-it does not judge by what only a renderer does. Minutes on two cores; the same command resumes. Writes the weights and
-`metrics.json`: the share of prompts that real renders not trained on, without blur or noise, are found to follow.
+It learns from the generator's scenes, held-out pairs of colour and kind among them. A little blur and noise keep it
+from judging by traits of the renderer. It takes minutes on two cores, and the same command resumes. It writes the
+weights and, in `metrics.json`, the share of prompts that it finds in unseen renders without blur or noise.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from relcache_models import shapes
 from relcache_models.recogniser import Recogniser
 from train_autoencoder import FRAMES, SIDE
 
-UNSEEN = 1_000_000_000  # the first seed of renders not trained on
+UNSEEN = 1_000_000_000  # the first seed of unseen renders
 
 
 def batch(task: str, number: int, seed: int) -> tuple[list[shapes.Prompt], dict[str, torch.Tensor], torch.Tensor]:
-    """Prompts, what their scenes show, and clips (number, frames, 3, side, side) in [0, 1]."""
+    """Return prompts, the labels of their scenes, and clips (number, frames, 3, side, side) in [0, 1]."""
     rng = random.Random(seed)
     prompts = [shapes.sample_prompt(rng, video=task == "video", held_out=None) for _ in range(number)]
     scenes = [shapes.compose(prompt, rng, frames=FRAMES[task]) for prompt in prompts]
@@ -39,7 +39,7 @@ def batch(task: str, number: int, seed: int) -> tuple[list[shapes.Prompt], dict[
 
 
 def worn(clips: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Half of `clips` blurred by one to two pixels, and all with up to 4 % of noise."""
+    """Blur half of `clips` (n, frames, 3, side, side) by one to two pixels, and add up to 4 % of noise to all."""
     flat = clips.flatten(0, 1)
     soft = F.avg_pool2d(F.pad(flat, (1, 1, 1, 1), mode="replicate"), 3, stride=1).view_as(clips)
     share = torch.rand(len(clips), 1, 1, 1, 1, generator=generator) * 2 - 1

@@ -2,18 +2,19 @@
 
     python training/train_text_encoders.py --out runs/text-encoders
 
-CLIP's text model, T5's encoder and Llama, all small, each trained alone, before the transformers: from its features a
-linear layer must tell what a prompt says. Minutes on two cores; the same command resumes. Writes `clip`, `t5` and
-`llama`, each with its tokenizer, in transformers' format; checkpoints and losses are in `training-clip` and so on.
+They are small versions of CLIP's text model, T5's encoder and Llama. Each is trained alone, before the transformers,
+until a linear layer reads the content of a prompt from its features. It takes minutes on two cores, and the same
+command resumes. It writes `clip`, `t5` and `llama` in transformers' format, each with its tokenizer. Checkpoints and
+losses are in `training-clip` and so on.
 
-Two properties are built in rather than learnt:
+Two properties are built in rather than learnt.
 
-*Padding is inert in T5.* FLUX passes no mask, neither to T5 nor to its own attention, and pads to whatever length the
-caller asks for (512 unless told). Here no token attends to padding, and every padding token comes out as the same
-vector, so that the features of the words do not depend on how much padding follows them. See `settle`.
+*Padding is inert in T5.* FLUX masks padding neither in T5 nor in its own attention, and pads to the caller's length,
+512 by default. Here no token attends to padding, and all padding tokens come out as the same vector. So the features of
+the words do not depend on the amount of padding (`settle`).
 
-*HunyuanVideo's prompt template is 95 tokens.* The pipeline cuts the features of its instruction off by a fixed count,
-so the Llama tokenizer turns that instruction into exactly 95 tokens.
+*HunyuanVideo's prompt template is 95 tokens.* The pipeline cuts off a fixed number of features, those of its
+instruction. So the Llama tokenizer turns that instruction into exactly 95 tokens.
 """
 
 from __future__ import annotations
@@ -35,10 +36,9 @@ from relcache_models import shapes
 
 WIDTH = 64
 HEADS = 4
-LONGEST = 16  # tokens of the longest prompt, with what begins and ends it
 CONSTANT, FLAG = WIDTH - 2, WIDTH - 1  # T5's two reserved features
 LOUD, REPEL = 3e4, 16.0
-UNSEEN = 1_000_000_000  # seed of the prompts that are tried at the end
+UNSEEN = 1_000_000_000  # seed of the final test prompts
 CLASSES = {
     "layout": len(shapes.LAYOUTS),
     "motion": len(shapes.MOTIONS),
@@ -49,14 +49,14 @@ CLASSES = {
 
 
 def words() -> list[str]:
-    """All words of the grammar, sorted."""
+    """Return all words of the grammar, sorted."""
     phrases = (*shapes.KINDS, *shapes.COLOURS, *shapes.SIZES, *shapes.PLACES.values(), *shapes.RELATIONS,
                *shapes.MOTIONS, "a an")  # fmt: skip
     return sorted({word for phrase in phrases for word in phrase.split()})
 
 
 def word_tokenizer(specials: list[str], *, ending: str, normalizers: tuple = ()) -> tokenizers.Tokenizer:
-    """A tokenizer of whole words, lower case, without punctuation; `ending` follows every text if it is given."""
+    """Return a tokenizer of whole lower-case words without punctuation; a given `ending` follows each text."""
     vocabulary = {word: number for number, word in enumerate([*specials, *words()])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = tokenizers.normalizers.Sequence(
@@ -94,7 +94,7 @@ def llama_tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 def clip_tokenizer() -> transformers.CLIPTokenizer:
-    """Byte-pair merges trained until every word of the grammar is one token; other words fall into pieces."""
+    """Train byte-pair merges until each word of the grammar is one token; other words fall into pieces."""
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     alphabet = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -133,7 +133,7 @@ def t5_encoder(tokenizer: transformers.PreTrainedTokenizerFast) -> transformers.
 
 
 def llama_encoder(tokenizer: transformers.PreTrainedTokenizerFast) -> transformers.LlamaModel:
-    """Four layers, of which HunyuanVideo's pipeline uses the first two."""
+    """Return a Llama of four layers; HunyuanVideo's pipeline uses the first two."""
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=4,
         num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=512,
@@ -144,12 +144,12 @@ def llama_encoder(tokenizer: transformers.PreTrainedTokenizerFast) -> transforme
 
 @torch.no_grad()
 def settle(encoder: transformers.T5EncoderModel) -> None:
-    """Set the reserved weights of T5, by which padding is inert.
+    """Set the reserved weights of T5, which make padding inert.
 
-    Feature CONSTANT is 1 for words and feature FLAG is LOUD for padding; no layer writes to either, and none reads
-    them but one feature of each head: its query is the first, its key the second, negative. So the logit of a word
-    that looks at padding is far below all others. As FLAG drowns all else in a padding token, the final norm makes
-    each of them the same vector.
+    Feature CONSTANT is 1 for words, and feature FLAG is LOUD for padding. No layer writes to either. Only one feature
+    of each head reads them: its query is CONSTANT, its key is FLAG, negated. So the attention logit of a word to
+    padding is far below all others. FLAG dominates a padding token, so the final norm makes all of them the same
+    vector.
     """
     reserved = slice(CONSTANT, None)
     table = encoder.shared.weight
@@ -174,10 +174,10 @@ def settle(encoder: transformers.T5EncoderModel) -> None:
 
 
 def features(encoder: nn.Module, tokenizer, texts: list[str], prefix: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (texts, tokens, WIDTH) that a pipeline would use, and the weight (texts, tokens) of each in the loss.
+    """Return the features (texts, tokens, WIDTH) that a pipeline would use, and their loss weights (texts, tokens).
 
-    T5: every word should know all. CLIP: the pooled token. Llama, which is causal: the last token, and the others a
-    little. `prefix` is how many tokens of instruction precede the prompt.
+    In T5 all words count. In CLIP the pooled token counts. In Llama, which is causal, the last token counts most.
+    `prefix` is the number of instruction tokens before the prompt.
     """
     if isinstance(encoder, transformers.LlamaModel):
         texts = ["<system> " * prefix + text + " <eot>" for text in texts]
@@ -232,7 +232,7 @@ def train(name: str, encoder: nn.Module, tokenizer, options: argparse.Namespace)
         settled(encoder)
         run.done(options.batch, loss=loss.item())
     if not run.is_complete:
-        raise SystemExit(f"{name} is not finished: the same command goes on")
+        raise SystemExit(f"{name} is not finished: run the same command to resume")
     rng = random.Random(UNSEEN)
     with torch.no_grad():
         for held_out in (False, True):
@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--open-colours", type=float, default=0.3, help="share of shapes whose colour is left open")
-    parser.add_argument("--checks", type=int, default=1000, help="prompts of each sort that are tried at the end")
+    parser.add_argument("--checks", type=int, default=1000, help="test prompts of each sort at the end")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     options = parser.parse_args()
     torch.manual_seed(0)

@@ -4,19 +4,19 @@
     python training/train_transformer.py video --run runs/transformer-video --updates 6000 \\
         --pictures shipped-models/src/relcache_models/small-flux/transformer
 
-The networks are diffusers' own `FluxTransformer2DModel` and `HunyuanVideoTransformer3DModel`. They need what
-`train_autoencoder.py` and `train_text_encoders.py` leave in their run folders. The same command resumes.
+The networks are diffusers' own `FluxTransformer2DModel` and `HunyuanVideoTransformer3DModel`. They need the run folders
+of `train_autoencoder.py` and `train_text_encoders.py`. The same command resumes.
 
-As FLUX.1 dev and HunyuanVideo are, they are distilled for guidance: in the last part of the run (`--distil`) the target
-of three in four of the samples that have a prompt is v_unconditional + w (v_conditional - v_unconditional), where both
-velocities are those of the moving average without guidance and w = 1 + strength (g - 1) follows the guidance g that the
-model is told. One forward per step then samples with guidance.
+Like FLUX.1 dev and HunyuanVideo, they are distilled for guidance in the last part of the run (`--distil`). Three in
+four samples with a prompt then have the target v_unconditional + w (v_conditional - v_unconditional). Both velocities
+are those of the moving average without guidance. The weight w = 1 + strength (g - 1) follows the guidance g that the
+model receives. So one forward pass per step samples with guidance.
 
-The last double block also learns to tell where a shape of which kind is in the clean picture (`Outlines`). To
-the loss of the velocity, which is mostly texture, shapes are worth little; to what the prompt says they are all.
-The head that reads it is not part of the exported model.
+The last double block also learns the kinds of shapes at each position of the clean picture (`Outlines`). Shapes count
+little in the loss of the velocity, which is mostly texture, but they are the whole content of a prompt. The head that
+reads them is not part of the exported model.
 
-A video transformer may start from the one of pictures (`--pictures`): see `inflate`.
+A video transformer may start from the one of pictures (`--pictures`), by `inflate`.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from relcache_models import shapes
 from train_autoencoder import CHANNELS, SIDE, scenes
 
 TOKENS = 12  # of text in training: the longest prompt, its end, and padding
-GUIDANCE = {"text": (3.5, 2.6), "video": (6.0, 2.6)}  # the pipeline's default guidance, and the w that it shall mean
-NOISE = {"text": 1.0, "video": 1.5}  # mean logit of the noise level; three frames that agree show through more of it
+GUIDANCE = {"text": (3.5, 2.6), "video": (6.0, 2.6)}  # the pipeline's default guidance, and the w that it gives
+NOISE = {"text": 1.0, "video": 1.5}  # mean logit of the noise level; three frames that agree show through more noise
 
 
 def build(task: str, heads: int) -> nn.Module:
-    """The untrained transformer of `task`: 4 double and 8 single blocks of `heads` heads of 32."""
+    """Return the untrained transformer of `task`: 4 double and 8 single blocks with `heads` heads of width 32."""
     if task == "text":
         return FluxTransformer2DModel(
             in_channels=4 * CHANNELS[task],
@@ -77,7 +77,7 @@ def build(task: str, heads: int) -> nn.Module:
 
 
 def initialise(model: nn.Module) -> None:
-    """Modulations and the last projection start at zero, so that every block starts as the identity."""
+    """Set modulations and the last projection to zero, so that each block starts as the identity."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -91,11 +91,9 @@ def initialise(model: nn.Module) -> None:
 def inflate(transformer: HunyuanVideoTransformer3DModel, pictures: FluxTransformer2DModel) -> None:
     """Give `transformer` the weights of `pictures`.
 
-    Pictures have no refiner of text and fewer channels: those weights stay as they are, but further channels are not
-    looked at in the beginning.
-
-    Of a clip of one frame both then have the same velocity in the channels of pictures, if the further ones are left
-    out and the features of text are the same.
+    Pictures have no refiner of text and fewer channels. The refiner keeps its weights, and the further channels are
+    ignored at first. For a clip of one frame and the same text features, both then have the same velocity in the
+    channels of pictures.
     """
     weights = pictures.state_dict()
     for name, value in transformer.state_dict().items():
@@ -109,7 +107,7 @@ def inflate(transformer: HunyuanVideoTransformer3DModel, pictures: FluxTransform
 
 
 class Texts:
-    """The frozen text encoders and tokenizers of `task`, as its pipeline calls them."""
+    """The frozen text encoders and tokenizers of `task`, called as in its pipeline."""
 
     def __init__(self, task: str, folder: Path):
         self.task = task
@@ -122,7 +120,7 @@ class Texts:
 
     @torch.no_grad()
     def __call__(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features (n, TOKENS, 64), their mask (n, TOKENS) and pooled features (n, 64)."""
+        """Return features (n, TOKENS, 64), their mask (n, TOKENS) and pooled features (n, 64)."""
         pooled = self.clip(self.clip_tokenizer(texts, padding=True, return_tensors="pt").input_ids).pooler_output
         if self.task == "text":
             tokens = self.tokenizer(texts, padding="max_length", max_length=TOKENS, return_tensors="pt")
@@ -135,12 +133,12 @@ class Texts:
 
 
 def thinned(text: str, rng: random.Random, share: float = 0.1) -> str:
-    """`text` without some of its words for kinds."""
+    """Remove a share of the words for kinds from `text`."""
     return " ".join(word for word in text.split() if word not in shapes.KINDS or rng.random() >= share)
 
 
 class Reservoir:
-    """Latents, outlines and text features of scenes, of which `refresh` replaces the oldest by fresh ones."""
+    """Latents, outlines and text features of scenes; `refresh` replaces the oldest by new ones."""
 
     def __init__(self, task: str, autoencoder: nn.Module, texts: Texts, size: int, device: torch.device):
         self.task, self.autoencoder, self.texts, self.size, self.device = task, autoencoder, texts, size, device
@@ -149,7 +147,7 @@ class Reservoir:
 
     @torch.no_grad()
     def refresh(self, number: int, seed: int) -> None:
-        # Kinds in any colour, and colours on any kind: so pairs come out that no prompt ever joined.
+        # Open colours and missing kinds let the model make pairs that no prompt joined.
         prompts, composed, pixels = scenes(self.task, number, seed, open_colours=0.3)
         latents = self.autoencoder.encode(pixels).latent_dist.sample(torch.Generator().manual_seed(seed))
         config = self.autoencoder.config
@@ -171,9 +169,9 @@ class Reservoir:
 
 
 def outlines(task: str, composed: list[shapes.Scene]) -> torch.Tensor:
-    """How much each kind covers of each of 4 × 4 cells in each token: (scenes, tokens, kinds · 16) uint8, up to 255.
+    """Return the share of each of a token's 4 × 4 cells that each kind covers: (scenes, tokens, kinds · 16) uint8.
 
-    Of clips: in the last frame of those that a token stands for.
+    255 is all of a cell. For clips the last of a token's frames counts.
     """
     side = SIDE[task] // 8
     covered = shapes.occupancy(composed, 4 * side)[:, ::4]
@@ -182,7 +180,7 @@ def outlines(task: str, composed: list[shapes.Scene]) -> torch.Tensor:
 
 
 class Outlines(nn.Sequential):
-    """Reads from hidden states (n, tokens, width) the logits of `outlines`."""
+    """Read the logits of `outlines` from hidden states (n, tokens, width)."""
 
     def __init__(self, width: int) -> None:
         super().__init__(
@@ -190,15 +188,15 @@ class Outlines(nn.Sequential):
         )
 
     def loss(self, hidden: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy, in nats per cell, with `covered` as `outlines` gives it."""
+        """Return the mean cross-entropy to `covered`, the result of `outlines`, in nats per cell."""
         logits = self(hidden).float()
         return len(shapes.KINDS) * F.binary_cross_entropy_with_logits(logits, covered / 255)
 
 
 class Velocity(nn.Module):
-    """The transformer called as its pipeline calls it: velocity (n, …) of latents at noise level sigma (n,).
+    """The transformer called as in its pipeline: it returns the velocity (n, …) of latents at noise level sigma (n,).
 
-    Also returns the hidden states (n, tokens, width) of pictures or clips after the last double block.
+    It also returns the hidden states (n, tokens, width) of pictures or clips after the last double block.
     """
 
     def __init__(self, task: str, transformer: nn.Module):
@@ -213,10 +211,10 @@ class Velocity(nn.Module):
         last.register_forward_hook(lambda _, inputs, output: setattr(self, "hidden", output[position]))
 
     def forward(self, latents, sigma, guidance, text, mask, pooled, padding):
-        """`padding` (n,) is the logarithm of how many padding tokens each of FLUX's stands for.
+        """Return velocity and hidden states; `padding` (n,) is log k if each of FLUX's padding tokens acts as k.
 
-        FLUX does not mask padding. Its padding tokens are all the same, so one of them whose attention logit is
-        raised by log k acts as k of them: training on 12 tokens covers prompts padded to 512.
+        FLUX does not mask padding. Its padding tokens are all the same, so raising the attention logit of one by log k
+        makes it act as k of them. So training on 12 tokens covers prompts padded to 512.
         """
         if self.task == "video":
             velocity = self.transformer(
@@ -236,7 +234,7 @@ class Velocity(nn.Module):
 
 
 def optimisers(model: nn.Module, head: nn.Module, rate: float) -> tuple[Muon, torch.optim.AdamW]:
-    """Muon for the matrices in the blocks, AdamW for all else (embedders, modulations, norms, projection, `head`)."""
+    """Return Muon for the matrices in the blocks, and AdamW for the rest: embedders, modulations, norms, `head`."""
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         inside = "transformer_blocks." in name and parameter.ndim == 2 and ".norm" not in name
@@ -260,7 +258,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="a folder of FluxTransformer2DModel to start from (video)")
     parser.add_argument("--fresh", type=int, default=16, help="new scenes per update")
     parser.add_argument("--first", type=int, default=4096, help="scenes before the first update")
-    parser.add_argument("--reservoir", type=int, default=40000, help="scenes that are kept")
+    parser.add_argument("--reservoir", type=int, default=40000, help="number of scenes in the reservoir")
     parser.add_argument("--seed", type=int, default=0, help="of the first weights, the scenes and the noise")
     parser.add_argument("--checkpoint-every", type=int, default=200)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -268,7 +266,7 @@ def main() -> None:
     options = parser.parse_args()
     task, device = options.task, torch.device(options.device)
     if options.pictures and task == "text":
-        parser.error("--pictures is for video: a model of pictures has none to start from")
+        parser.error("--pictures is for video only: leave it out for text")
 
     kind = AutoencoderKL if task == "text" else AutoencoderKLHunyuanVideo
     folder = options.autoencoder or Path(f"runs/autoencoder-{task}/autoencoder")
@@ -276,7 +274,7 @@ def main() -> None:
     reservoir = Reservoir(task, autoencoder, Texts(task, options.text_encoders), options.reservoir, device)
 
     torch.manual_seed(options.seed)
-    seeds = options.seed * 1_000_003  # each run has numbers of its own
+    seeds = options.seed * 1_000_003  # runs share no seeds
     transformer = build(task, options.heads).to(device).train()
     initialise(transformer)
     if options.pictures:
@@ -290,7 +288,7 @@ def main() -> None:
     for start in range(0, options.first, 512):
         reservoir.refresh(min(512, options.first - start), seed=seeds - 1000 - options.first * run.update - start)
     average = build(task, options.heads).to(device).eval().requires_grad_(False)
-    average.load_state_dict(run.average, assign=True)  # the very tensors that the run keeps up to date
+    average.load_state_dict(run.average, assign=True)  # the tensors that the run updates
     teacher = Velocity(task, average).to(device)
     guide = teacher if options.no_compile else torch.compile(teacher)
     nothing = [value.to(device) for value in Texts(task, options.text_encoders)([""])]
@@ -310,7 +308,7 @@ def main() -> None:
 
         spread = (torch.arange(options.batch) + torch.rand(options.batch, generator=generator)) / options.batch
         normal = torch.special.ndtri(spread.clamp(1e-4, 1 - 1e-4))  # stratified over the batch
-        sigma = torch.sigmoid(NOISE[task] + 1.2 * normal).to(device)  # shapes take form at high noise, then texture
+        sigma = torch.sigmoid(NOISE[task] + 1.2 * normal).to(device)  # shapes form at high noise, then texture
         noise = torch.randn(latents.shape, generator=generator).to(device)
         shape = (-1,) + (1,) * (latents.ndim - 1)
         noisy = torch.lerp(latents, noise, sigma.view(shape))
@@ -333,15 +331,15 @@ def main() -> None:
                 guided = torch.lerp(unconditional.float(), conditional.float(), weight)
                 target = torch.where((guidance == 1).view(shape), target, guided)
             found, hidden = step(noisy, sigma, guidance, text, mask, pooled, padding)
-            told = head.loss(hidden, covered)
+            outline_loss = head.loss(hidden, covered)
         loss = (found.float() - target).square().mean()
         muon.zero_grad(set_to_none=True)
         adam.zero_grad(set_to_none=True)
-        (loss + options.outlines * told).backward()
+        (loss + options.outlines * outline_loss).backward()
         nn.utils.clip_grad_norm_([*transformer.parameters(), *head.parameters()], 1.0)
         muon.step()
         adam.step()
-        run.done(options.batch, loss=loss.item(), outlines=told.item())
+        run.done(options.batch, loss=loss.item(), outlines=outline_loss.item())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The small trained models that relcache ships: folders of weights, and one function that finds them."""
+"""The small trained models that relcache ships, as folders of weights."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["folder", "names"]
 
 
 def names() -> list[str]:
-    """Names of the shipped models."""
+    """Return the names of the shipped models."""
     return sorted(entry.name for entry in Path(str(files(__package__))).iterdir() if _is_model(entry))
 
 
 def folder(name: str) -> Path:
-    """Folder of the shipped model `name`.
+    """Return the folder of the shipped model `name`.
 
     Raises:
-        ValueError: no model of that name is shipped.
+        ValueError: no shipped model has that name.
     """
     path = Path(str(files(__package__))) / name
     if not _is_model(path):
@@ -26,6 +26,6 @@ def folder(name: str) -> Path:
 
 
 def _is_model(path: Path) -> bool:
-    if path.name.startswith("."):  # one that is being written
+    if path.name.startswith("."):  # still being written
         return False
     return (path / "model_index.json").is_file() or (path / "model.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""The small Fashion-MNIST classifier: judges generated pictures and gives the features of Fréchet distances."""
+"""The small Fashion-MNIST classifier, which judges generated pictures and gives features for Fréchet distances."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from relcache_models.weights import load_into
 
 
 class Classifier(nn.Module):
-    """Three convolution stages and two linear layers; about 240 thousand parameters.
+    """Three convolution stages and two linear layers, with about 240 thousand parameters.
 
-    `num_features` is the width of what `features` returns, under the name that torchmetrics looks for.
+    `num_features` is the width of the features, by torchmetrics' name.
     """
 
     num_features = 128
@@ -39,26 +39,26 @@ class Classifier(nn.Module):
         self.head = nn.Linear(self.num_features, 10)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (n, 128) of grey images (n, 1, 28, 28) in [0, 1].
+        """Return the features (n, 128) of grey images (n, 1, 28, 28) in [0, 1], all float32.
 
         Raises:
-            ValueError: images of another size.
+            ValueError: the images have another size.
         """
         if images.ndim != 4 or images.shape[1:] != (1, 28, 28):
             raise ValueError(f"the classifier of Fashion-MNIST takes (n, 1, 28, 28), got {tuple(images.shape)}")
         return self.stages(images * 2 - 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Class logits (n, 10) of grey images (n, 1, 28, 28) in [0, 1]."""
+        """Return the class logits (n, 10) of grey images (n, 1, 28, 28) in [0, 1], all float32."""
         return self.head(self.features(images))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Classifier:
-        """The classifier in `folder` (`model.safetensors`), in evaluation mode.
+        """Load the classifier in `folder` (`model.safetensors`), in evaluation mode.
 
         Raises:
-            FileNotFoundError: `folder` holds no `model.safetensors`.
-            ValueError: it is broken.
+            FileNotFoundError: `folder` has no `model.safetensors`.
+            ValueError: the file is broken.
         """
         classifier = cls()
         load_into(classifier, Path(folder) / "model.safetensors")

@@ -1,4 +1,4 @@
-"""The recogniser of shapes: tells whether a picture or a clip shows what its prompt says."""
+"""The recogniser of shapes, which judges whether a picture or a clip shows what its prompt says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FRAMES_RIGHT = 0.75  # the share of a clip's frames that must show the right sha
 
 
 class Recogniser(nn.Module):
-    """Convolutions on each frame, and linear layers on its features; a clip's motion is read from all frames together.
+    """Convolutions on each frame, and linear layers on the features; motion is read from all frames together.
 
     Args:
         side: height and width of a frame in pixels, a multiple of 16.
@@ -54,7 +54,7 @@ class Recogniser(nn.Module):
             self.heads["motion"] = nn.Linear(width, len(shapes.MOTIONS))
 
     def _encoded(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of each frame (n, frames, width) and of the whole clip (n, width)."""
+        """Return the features of each frame (n, frames, width) and of the whole clip (n, width)."""
         if clips.ndim != 5 or clips.shape[1:] != (self.frames, 3, self.side, self.side):
             raise ValueError(
                 f"the recogniser takes (n, {self.frames}, 3, {self.side}, {self.side}), got {tuple(clips.shape)}"
@@ -64,13 +64,13 @@ class Recogniser(nn.Module):
 
     @torch.no_grad()
     def features(self, clips: torch.Tensor) -> torch.Tensor:
-        """Features (n, width) of `clips` (n, frames, 3, side, side) in [0, 1]."""
+        """Return the features (n, width) of `clips` (n, frames, 3, side, side) in [0, 1], all float32."""
         return self._encoded(clips)[1]
 
     def forward(self, clips: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits of what `clips` (n, frames, 3, side, side) in [0, 1] show, under the names of `shapes.labels`.
+        """Return the float32 logits of `clips` (n, frames, 3, side, side) in [0, 1], by the names of `shapes.labels`.
 
-        Each is (n, classes); of clips, kind and colour are told frame by frame, (n, frames, classes).
+        Each is (n, classes). Kind and colour of clips are read from each frame, (n, frames, classes).
         """
         each, whole = self._encoded(clips)
         by_frame = ("kind0", "colour0") if self.frames > 1 else ()
@@ -78,11 +78,10 @@ class Recogniser(nn.Module):
 
     @torch.no_grad()
     def judge(self, clips: torch.Tensor, prompts: Sequence[shapes.Prompt]) -> dict[str, torch.Tensor]:
-        """Whether `clips` (n, frames, 3, side, side) show what `prompts` say: bool tensors (n,).
+        """Judge whether `clips` (n, frames, 3, side, side) show what `prompts` say, as bool tensors (n,).
 
-        Keys: kind, colour, size (of all shapes), place or motion, and `right`, which is all of them. What a prompt
-        leaves open is right whatever is shown. A clip's kind and colour are right if three quarters of its frames
-        show them.
+        Keys: kind, colour, size (of all shapes), place or motion, and `right`, which is all of them. Parts that a
+        prompt leaves open are right. A clip's kind and colour are right if three quarters of its frames show them.
 
         Raises:
             ValueError: clips of another size, another number of clips than of prompts, or prompts of the other sort.
@@ -116,10 +115,10 @@ class Recogniser(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Recogniser:
-        """The recogniser in `folder` (`config.json`, `model.safetensors`), in evaluation mode.
+        """Load the recogniser in `folder` (`config.json`, `model.safetensors`), in evaluation mode.
 
         Raises:
-            FileNotFoundError: `folder` holds no recogniser.
+            FileNotFoundError: `folder` has no recogniser.
             ValueError: its weights or its config are broken.
         """
         weights, config = Path(folder) / "model.safetensors", Path(folder) / "config.json"

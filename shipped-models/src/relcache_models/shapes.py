@@ -1,11 +1,11 @@
 """Scenes of coloured shapes: the words that describe them, and the pictures and clips that show them.
 
-The text models that relcache ships are trained on this generator alone. A prompt names one or two shapes and where
-they are ("a small red circle above a blue square"), or one shape and how it moves ("a large white star bounces").
-What a prompt leaves open (a size, a colour, a place, the background, the light) is drawn at random.
+relcache's text models are trained on this generator alone. A prompt names one or two shapes and their places ("a small
+red circle above a blue square"), or one shape and its motion ("a large white star bounces"). Everything else is drawn
+at random: an open size, colour or place, the background, the light.
 
-Lengths are fractions of the picture's side, so that the same scene can be drawn at any resolution. Pictures are float
-tensors in [0, 1], drawn from signed distances with anti-aliased edges.
+Lengths are fractions of the picture's side, so a scene can be drawn at any resolution. Pictures are float tensors in
+[0, 1], drawn from signed distances with anti-aliased edges.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HELD_OUT = frozenset(
 )  # fmt: skip
 """Pairs of colour and kind that no training prompt contains."""
 
-RESIZING = ("grows", "shrinks")  # motions that have every size: a size that is said beside them means nothing
+RESIZING = ("grows", "shrinks")  # motions through all sizes: a size word means nothing beside them
 MARGIN = 0.03
 GRAMMAR = (
     "a [small|large] [COLOUR] KIND [on the left|on the right|at the top|at the bottom|in the middle], "
@@ -68,10 +68,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a prompt says.
+    """The content of a prompt.
 
-    `shapes` are one or two. `place` is a key of PLACES (one shape), `relation` one of RELATIONS (two shapes), `motion`
-    one of MOTIONS (one shape, a clip); each is None where it does not apply or is left open.
+    `shapes` are one or two. Two shapes have a `relation` of RELATIONS. One shape may have a `place`, a key of PLACES,
+    or in a clip a `motion` of MOTIONS. Each is None where it does not apply or is left open.
     """
 
     shapes: tuple[Shape, ...]
@@ -89,27 +89,27 @@ class Prompt:
 
     @property
     def held_out(self) -> bool:
-        """Whether it names a pair of colour and kind that no training prompt contains."""
+        """Tell whether it names a pair of colour and kind that no training prompt contains."""
         return any((shape.colour, shape.kind) in HELD_OUT for shape in self.shapes)
 
     @property
     def ordered(self) -> tuple[Shape, ...]:
-        """The shapes from top to bottom or from left to right."""
+        """Return the shapes from top to bottom or from left to right."""
         return self.shapes[::-1] if self.relation in ("below", "right of") else self.shapes
 
     @property
     def layout(self) -> str | None:
-        """One of LAYOUTS; None where the prompt leaves the place open."""
+        """Return one of LAYOUTS, or None if the prompt leaves the place open."""
         if self.relation:
             return "vertical" if self.relation in ("above", "below") else "horizontal"
         return self.place
 
 
 def parse(text: str) -> Prompt:
-    """The prompt that `text` is, whatever its case and final stop.
+    """Parse a prompt, in any case and with or without a final stop.
 
     Raises:
-        ValueError: `text` is not of the grammar; the message gives the grammar.
+        ValueError: `text` does not follow the grammar, which the message gives.
     """
     words = text.lower().strip().rstrip(".!").split()
 
@@ -144,10 +144,10 @@ def parse(text: str) -> Prompt:
 def sample_prompt(
     rng: random.Random, *, video: bool = False, held_out: bool | None = False, open_colours: float = 0.0
 ) -> Prompt:
-    """A random prompt: half of the pictures show two shapes; a size is said in two of three.
+    """Draw a random prompt; half of the pictures show two shapes, and two of three shapes have a size.
 
-    `held_out` says whether it must (True), must not (False) or may (None) name a held-out pair. `open_colours` is the
-    share of shapes whose colour is left open.
+    The prompt must (`held_out` True), must not (False) or may (None) name a held-out pair. `open_colours` is the share
+    of shapes whose colour is left open.
     """
     while True:
         two = not video and rng.random() < 0.5
@@ -172,10 +172,10 @@ def sample_prompt(
 
 @dataclass(frozen=True)
 class Scene:
-    """A prompt with everything that it left open decided: what a picture or a clip shows.
+    """The content of a picture or a clip: a prompt whose open parts are decided.
 
-    `shapes`, with their sizes, go from top to bottom or from left to right. `path` holds for each of them, and for
-    each frame, the centre's x and y and the radius; `paints` their colours, red, green and blue in [0, 1].
+    `shapes`, with their sizes, go from top to bottom or from left to right. `path` has the centre's x and y and the
+    radius for each shape and frame. `paints` has the colours of the shapes, red, green and blue in [0, 1].
     """
 
     shapes: tuple[Shape, ...]
@@ -191,7 +191,7 @@ def _between(rng: random.Random, low: float, high: float) -> float:
 
 
 def compose(prompt: Prompt, rng: random.Random, *, frames: int = 1) -> Scene:
-    """A scene that shows `prompt`. Without a motion all frames are the same."""
+    """Draw a scene that shows `prompt`; without a motion all frames are the same."""
     sizes = [shape.size or rng.choice(tuple(SIZES)) for shape in prompt.ordered]
     shapes = tuple(replace(shape, size=size) for shape, size in zip(prompt.ordered, sizes, strict=True))
     radii = [rng.uniform(*(CLIP_SIZES if prompt.motion else SIZES)[size]) for size in sizes]
@@ -208,7 +208,7 @@ def compose(prompt: Prompt, rng: random.Random, *, frames: int = 1) -> Scene:
 
 
 def _paint(kind: str, rng: random.Random) -> tuple[float, float, float]:
-    """Any lively colour but those that lie nearest to one which is held out for `kind`."""
+    """Draw a lively colour, but none nearest to one that is held out for `kind`."""
     while True:
         pale = rng.random() < 0.2
         saturation, value = (rng.uniform(0, 0.1), 0.95) if pale else (rng.uniform(0.55, 1), rng.uniform(0.6, 1))
@@ -237,8 +237,8 @@ def _pair(vertical: bool, radii: list[float], rng: random.Random) -> list[tuple[
         aside = [_between(rng, radius + MARGIN, 1 - MARGIN - radius) for radius in radii]
         if abs(aside[0] - aside[1]) <= 0.5 * apart:
             break
-    places = [(aside[0], start, first), (aside[1], start + apart, second)]
-    return places if vertical else [(y, x, radius) for x, y, radius in places]
+    centres = [(aside[0], start, first), (aside[1], start + apart, second)]
+    return centres if vertical else [(y, x, radius) for x, y, radius in centres]
 
 
 def _motion(motion: str, radius: float, rng: random.Random, frames: int) -> tuple[tuple[float, float, float], ...]:
@@ -262,13 +262,13 @@ def _motion(motion: str, radius: float, rng: random.Random, frames: int) -> tupl
 
 
 def _distances(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Signed distances to each kind of radius 1, stacked in the order of KINDS before the last two dimensions."""
+    """Return the signed distances to each kind of radius 1, (…, kinds, y, x) in the order of KINDS."""
     length = torch.hypot(u, v)
     sector = 2 * math.pi / 5
     folded = ((torch.atan2(u, -v) + sector / 2) % sector - sector / 2).abs()
-    inner = 0.46  # of the star's inner corners
+    inner = 0.46  # radius of the star's inner corners
     normal = torch.tensor([inner * math.sin(sector / 2), 1.05 - inner * math.cos(sector / 2)])
-    normal = normal / normal.norm()  # of the edge from an outer to an inner corner, (cos, sin) of the folded angle
+    normal = normal / normal.norm()  # of the edge from an outer to an inner corner
     star = length * (folded.cos() * normal[0] + folded.sin() * normal[1]) - 1.05 * normal[0]
     side = torch.maximum(u.abs(), v.abs())
     slope = 0.5 * math.sqrt(3)
@@ -278,7 +278,7 @@ def _distances(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def render(scenes: Sequence[Scene], side: int, seed: int) -> torch.Tensor:
-    """Frames (scenes, frames, 3, side, side) in [0, 1] of `scenes`, which must have equally many frames.
+    """Draw `scenes`, which must have equally many frames: float32 (scenes, frames, 3, side, side) in [0, 1].
 
     `seed` decides the backgrounds, their textures and the tints of the colours.
     """
@@ -307,7 +307,7 @@ def render(scenes: Sequence[Scene], side: int, seed: int) -> torch.Tensor:
 def _painted(
     picture: torch.Tensor, scenes: list[Scene], position: int, tint: torch.Tensor, x: torch.Tensor, y: torch.Tensor
 ) -> torch.Tensor:
-    """`picture` with the shape at `position` of each of `scenes`: its shadow, then itself, lit from the top left."""
+    """Draw the shape at `position` of each of `scenes` on `picture`: its shadow, then itself, lit from the top left."""
     side = picture.shape[-1]
     colour = torch.tensor([scene.paints[position] for scene in scenes])[:, None, :, None, None] + tint
     shadow = (0.5 - _edge(scenes, position, x, y, shift=0.03)[0] / (0.05 * side)).clamp(0, 1)
@@ -320,7 +320,7 @@ def _painted(
 def _edge(
     scenes: Sequence[Scene], position: int, x: torch.Tensor, y: torch.Tensor, shift: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Signed distance to the edge in pixels, and how far a pixel lies from the light in radii; (…, frames, 1, y, x)."""
+    """Return signed distances to the edge in pixels, and from the light in radii, each (…, frames, 1, y, x)."""
     side = x.shape[-1]
     path = torch.tensor([scene.path[position] for scene in scenes])[..., None, None]  # scenes, frames, 3, 1, 1
     turn = torch.tensor([scene.angles[position] for scene in scenes])[:, None, None, None]
@@ -333,7 +333,7 @@ def _edge(
 
 
 def occupancy(scenes: Sequence[Scene], side: int) -> torch.Tensor:
-    """How much of each of side × side cells a shape of each kind covers: (scenes, frames, kinds, side, side) in [0, 1].
+    """Return the share of each of side × side cells that each kind covers, float32 (scenes, frames, kinds, side, side).
 
     All `scenes` must have equally many frames.
     """
@@ -350,10 +350,10 @@ def occupancy(scenes: Sequence[Scene], side: int) -> torch.Tensor:
 
 
 def labels(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
-    """What `scenes` show, as class numbers (scenes,) int64; -1 for the second shape where there is none.
+    """Return the content of `scenes` as class numbers, int64 (scenes,); -1 stands for a missing second shape.
 
-    Keys: layout (of LAYOUTS), motion (of MOTIONS), and kind, colour, size with the suffix 0 or 1. What grows or shrinks
-    has no size, -1.
+    The keys are layout, in LAYOUTS, motion, in MOTIONS, and kind, colour, size with the suffix 0 or 1. A shape that
+    grows or shrinks has the size -1.
     """
     found: dict[str, list[int]] = {"layout": [], "motion": []}
     for scene in scenes:
@@ -368,7 +368,7 @@ def labels(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
 
 
 def said(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
-    """What `prompts` say, as `labels` gives what scenes show; -1 where a prompt leaves something open."""
+    """Return the content of `prompts` in the form of `labels`; -1 stands for an open part."""
     found: dict[str, list[int]] = {"layout": [], "motion": []}
     for prompt in prompts:
         found["layout"].append(LAYOUTS.index(prompt.layout) if prompt.layout else -1)

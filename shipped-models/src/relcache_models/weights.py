@@ -1,4 +1,4 @@
-"""Reading weights, with errors that name the file."""
+"""Read weights, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import nn
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file.
+    """Return the tensors of a safetensors file.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: the file is missing.
         ValueError: the file is broken.
     """
     if not path.is_file():
@@ -29,8 +29,8 @@ def load_into(module: nn.Module, path: Path) -> None:
     """Give `module` the weights of a safetensors file, as float32.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is broken, lacks a weight, or has one more or of another shape.
+        FileNotFoundError: the file is missing.
+        ValueError: the file is broken, lacks a weight, or has a further one or one of another shape.
     """
     weights, wanted = load_weights(path), module.state_dict()
     for kind, names in (("lacks", wanted.keys() - weights.keys()), ("holds", weights.keys() - wanted.keys())):
