@@ -24,7 +24,7 @@ from torch import Tensor
 import relcache
 from relcache import Replay, auto
 from relcache.bench import files
-from relcache.bench.comparison.asked import call_options
+from relcache.bench.comparison.arguments import call_options
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.quality.metrics.pair import psnr
 from relcache.bench.sampling.batches import Sampler

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import relcache
 from relcache.bench import files
-from relcache.bench.comparison.asked import asked_of, call_options
+from relcache.bench.comparison.arguments import call_options, conditions_for
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.forecasters.base import Forecast, Forecaster
@@ -86,7 +86,7 @@ def main() -> None:
         pipeline = load_pipeline(model, "cpu", "float32")
         with relcache.enable(pipeline, probe) as handle:
             Sampler(pipeline, options.steps, len(seeds), call_options(model, None, None, None, [])).call(
-                seeds, asked_of(model, None, seeds)
+                seeds, conditions_for(model, None, seeds)
             )
             trails = [state for *_, state in handle.states()]
         for stride in STRIDES:

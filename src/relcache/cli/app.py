@@ -13,20 +13,20 @@ import typer
 from relcache import __version__
 from relcache.bench import files
 from relcache.bench.comparison.analysis import analyze as record
-from relcache.bench.comparison.asked import asked_of, call_options, conditions, for_calibration
+from relcache.bench.comparison.arguments import calibration_conditions, call_options, conditions_for, named_conditions
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.comparison.entries import choose, named_config, split_methods
-from relcache.bench.comparison.equal_cost import CLOSE
 from relcache.bench.comparison.prepare import Asked, tasks
-from relcache.bench.figures.sheet import Row
+from relcache.bench.figures.sheet import SheetRow
 from relcache.bench.figures.text import drawable
 from relcache.bench.pages.illustrations import illustrate, summary
 from relcache.bench.quality.external import make as make_environment
 from relcache.bench.quality.metrics.pair import psnr
 from relcache.bench.sampling.batches import Sampler, Samples, smaller
-from relcache.bench.sampling.calibration import at_budget, calibration_seeds, check_budget, with_any_budget
+from relcache.bench.sampling.budgets import at_budget, calibration_seeds, check_budget, with_any_budget
 from relcache.bench.sampling.gallery import slug, write_each, write_sheets
 from relcache.bench.sampling.pipelines import DEFAULT_MODEL, load_pipeline, usable_device
+from relcache.bench.tables import TOLERANCE
 from relcache.cli.bench import bench_app
 from relcache.cli.calibrate import calibrate, list_presets
 from relcache.cli.compare import compare as run_comparison
@@ -125,9 +125,9 @@ def analyze(
         with progress_bar() as bar:
             task = bar.add_task("full compute", total=samples)
             known = record(
-                model, entries, asked_of(model, prompt, seeds), seeds, out, interval=interval, steps=steps, batch=batch,
-                options=call_options(model, guidance, size, frames, option or []), device=usable_device(device),
-                dtype=dtype, offload=offload, granularity=named_granularity(granularity),
+                model, entries, conditions_for(model, prompt, seeds), seeds, out, interval=interval, steps=steps,
+                batch=batch, options=call_options(model, guidance, size, frames, option or []),
+                device=usable_device(device), dtype=dtype, offload=offload, granularity=named_granularity(granularity),
                 modules=module or (), advance=lambda count: bar.advance(task, count),
             )  # fmt: skip
             written = illustrate(out, module or ())
@@ -210,7 +210,7 @@ def sample(
         model = model or ("small-flux" if prompt else DEFAULT_MODEL)
         if nfc is not None and (full_steps is not None or speedup is not None):
             raise ValueError("give one of --nfc, --full-steps and --speedup")
-        given = [text.strip() for text in split_methods(method if compare is None else compare)]
+        given = split_methods(method if compare is None else compare)
         if not given or (compare is None and len(given) > 1):
             asked_for = repr(method) if compare is None else repr(compare)
             raise ValueError(f"--method takes one method, --compare one or more; got {asked_for}")
@@ -224,7 +224,7 @@ def sample(
         pipeline = load_pipeline(model, device, dtype, offload)
         relief += smaller(pipeline)
         sampler = Sampler(pipeline, steps, batch, options)
-        asked, names = conditions(pipeline, prompt, classes)
+        asked, names = named_conditions(pipeline, prompt, classes)
         seeds = [seed + index for index in range(len(asked))]
         made: dict[str, Samples] = {}
         with progress_bar() as bar:
@@ -235,7 +235,7 @@ def sample(
                 if nfc is None:
                     chosen = method_from_config(config).with_budget(full_steps, speedup)
                 else:
-                    calibration = for_calibration(pipeline, asked, min(8, len(asked)))
+                    calibration = calibration_conditions(pipeline, asked, min(8, len(asked)))
                     chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)
                 made[text] = sampler.run(chosen, seeds, asked, lambda count: bar.advance(task, count))
                 label = f"-{slug(text)}" if compare else ""
@@ -246,7 +246,8 @@ def sample(
                 images = made[text].images.numpy()
                 files.write_or_elsewhere(out, partial(write_each, images=images, names=stems))
         rows = [
-            Row(_caption(text, samples, made.get("full")), samples.images.numpy()) for text, samples in made.items()
+            SheetRow(_caption(text, samples, made.get("full")), samples.images.numpy())
+            for text, samples in made.items()
         ]
         captions = [str(prompt) for prompt in asked] if sampler.condition == "prompt" else []
         reports = [report.to_dict() for samples in made.values() for report in samples.reports]
@@ -254,7 +255,7 @@ def sample(
             for report in samples.reports:
                 say(str(report))
             say(f"{text}: {len(seeds)} in {samples.seconds:.1f} s")
-            if nfc is not None and text != "full" and abs(samples.nfc - nfc) > CLOSE:
+            if nfc is not None and text != "full" and abs(samples.nfc - nfc) > TOLERANCE:
                 say(f"{text} has {samples.nfc:g} full steps, not the {nfc} that were asked for")
         title = f"{drawable(model, 'the model')}, {steps} steps"
         files.write_or_elsewhere(out, lambda place: write_sheets(place, rows, title, captions))

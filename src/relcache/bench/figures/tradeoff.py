@@ -1,4 +1,4 @@
-"""Quality over measured time: a curve for each method, those of other libraries dashed and hollow."""
+"""Quality over measured time: a curve for each method, dashed and hollow for those of other libraries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relcache.bench.figures.text import drawable
 
 
 class Measured(NamedTuple):
-    """A point: its time's median, least and most, as shares of full compute's, and its quality."""
+    """A point: median, least and greatest time as shares of full compute's, and the quality in dB."""
 
     time: float
     least: float
@@ -24,29 +24,24 @@ class Measured(NamedTuple):
 
 
 def tradeoff(ours: Mapping[str, Sequence[Measured]], peers: Mapping[str, Sequence[Measured]], title: str) -> Figure:
-    """One panel: quality in dB over time, points joined in the order of their times, with the spread of the times."""
+    """Draw quality in dB over time, with the spread of the times; each curve joins its points in the order of time."""
     with pyplot.rc_context(STYLE):
         figure, axis = pyplot.subplots(figsize=(7.6, 5.2), layout="constrained")
-        looks = zip(cycle(COLOURS), cycle(MARKS), strict=False)
+        styles = zip(cycle(COLOURS), cycle(MARKS), strict=False)
         for curves, is_peer in ((ours, False), (peers, True)):
             for name, points in curves.items():
-                colour, mark = next(looks)
+                colour, mark = next(styles)
                 ordered = sorted(points)
-                spread = [
-                    [max(0.0, point.time - point.least) for point in ordered],
-                    [max(0.0, point.most - point.time) for point in ordered],
-                ]
                 x, y = [point.time for point in ordered], [point.quality for point in ordered]
-                axis.errorbar(x, y, xerr=spread, color=colour, linestyle="none", elinewidth=0.8, capsize=2)
+                below = [max(0.0, point.time - point.least) for point in ordered]
+                above = [max(0.0, point.most - point.time) for point in ordered]
+                axis.errorbar(x, y, xerr=[below, above], color=colour, linestyle="none", elinewidth=0.8, capsize=2)
                 axis.plot(
                     x, y, label=name, color=colour, marker=mark, markersize=6, linewidth=1.1 if is_peer else 1.6,
                     linestyle="--" if is_peer else "-", markerfacecolor="white" if is_peer else colour,
                 )  # fmt: skip
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.set_title(drawable(title, "quality over time"), parse_math=False)
-        axis.set(
-            xlabel="measured time of denoising, full compute is 100 %",
-            ylabel="PSNR against full compute, dB",
-        )
+        axis.set(xlabel="measured time of denoising, full compute is 100 %", ylabel="PSNR against full compute, dB")
         figure.legend(loc="outside lower center", ncols=2, handlelength=3.5, fontsize=8)
     return figure

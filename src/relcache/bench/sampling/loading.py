@@ -1,5 +1,4 @@
-"""What diffusers and transformers say while they load weights: a weight that a file lacks is drawn at random, and
-all that tells is a line in a log."""
+"""Finds missing weights in the logs of diffusers and transformers, which replace them by random ones."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from diffusers.utils import logging
 from transformers.utils import logging as transformers_logging
 
-SHOWN = 3  # names of weights in a message
+MOST_NAMES = 3  # of weights in a message
 OF_TRANSFORMERS = re.compile(r"LOAD REPORT\S* from: (?P<folder>.+)")
 ROW = re.compile(r"^\s*(?P<name>\S+)\s*\|\s*(?P<state>MISSING|MISMATCH)", re.MULTILINE)
 OF_DIFFUSERS = re.compile(
@@ -19,7 +18,7 @@ OF_DIFFUSERS = re.compile(
 )
 
 
-class _Kept(standard.Handler):
+class _Collector(standard.Handler):
     def __init__(self) -> None:
         super().__init__(standard.WARNING)
         self.said: list[str] = []
@@ -30,24 +29,24 @@ class _Kept(standard.Handler):
 
 @contextmanager
 def quiet_loading() -> Iterator[list[str]]:
-    """No bars and no lines of the two libraries; what they warned of is in the list that is given."""
-    kept = _Kept()
+    """Suppress the bars and lines of both libraries, and yield the list that collects their warnings."""
+    collector = _Collector()
     with ExitStack() as stack:
         for library in (logging, transformers_logging):
             stack.callback(library.set_verbosity, library.get_verbosity())
             library.set_verbosity_warning()
             library.disable_default_handler()
             stack.callback(library.enable_default_handler)
-            library.add_handler(kept)
-            stack.callback(library.remove_handler, kept)
+            library.add_handler(collector)
+            stack.callback(library.remove_handler, collector)
             if library.is_progress_bar_enabled():
                 stack.callback(library.enable_progress_bar)
             library.disable_progress_bar()
-        yield kept.said
+        yield collector.said
 
 
 def missing_weights(said: list[str]) -> str:
-    """Which weights the files lack, or have in another shape, as words for a message; nothing if they have all."""
+    """Return words for a message about weights that are missing or of another shape; empty without any."""
     found = []
     for text in said:
         report, line = OF_TRANSFORMERS.search(text), OF_DIFFUSERS.search(text)
@@ -55,9 +54,9 @@ def missing_weights(said: list[str]) -> str:
         if line:
             names = re.findall(r"'([^']+)'", line["names"])
         if names:
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
             folder = (report or line)["folder"].strip()  # type: ignore[index]
             found.append(
-                f"the weights in {folder} lack {', '.join(names[:SHOWN])}{more}, or have them in another shape"
+                f"the weights in {folder} lack {', '.join(names[:MOST_NAMES])}{more}, or have them in another shape"
             )
     return "; ".join(found)
