@@ -158,7 +158,7 @@ def test_clips(hunyuan: Path, tmp_path: Path) -> None:
         (["--option", "speed"], "--option takes name=value, got 'speed'"),
         (["--option", "speed=fast"], "DiTPipeline takes no speed: it takes class_labels"),
         (["--offload", "disk"], "unknown offload 'disk': there are none, model, group, sequential"),
-        (["--offload", "model", "--device", "cpu"], "on the CPU they are there"),
+        (["--offload", "model", "--device", "cpu"], "on the CPU leave it out"),
     ],
 )
 def test_what_the_class_model_does_not_take(arguments: list[str], message: str, tmp_path: Path) -> None:

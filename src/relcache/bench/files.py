@@ -71,7 +71,7 @@ def write_or_elsewhere(folder: Path, write: Callable[[Path], T]) -> T:
         except OSError:
             shutil.rmtree(other, ignore_errors=True)
             raise error from None
-        raise OSError(f"{error}; what was computed now was written to {other}") from error
+        raise OSError(f"{error}; the results were written to {other}") from error
 
 
 @contextmanager

@@ -20,7 +20,7 @@ Columns = Sequence[tuple[str, str, str]]  # heading, key in a row, format
 def off_target(rows: Rows) -> list[bool]:
     """Return for each row whether its `nfc` differs from its `nfc_target`.
 
-    A row without a target is held against the targets of all others. The first row is full compute and never off.
+    A row without a target is compared with the targets of all others. The first row is full compute and never off.
     """
     targets = {row["nfc_target"] for row in rows[1:] if row.get("nfc_target") is not None}
     off = [False]

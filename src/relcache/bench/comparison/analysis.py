@@ -55,10 +55,9 @@ class Trail(NamedTuple):
 class ForecastProbe(Forecaster):
     """Forecasts nothing, and records the errors that each of `forecasters` would have made.
 
-    It records for each sample, at each step, the L2 norms of the changes of input and output since the step before.
-    Between the full steps of `schedule` it adds the relative L1 error of each forecast and that of the predicted input,
-    by an expansion of order `order`. It also adds s, the change of the output since the last of these full steps over
-    that of the input.
+    At each step it records the L2 norms of each sample's changes of input and output since the step before. Between
+    the full steps of `schedule` it adds the relative L1 errors of each forecast and of an input predicted to `order`.
+    It also adds s: the change of the output since the last full step over that of the input.
     """
 
     forecasters: tuple[tuple[str, Forecaster], ...]
@@ -152,7 +151,7 @@ def analyze(
     if not entries:
         raise ValueError("an analysis needs at least one method that forecasts, such as taylorseer-1")
     if steps < 3:
-        raise ValueError(f"an analysis needs at least 3 steps, of which the first two are full, got {steps}")
+        raise ValueError(f"an analysis needs at least 3 steps, as the first two are full; got {steps}")
     forecasters = tuple((entry.name, method_from_config(with_any_budget(entry.config)).forecaster) for entry in entries)
     probe = Method(ForecastProbe(forecasters, Interval(interval)), Always(), "probe", granularity)
     about = {

@@ -25,7 +25,6 @@ class Benchmark:
     Attributes:
         task: "class", "text" or "video".
         model: a shipped model or a hub id.
-        guidance: guidance scale.
         samples: default number of samples.
         targets: default numbers of full steps.
         conditions: returns class labels or prompts for some seeds.
@@ -33,7 +32,6 @@ class Benchmark:
         columns: the table's columns by name.
         meaning: a sentence that explains the columns.
         options: further arguments of the pipeline's call.
-        steps: denoising steps.
         batch: default number of samples per batch.
         warmup: full steps at the beginning of a run by method, where they are not two.
     """
@@ -105,16 +103,16 @@ SMALL = {
         task="text", model="small-flux", guidance=3.5, samples=16, targets=(14, 8), conditions=_prompts(video=False),
         measures={"pair": {}, "recogniser": {"model": "recogniser-pictures"}},
         columns={**PAIR, **_recognised("place")},
-        meaning="kind to place are the shares of pictures in which the recogniser finds what the prompt says of each, "
-        "and all right that of those in which it finds everything",
+        meaning="kind to place are the shares of pictures in which the recogniser finds that part of the prompt; "
+        "all right is the share in which it finds every part",
         options={"height": 64, "width": 64, "max_sequence_length": 16},
     ),
     "video": Benchmark(
         task="video", model="small-video", guidance=6.0, samples=8, targets=(14, 8), conditions=_prompts(video=True),
         measures={"pair": {}, "recogniser": {"model": "recogniser-clips"}},
         columns={**PAIR, **_recognised("motion")},
-        meaning="kind to motion are the shares of clips in which the recogniser finds what the prompt says of each, "
-        "and all right that of those in which it finds everything",
+        meaning="kind to motion are the shares of clips in which the recogniser finds that part of the prompt; "
+        "all right is the share in which it finds every part",
         options={"height": 48, "width": 48, "num_frames": 9, "max_sequence_length": 16},
     ),
 }  # fmt: skip

@@ -241,8 +241,9 @@ class Comparison:
         found = files.read_arrays(self._measure_file(variant, 0, measure))
         return [name for name, values in found.items() if values.ndim == 1]
 
-    def cost(self, variant: Variant) -> dict[str, float | None]:
-        """Return the full steps, TFLOPs and seconds per sample, and the gigabytes of the cache and the device."""
+    def row(self, variant: Variant) -> dict[str, Any]:
+        """Return a variant's part of the table that needs no measure: its budget, and its cost per sample."""
+        config = self.config(variant)
         parts = [read_part(self._samples_file(variant, start)) for start, _, _ in self._batches()]
         reports = [report for _, report in parts]
         memory = max(float(part["memory"]) for part, _ in parts)
@@ -252,22 +253,13 @@ class Comparison:
             return None if None in counts else sum(counts) / self.settings.samples / 1e12
 
         return {
+            "method": variant.entry.name,
+            "nfc_target": self.settings.setup.steps if variant is self.full else variant.nfc,
+            **{name: config.get(name) for name in ("threshold", "interval", "phase")},
             "nfc": sum(report["nfc"] * report["batch"] for report in reports) / sum(r["batch"] for r in reports),
             "tflops": per_sample("flops"),
             "tflops_linear": per_sample("linear_flops"),
             "seconds": statistics.median(float(part["seconds"]) / len(part["seeds"]) for part, _ in parts),
             "cache_gb": max(report["cache_bytes"] for report in reports) / 1e9,
             "memory_gb": None if math.isnan(memory) else memory / 1e9,
-        }
-
-    def row(self, variant: Variant) -> dict[str, Any]:
-        """Return a variant's part of the table that needs no measure."""
-        config = self.config(variant)
-        return {
-            "method": variant.entry.name,
-            "nfc_target": self.settings.setup.steps if variant is self.full else variant.nfc,
-            "threshold": config.get("threshold"),
-            "interval": config.get("interval"),
-            "phase": config.get("phase"),
-            **self.cost(variant),
         }

@@ -48,27 +48,22 @@ class Entry:
 
 
 FILES = (".toml", ".yaml", ".yml")
+
+
+def _orders(name: str, method: str = "", options: str = "") -> dict[str, str]:
+    return {f"{name}-{order}": f"{method or name}:order={order}{options}" for order in (1, 2)}
+
+
 PUBLISHED = {
-    "fora": "fora",
-    "taylorseer-1": "taylorseer:order=1",
-    "taylorseer-2": "taylorseer:order=2",
-    "taylorseer-p3-1": "taylorseer:order=1,phase=3",
-    "rfe-1": "rfe:order=1",
-    "rfe-2": "rfe:order=2",
-    "rcs-1": "rcs:order=1",
-    "rcs-2": "rcs:order=2",
-    "rfc-1": "rfc:order=1",
-    "rfc-2": "rfc:order=2",
-}
+    "fora": "fora", **_orders("taylorseer"), "taylorseer-p3-1": "taylorseer:order=1,phase=3", **_orders("rfe"),
+    **_orders("rcs"), **_orders("rfc"),
+}  # fmt: skip
 """The methods compared by default, beside ours: the peers, each half of RFC alone, and RFC."""
 
 OURS = {
-    "newton-1": "newton:order=1",
-    "newton-2": "newton:order=2",
-    "rfe-newton-1": "rfe:order=1,direction=newton",
-    "rfe-newton-2": "rfe:order=2,direction=newton",
-    "rfc-newton-1": "rfc:order=1,direction=newton",
-    "rfc-newton-2": "rfc:order=2,direction=newton",
+    **_orders("newton"),
+    **_orders("rfe-newton", "rfe", ",direction=newton"),
+    **_orders("rfc-newton", "rfc", ",direction=newton"),
 }
 DEFAULT = {"auto": "auto"}
 WEIGHTS = {f"linear-{weight}": f"linear:weight={weight}" for weight in (0.8, 1.0, 1.2)}
@@ -155,9 +150,7 @@ def from_file(path: Path) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for number, item in enumerate(listed, 1):
         try:
-            config = {str(key): _plain(str(key), value) for key, value in item.items()}
-            if not is_toml:  # YAML 1.1 reads 1e-2 as a text
-                config = {key: _number_or(value) for key, value in config.items()}
+            config = {str(key): _plain(str(key), value, is_toml) for key, value in item.items()}
             name = str(config.pop("name", "")) or _default_name(config)
             entry = Entry(slug(name if re.search("[A-Za-z0-9]", name) else f"method {name}"), config)
         except (ValueError, TypeError) as error:
@@ -170,21 +163,19 @@ def from_file(path: Path) -> list[Entry]:
     return list(entries.values())
 
 
-def _plain(key: str, value: Any) -> Any:
+def _plain(key: str, value: Any, is_toml: bool) -> Any:
     """Return `value` if it is a finite number, a text, true, false, null, or a list of whole numbers.
 
     Raises:
         ValueError: a date, a table, or another value that no option takes.
     """
+    if not is_toml and isinstance(value, str) and NUMBER.fullmatch(value):  # YAML 1.1 reads 1e-2 as a text
+        return value_from_text(value)
     whole = isinstance(value, list) and all(type(part) is int for part in value)
     finite = not isinstance(value, float) or math.isfinite(value)
     if (value is None or isinstance(value, (bool, int, float, str)) or whole) and finite:
         return value
     raise ValueError(f"{key} is a number, a text or a list of step numbers, got {type(value).__name__} {value!s:.60}")
-
-
-def _number_or(value: Any) -> Any:
-    return value_from_text(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
 
 
 def _default_name(config: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -38,9 +37,7 @@ class Here(Pool):
             self._worker.do(piece, tell)
             advance(piece)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         torch.set_num_threads(self._threads)
 
 
@@ -107,9 +104,7 @@ class Cluster(Pool):
             idle.append(actor)
             advance(piece)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for actor in self._actors:
             self._ray.kill(actor)
         if self._mine:

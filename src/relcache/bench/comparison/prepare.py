@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,10 @@ def prepare(
         measures={name: options for name, options in benchmark.measures.items() if not reasons[name]},
         threads=asked.threads,
     )  # fmt: skip
-    batch = asked.batch or benchmark.batch
-    settings = Settings(setup, conditions, seeds, batch, _calibration(benchmark, asked), identity(model))
+    if asked.calibration_samples < 1:
+        raise ValueError(f"thresholds need at least 1 calibration sample, got {asked.calibration_samples}")
+    calibration = _conditions(benchmark, asked, calibration_seeds(asked.calibration_samples))
+    settings = Settings(setup, conditions, seeds, asked.batch or benchmark.batch, calibration, identity(model))
     return Comparison(settings, entries, targets, out, announce, advance)
 
 
@@ -149,14 +152,15 @@ def conditions_and_seeds(benchmark: Benchmark, asked: Asked) -> tuple[tuple[int 
     if several and samples > len(seeds):
         raise ValueError(f"{samples} samples need as many seeds, or the first one alone; got {len(seeds)}")
     seeds = seeds[:samples] if several else list(range(seeds[0], seeds[0] + samples))
-    conditions = _own(benchmark, asked, seeds) if asked.prompts is None else asked.prompts[:samples]
-    return tuple(conditions), tuple(seeds)
+    return _conditions(benchmark, asked, seeds), tuple(seeds)
 
 
-def _own(benchmark: Benchmark, asked: Asked, seeds: Sequence[int]) -> Sequence[int | str]:
-    """Return the benchmark's own conditions, or in turn the classes of another model that has classes."""
+def _conditions(benchmark: Benchmark, asked: Asked, seeds: Sequence[int]) -> tuple[int | str, ...]:
+    """Return a condition for each seed: prompts or another model's classes in turn, else the benchmark's own."""
+    if asked.prompts is not None:
+        return tuple(in_turn(asked.prompts, len(seeds)))
     classes = classes_in(asked.model) if asked.model is not None and benchmark.task == "class" else None
-    return benchmark.conditions(seeds) if classes is None else in_turn(range(classes), len(seeds))
+    return tuple(benchmark.conditions(seeds) if classes is None else in_turn(range(classes), len(seeds)))
 
 
 def seeds_from_text(text: str) -> list[int]:
@@ -181,21 +185,9 @@ def seeds_from_text(text: str) -> list[int]:
 
 def seeds_as_text(seeds: Sequence[int]) -> str:
     """Return seeds as a text that `seeds_from_text` reads."""
-    ranges: list[list[int]] = []
-    for seed in seeds:
-        if ranges and seed == ranges[-1][1] + 1:
-            ranges[-1][1] = seed
-        else:
-            ranges.append([seed, seed])
-    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in ranges)
-
-
-def _calibration(benchmark: Benchmark, asked: Asked) -> tuple[int | str, ...]:
-    if asked.calibration_samples < 1:
-        raise ValueError(f"thresholds need at least 1 calibration sample, got {asked.calibration_samples}")
-    if asked.prompts is None:
-        return tuple(_own(benchmark, asked, calibration_seeds(asked.calibration_samples)))
-    return tuple(in_turn(asked.prompts, asked.calibration_samples))
+    groups = groupby(enumerate(seeds), lambda pair: pair[1] - pair[0])  # a constant within a range
+    ranges = [[seed for _, seed in group] for _, group in groups]
+    return ",".join(f"{found[0]}-{found[-1]}" if len(found) > 1 else f"{found[0]}" for found in ranges)
 
 
 def targets_for(benchmark: Benchmark, steps: int) -> list[int]:

@@ -11,15 +11,8 @@ from pathlib import Path
 import torch
 
 from relcache.bench.comparison.comparison import Comparison, Variant
+from relcache.bench.quality.metrics import distribution
 from relcache.bench.quality.metrics.batches import Batch
-from relcache.bench.quality.metrics.distribution import (
-    NEIGHBOURS,
-    Gaussian,
-    fit,
-    frechet_distance,
-    inception_score,
-    precision_recall,
-)
 from relcache.bench.quality.metrics.features import Extractor, Inception
 
 Summary = Callable[[Comparison, Variant], float | None]
@@ -57,15 +50,15 @@ def distance_to_full(measure: str, name: str = "features") -> Summary:
     def summary(comparison: Comparison, variant: Variant) -> float | None:
         if comparison.settings.samples < 2:
             return None
-        own, full = (fit(comparison.values(one, measure, name)) for one in (variant, comparison.full))
-        return frechet_distance(own, full)
+        own, full = (distribution.fit(comparison.values(one, measure, name)) for one in (variant, comparison.full))
+        return distribution.frechet_distance(own, full)
 
     return _of_measure(measure, summary, against_full=True)
 
 
 def score(measure: str) -> Summary:
     """Compute the Inception score of a measure's probabilities."""
-    return _of_measure(measure, lambda c, v: inception_score(c.values(v, measure, "probabilities")))
+    return _of_measure(measure, lambda c, v: distribution.inception_score(c.values(v, measure, "probabilities")))
 
 
 def total(measure: str, names: Sequence[str], of: Callable[[torch.Tensor], float | None]) -> Summary:
@@ -106,21 +99,22 @@ class Reference:
         return {name: torch.cat([part[name] for part in parts]) for name in ("features", "spatial")} if parts else {}
 
     @cached_property
-    def _statistics(self) -> dict[str, Gaussian]:
+    def _statistics(self) -> dict[str, distribution.Gaussian]:
         return Batch(self.path).statistics
 
-    def gaussian(self, name: str) -> Gaussian | None:
+    def gaussian(self, name: str) -> distribution.Gaussian | None:
         """Return the distribution of its "features" or "spatial" features; None if it has none."""
         if name not in self._statistics and self._features:
-            self._statistics[name] = fit([self._features[name]])
+            self._statistics[name] = distribution.fit([self._features[name]])
         return self._statistics.get(name)
 
     def distance(self, measure: str, name: str) -> Summary:
         """Measure the Fréchet distance to it: FID or sFID."""
 
         def summary(comparison: Comparison, variant: Variant) -> float | None:
-            known = self.gaussian(name)
-            return None if known is None else frechet_distance(fit(comparison.values(variant, measure, name)), known)
+            if (known := self.gaussian(name)) is None:
+                return None
+            return distribution.frechet_distance(distribution.fit(comparison.values(variant, measure, name)), known)
 
         return _of_measure(measure, summary)
 
@@ -129,9 +123,9 @@ class Reference:
 
         def summary(comparison: Comparison, variant: Variant) -> float | None:
             known, samples = self._features.get("features"), comparison.joined(variant, measure, "features")
-            if known is None or min(len(samples), len(known)) <= NEIGHBOURS:
+            if known is None or min(len(samples), len(known)) <= distribution.NEIGHBOURS:
                 return None
-            return precision_recall(known, samples)[index]
+            return distribution.precision_recall(known, samples)[index]
 
         return _of_measure(measure, summary)
 

@@ -15,9 +15,8 @@ from relcache.bench import files
 from relcache.bench.comparison import analysis
 from relcache.bench.comparison.analysis import Analysis
 from relcache.bench.figures import plots
-from relcache.bench.figures.plots import Line
+from relcache.bench.figures.plots import Line, Measured
 from relcache.bench.figures.sheet import SheetRow
-from relcache.bench.figures.tradeoff import Measured, tradeoff
 from relcache.bench.sampling import gallery
 from relcache.bench.saved import POINT_FORM, RACE_FORM, SETTINGS, TABLE, read_part, read_results
 from relcache.bench.tables import flops_unit
@@ -28,14 +27,10 @@ INDEXES = (SETTINGS, TABLE, analysis.INDEX)  # each folder of results has one of
 
 
 def illustrate(folder: Path, modules: Sequence[str] = ()) -> list[Path]:
-    """Draw the figures of `folder` and of each folder in it that holds results of a benchmark or an analysis.
+    """Draw the figures of `folder` and of each folder in it that holds results. Return the files: PNG, SVG and GIF.
 
-    Args:
-        folder: a folder of results, or the --out of `relcache bench`, `demo` or `analyze`.
-        modules: names of the modules of an analysis to show; by default three, spread over the model.
-
-    Returns:
-        The files: each figure as PNG and as SVG, sheets as PNG, clips as GIF.
+    `folder` is the --out of `relcache bench`, `demo` or `analyze`, or a folder of results in it. `modules` are the
+    modules of an analysis to show; by default three, spread over the model.
 
     Raises:
         ValueError: no results, damaged ones, or an unknown module.
@@ -99,14 +94,6 @@ def draw_benchmark(folder: Path) -> list[Path]:
     return written
 
 
-def _first_report(folder: Path) -> dict[str, Any]:
-    """Return the report of a cell's first batch."""
-    found = sorted(path for path in folder.glob("*.npz") if path.stem.isdigit())
-    if not found:
-        raise ValueError(f"the samples of {folder} are gone: the command that made them makes them again")
-    return read_part(found[0])[1]
-
-
 def first_images(folder: Path, settings: Mapping[str, Any], most: int = MOST_SAMPLES) -> np.ndarray:
     """Return the first `most` samples of a cell, uint8 (n, …), no side above `LARGEST` pixels."""
     return gallery.read_samples(folder, 0, min(most, len(settings["conditions"])), LARGEST)
@@ -152,7 +139,11 @@ def _traces(cells: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float | 
     traced = {}
     for cell in cells:
         if cell.get("threshold") is not None:
-            report = _first_report(cell["folder"])
+            batches = [path for path in cell["folder"].glob("*.npz") if path.stem.isdigit()]
+            if not batches:
+                gone = f"the samples of {cell['folder']} are gone"
+                raise ValueError(f"{gone}: the command that made them makes them again")
+            _, report = read_part(min(batches))
             title = f"{cell['method']}, {cell['nfc']:.4g} full"
             traced[title] = report["signal"], report["full_steps"], cell["threshold"]
     return traced
@@ -175,7 +166,7 @@ def draw_tradeoff(folder: Path) -> list[Path]:
     for row in rows:
         point = Measured(row["share"], row["share_least"], row["share_most"], row["psnr"])
         curves[row["peer"]].setdefault(row["method"], []).append(point)
-    return _write(folder, "psnr-time", tradeoff(*curves, read["about"])) if any(curves) else []
+    return _write(folder, "psnr-time", plots.tradeoff(*curves, read["about"])) if any(curves) else []
 
 
 # An analysis
@@ -217,12 +208,12 @@ def _series(known: Analysis, name: str, module: int) -> tuple[list[int], list[fl
     return steps.tolist(), values[steps].tolist()
 
 
-def _by_step(known: Analysis, name: str, modules: Sequence[int]) -> list[Line]:
-    return [Line(known.modules[module], *_series(known, name, module)) for module in modules]
-
-
 def _draw_changes(known: Analysis, modules: Sequence[int]) -> Figure:
-    return plots.changes(_by_step(known, "input_change", modules), _by_step(known, "output_change", modules))
+    inputs, outputs = (
+        [Line(known.modules[module], *_series(known, name, module)) for module in modules]
+        for name in ("input_change", "output_change")
+    )
+    return plots.changes(inputs, outputs)
 
 
 def _draw_errors(known: Analysis, modules: Sequence[int]) -> Figure:
@@ -269,8 +260,8 @@ def _reference(known: Analysis) -> str:
 def summary(known: Analysis) -> dict[str, Any]:
     """Return the figures' numbers by module and over all modules; None for too few steps.
 
-    The variation of s is its standard deviation over its mean for each row, once over all steps of a run, and once over
-    the steps between two full steps, averaged. The correlation is that of the errors of input and output over the
+    The variation of s is its standard deviation over its mean, for each row. One is over all steps of a run, the other
+    the average over the gaps between full steps. The correlation is that of the errors of input and output over the
     steps. A stream whose input does not move, as FLUX's text before the first block, has no s; means leave it out.
     """
     s = known.values["s"].astype(np.float64)

@@ -30,15 +30,9 @@ COST = {
 def write_results(
     comparison: Comparison, columns: Mapping[str, Column], protocol: str = ""
 ) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Write table.json, table.csv, table.md, samples.csv, settings.json, sheets and figures of a finished comparison.
+    """Write the files of a finished comparison. Return the rows of its table, and the files.
 
-    Args:
-        comparison: the comparison.
-        columns: the table's columns by name.
-        protocol: the paper's benchmark whose numbers stand beside the measured ones; none for other protocols.
-
-    Returns:
-        The table's rows, and the files.
+    `protocol` names the paper's benchmark whose numbers stand beside the measured ones; none for other protocols.
     """
     out = comparison.out
     rows = [
