@@ -6,6 +6,7 @@ needs memory for the features that the forecasters keep.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,15 +223,10 @@ def _table(states: Sequence[tuple[str, str, Trail]], steps: int) -> tuple[dict[s
     """Return the names of branches and modules, and their numbers by name, (branches, modules, rows, steps)."""
     branches = list(dict.fromkeys(branch for branch, _, _ in states))
     modules = list(dict.fromkeys(module for _, module, _ in states))
-    trails = {(branch, module): trail for branch, module, trail in states}
-    rows = len(states[0][2].output)
-    names = dict.fromkeys(name for trail in trails.values() for row in trail.rows.values() for name in row)
-    arrays = {}
-    for name in names:
-        array = np.full((len(branches), len(modules), rows, steps), np.nan, np.float32)
-        for (branch, module), trail in trails.items():
-            for step, row in trail.rows.items():
-                if name in row:
-                    array[branches.index(branch), modules.index(module), :, step] = row[name].float().cpu().numpy()
-        arrays[name] = array
+    shape = len(branches), len(modules), len(states[0][2].output), steps
+    arrays: dict[str, np.ndarray] = defaultdict(lambda: np.full(shape, np.nan, np.float32))
+    for branch, module, trail in states:
+        for step, row in trail.rows.items():
+            for name, numbers in row.items():
+                arrays[name][branches.index(branch), modules.index(module), :, step] = numbers.float().cpu().numpy()
     return {"branches": branches, "modules": modules}, arrays

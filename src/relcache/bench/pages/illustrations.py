@@ -191,19 +191,17 @@ def _choose(known: Analysis, modules: Sequence[str]) -> list[int]:
     return sorted({round(share * (len(names) - 1)) for share in (1 / 6, 1 / 2, 5 / 6)})
 
 
-def _mean(known: Analysis, name: str, module: int | None = None) -> np.ndarray:
-    """Average a recorded quantity over branches and rows: (steps,) for one module, else (modules, steps)."""
-    values = known.values[name] if module is None else known.values[name][:, [module]]
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Average float32 (branches, modules, rows, steps) over branches and rows: float64 (modules, steps)."""
     counted = np.isfinite(values)
     total = np.where(counted, values, 0).astype(np.float64).sum((0, 2))
     with np.errstate(invalid="ignore"):
-        mean = total / counted.sum((0, 2))
-    return mean if module is None else mean[0]
+        return total / counted.sum((0, 2))
 
 
 def _series(known: Analysis, name: str, module: int) -> tuple[list[int], list[float]]:
     """Return the steps at which a quantity of a module is known, and its means there."""
-    values = _mean(known, name, module)
+    (values,) = _mean(known.values[name][:, [module]])
     steps = np.flatnonzero(np.isfinite(values))
     return steps.tolist(), values[steps].tolist()
 
@@ -218,8 +216,8 @@ def _draw_changes(known: Analysis, modules: Sequence[int]) -> Figure:
 
 def _draw_errors(known: Analysis, modules: Sequence[int]) -> Figure:
     """Draw the error of each module's forecast, averaged over the steps (1c)."""
-    indices = range(len(known.modules))
-    drawn = [Line(name, indices, np.nanmean(_mean(known, f"error {name}"), 1).tolist()) for name in known.methods]
+    errors = {name: np.nanmean(_mean(known.values[f"error {name}"]), 1).tolist() for name in known.methods}
+    drawn = [Line(name, range(len(known.modules)), error) for name, error in errors.items()]
     return plots.lines({"": drawn}, "module", "relative L1 error of the output", marks=True, log=True)
 
 
