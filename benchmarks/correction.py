@@ -27,11 +27,11 @@ from torch import Tensor
 import relcache
 from relcache import FORA, RFC, Forecaster, Newton, Plan, Relational, Replay, Reuse, Taylor, TaylorSeer, auto
 from relcache.bench import files
-from relcache.bench.comparison.asked import call_options
+from relcache.bench.comparison.arguments import call_options
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.quality.metrics.pair import psnr
 from relcache.bench.sampling.batches import Sampler
-from relcache.bench.sampling.calibration import spacing_for
+from relcache.bench.sampling.budgets import spacing_for
 from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.method import Method
 from relcache.presets import Preset, shipped

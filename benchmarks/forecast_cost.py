@@ -23,7 +23,6 @@ from torch import Tensor
 
 from relcache import Relational, Taylor
 from relcache.bench import files
-from relcache.bench.speed.stopwatch import least_median_most
 from relcache.forecasters.base import Forecaster
 
 SHAPES = {"DiT-XL/2": (8, 256, 1152), "FLUX": (1, 1024, 3072)}
@@ -98,11 +97,12 @@ def wait(device: torch.device) -> None:
 def row(model: str, name: str, seconds: Mapping[str, list[float]], touched: int) -> dict[str, object]:
     """Return a row of the table: the copy in milliseconds, the others as multiples of the same round's copy."""
     copy = seconds["copy"]
-    ratios = {
-        key: least_median_most([one / base for one, base in zip(values, copy, strict=True)])
+    shares = {
+        key: [one / base for one, base in zip(values, copy, strict=True)]
         for key, values in seconds.items()
         if key != "copy"
     }
+    ratios = {key: (min(values), statistics.median(values), max(values)) for key, values in shares.items()}
     rate = touched / statistics.median(copy) / 1e9
     return {"model": model, "forecaster": name, "mb": touched / 1e6, "copy_ms": 1e3 * statistics.median(copy),
             "gb_per_s": rate, **{f"{key}_of_copy": values for key, values in ratios.items()}}  # fmt: skip

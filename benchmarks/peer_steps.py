@@ -14,10 +14,10 @@ from torch import Tensor
 
 import relcache
 from relcache.bench import files
-from relcache.bench.comparison.asked import asked_of, call_options
+from relcache.bench.comparison.arguments import call_options, conditions_for
 from relcache.bench.quality.metrics.pair import psnr
 from relcache.bench.sampling.batches import Sampler
-from relcache.bench.sampling.calibration import Calibration, calibration_seeds
+from relcache.bench.sampling.budgets import TriedThresholds, calibration_seeds
 from relcache.bench.sampling.pipelines import DEFAULT_MODEL, load_pipeline
 from relcache.bench.speed.contestants import Contestant, only_transformer, ours, peer_at
 from relcache.bench.speed.peers import PEERS
@@ -44,7 +44,7 @@ def main() -> None:
     pipeline = load_pipeline(DEFAULT_MODEL, "cpu", "float32")
     sampler = Sampler(pipeline, options.steps, options.samples, call_options(DEFAULT_MODEL, None, None, None, []))
     trial, calibration = (
-        Trial(sampler, seeds, asked_of(DEFAULT_MODEL, None, seeds))
+        Trial(sampler, seeds, conditions_for(DEFAULT_MODEL, None, seeds))
         for seeds in (list(range(options.samples)), calibration_seeds(4))
     )
     reference = trial.run(FULL).images
@@ -53,7 +53,7 @@ def main() -> None:
     for peer in PEERS:
         contestant = peer_at(
             peer, options.nfc, options.steps, trial.spec,
-            lambda one: round(calibration.run(one).full_share * options.steps, 6), Calibration(),
+            lambda one: round(calibration.run(one).full_share * options.steps, 6), TriedThresholds(),
         )  # fmt: skip
         images, full = sampled(trial, contestant)
         row = {"peer": peer.name, "full_steps": full, "psnr": float(psnr(images, reference).mean())}

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from relcache.bench.comparison.asked import asked_of, call_options
+from relcache.bench.comparison.arguments import call_options, conditions_for
 from relcache.bench.comparison.entries import named_config
 from relcache.bench.sampling.batches import Sampler, Samples
 from relcache.bench.sampling.pipelines import load_pipeline
@@ -35,7 +35,7 @@ def one_batch(model: str, steps: int, seeds: Sequence[int], *load: str) -> tuple
     """
     pipeline = load_pipeline(model, *load)
     sampler = Sampler(pipeline, steps, len(seeds), call_options(model, None, None, None, []))
-    return pipeline, lambda: sampler.call(seeds, asked_of(model, None, seeds))
+    return pipeline, lambda: sampler.call(seeds, conditions_for(model, None, seeds))
 
 
 def sampled(sampler: Sampler, method: str, conditions: Sequence[int | str]) -> Samples:

@@ -168,7 +168,7 @@ def test_commands(model: Path, tmp_path: Path) -> None:
         (["analyze", *arguments, "--methods", "full"], "'full' names no method beside full compute"),
         (["analyze", *arguments, "--steps", "2"], "needs at least 3 steps"),
         (["analyze", *arguments, "--granularity", "blocks"], "the granularity is one of 'module', 'block', 'stack'"),
-        (["analyze", *arguments[:-1], str(tmp_path / "b"), "--prompt", "an owl"], "is asked by classes"),
+        (["analyze", *arguments[:-1], str(tmp_path / "b"), "--prompt", "an owl"], "takes classes, got the prompt"),
     ):
         result = runner.invoke(app, wrong)
         assert result.exit_code == 1

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from relcache.bench import files
 from relcache.bench.comparison.benchmarks import PAPER
-from relcache.bench.comparison.prepare import Asked, conditions, numbers_of, said
+from relcache.bench.comparison.prepare import Asked, conditions_and_seeds, seeds_as_text, seeds_from_text
 from relcache.bench.quality.metrics.distribution import fit, frechet_distance, inception_score, precision_recall
 from relcache.bench.sampling import gallery
 from relcache.cli.app import app
@@ -116,21 +116,21 @@ def test_samples_are_read_as_they_were_written(tmp_path: Path, shape: tuple[int,
 
 
 def test_seeds_as_they_are_given() -> None:
-    assert numbers_of("7") == [7]
-    assert numbers_of("0-3, 9,20-21") == [0, 1, 2, 3, 9, 20, 21]
-    assert said(numbers_of("0-3,9,20-21,5")) == "0-3,9,20-21,5"
+    assert seeds_from_text("7") == [7]
+    assert seeds_from_text("0-3, 9,20-21") == [0, 1, 2, 3, 9, 20, 21]
+    assert seeds_as_text(seeds_from_text("0-3,9,20-21,5")) == "0-3,9,20-21,5"
     for wrong in ("", "a", "3-1", "1,,2", "-4", "1.5"):
         with pytest.raises(ValueError, match="--seeds takes numbers and ranges"):
-            numbers_of(wrong)
+            seeds_from_text(wrong)
     with pytest.raises(ValueError, match="has a seed twice"):
-        numbers_of("0-3,2")
+        seeds_from_text("0-3,2")
 
 
 def test_classes_are_those_of_the_model() -> None:
     """The shipped DiT has room for 1,000 classes and has learnt ten."""
-    labels, seeds = conditions(PAPER["class"], Asked(model="dit-fashion-mnist", samples=30))
+    labels, seeds = conditions_and_seeds(PAPER["class"], Asked(model="dit-fashion-mnist", samples=30))
     assert labels == tuple(range(10)) * 3
-    assert conditions(PAPER["class"], Asked(samples=1200))[0][999:1001] == (999, 0)
+    assert conditions_and_seeds(PAPER["class"], Asked(samples=1200))[0][999:1001] == (999, 0)
     assert seeds == tuple(range(30))
 
 

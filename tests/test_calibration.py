@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 import relcache
 from relcache import RFC
-from relcache.bench.comparison.equal_cost import NOTE, marked, off_target
-from relcache.bench.sampling.calibration import (
-    CLOSE,
-    Calibration,
+from relcache.bench.sampling.budgets import (
+    CLOSE_RATIO,
+    TriedThresholds,
     at_budget,
-    calibrate,
     check_budget,
-    full_steps,
+    count_full_steps,
     interval_for,
     spacing_for,
+    threshold_for,
 )
+from relcache.bench.tables import NOTE, formatted, off_target
 
 
 class Falling:
@@ -40,15 +40,15 @@ class Falling:
 @given(edge=st.floats(0.01, 20), width=st.floats(1.1, 2), start=st.floats(0.05, 2))
 def test_the_smallest_threshold_of_those_that_give_the_number(edge: float, width: float, start: float) -> None:
     sampler: Any = Falling(lambda threshold: 20 if threshold < edge else 14 if threshold < width * edge else 9)
-    found = calibrate(sampler, RFC(order=2, threshold=start), 14, [0], [0], most=40)
-    assert edge * 0.999 <= found <= edge * CLOSE
+    found = threshold_for(sampler, RFC(order=2, threshold=start), 14, [0], [0], most=40)
+    assert edge * 0.999 <= found <= edge * CLOSE_RATIO
     assert sampler.number(found) == 14
 
 
 def test_a_number_that_is_leapt_over_gets_the_nearest() -> None:
     sampler: Any = Falling(lambda threshold: 20 if threshold < 0.3 else 13)
-    known = Calibration()
-    found = calibrate(sampler, RFC(order=2, threshold=0.1), 14, [0], [0], known)
+    known = TriedThresholds()
+    found = threshold_for(sampler, RFC(order=2, threshold=0.1), 14, [0], [0], known)
     assert known.tried[found] == 13
     assert found == min(threshold for threshold, number in known.tried.items() if number == 13)
     assert sampler.runs <= 12
@@ -56,17 +56,17 @@ def test_a_number_that_is_leapt_over_gets_the_nearest() -> None:
 
 def test_what_is_known_is_not_run_again() -> None:
     sampler: Any = Falling(lambda threshold: 50 / (1 + threshold) // 1)
-    known = Calibration()
+    known = TriedThresholds()
     method = RFC(order=2, threshold=0.1)
-    found = calibrate(sampler, method, 14, [0], [0], known)
+    found = threshold_for(sampler, method, 14, [0], [0], known)
     before = sampler.runs
-    assert calibrate(sampler, method, 14, [0], [0], known) == found
+    assert threshold_for(sampler, method, 14, [0], [0], known) == found
     assert sampler.runs == before
 
 
 def test_every_step_in_full_needs_no_search() -> None:
     sampler: Any = Falling(lambda threshold: pytest.fail("sampled"))
-    assert calibrate(sampler, RFC(order=2, threshold=0.1), 50, [0], [0]) == 0.0
+    assert threshold_for(sampler, RFC(order=2, threshold=0.1), 50, [0], [0]) == 0.0
 
 
 @given(steps=st.integers(3, 60), nfc=st.integers(2, 60), warmup=st.integers(1, 4))
@@ -77,8 +77,8 @@ def test_intervals_give_the_number_where_one_can(steps: int, nfc: int, warmup: i
     found = spacing_for(nfc, steps, None, warmup)
     interval, first = found["interval"], found.get("phase")
     published = interval_for(nfc, steps, None, warmup)
-    count = full_steps(interval, steps, first, warmup)
-    if full_steps(published, steps, None, warmup) == nfc:
+    count = count_full_steps(interval, steps, first, warmup)
+    if count_full_steps(published, steps, None, warmup) == nfc:
         assert found == {"interval": published}
     elif first is None:
         assert found == {"interval": published}
@@ -125,7 +125,7 @@ def test_rows_that_are_not_at_equal_cost() -> None:
     assert off_target([full, row(6, 6), row(5, None), row(6, None)]) == [False, False, True, False]  # as they are given
     assert off_target([full, row(5, None)]) == [False, False]  # nothing was asked for
     assert off_target([]) == []
-    shown, note = marked([full, row(6, 6), row(7, 6)], ".2f")
-    assert [one["nfc"] for one in shown] == ["12.00", "6.00", "7.00*"]
+    cells, note = formatted([full, row(6, 6), row(7, 6)], [("full", "nfc", ".2f"), ("asked", "nfc_target", "")])
+    assert cells == [["12.00", "–"], ["6.00", "6"], ["7.00*", "6"]]
     assert note == NOTE
-    assert marked([full, row(6, 6)], "")[1] == ""
+    assert formatted([full, row(6, 6)], [("full", "nfc", "")])[1] == ""

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.comparison.entries import choose
 from relcache.bench.comparison.prepare import targets_for
-from relcache.bench.sampling.calibration import interval_for
+from relcache.bench.sampling.budgets import interval_for
 from relcache.cli.app import app
 from relcache.cli.terminal import rich_table
 

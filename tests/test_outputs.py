@@ -93,7 +93,7 @@ def test_a_disk_that_fills_while_pictures_are_made(tmp_path: Path, monkeypatch: 
     said = refused(*COMMANDS["sample"], "--out", tmp_path / "out")
     assert f"{tmp_path / 'out'}/000-trouser-seed0.png cannot be written (No space left on device)" in said
     elsewhere = Path(said.rpartition(" ")[2])
-    assert said.endswith(f"what was computed now was written to {elsewhere}")
+    assert said.endswith(f"the results were written to {elsewhere}")
     assert {path.name for path in elsewhere.iterdir()} == {"000-trouser-seed0.png", "001-pullover-seed1.png"}
     said = refused(*SPEED, "--out", tmp_path / "out")
     elsewhere = Path(said.rpartition(" ")[2])

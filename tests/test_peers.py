@@ -14,7 +14,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import relcache
-from relcache.bench.sampling.calibration import full_steps
+from relcache.bench.sampling.budgets import count_full_steps
 from relcache.bench.speed.peers import PEERS
 from relcache.bench.speed.speed import contestants_for
 from relcache.bench.speed.stopwatch import timed
@@ -74,7 +74,7 @@ def test_full_steps_and_no_trace(track: Course, peer: Any) -> None:
             assert full == tried[contestant.budget["threshold"]]
             assert abs(full - NFC) == min(abs(found - NFC) for found in tried.values())
         else:
-            assert full == full_steps(int(contestant.budget["interval"]), STEPS, peer.phase)
+            assert full == count_full_steps(int(contestant.budget["interval"]), STEPS, peer.phase)
             assert abs(full - NFC) <= 1
 
 

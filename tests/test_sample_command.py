@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from relcache.bench.comparison.entries import split_methods
-from relcache.bench.figures.sheet import Row
+from relcache.bench.figures.sheet import SheetRow
 from relcache.bench.sampling import gallery
 from relcache.bench.sampling.batches import Sampler
 from relcache.cli.app import app
@@ -123,7 +123,7 @@ def test_a_threshold_of_prompts(flux: Path) -> None:
 
 def test_lists_of_methods() -> None:
     assert split_methods("full,rfc:order=1,threshold=0.3,fora") == ["full", "rfc:order=1,threshold=0.3", "fora"]
-    assert split_methods("plan:full_steps=[0,1,2],order=1, full") == ["plan:full_steps=[0,1,2],order=1", " full"]
+    assert split_methods("plan:full_steps=[0,1,2],order=1, full") == ["plan:full_steps=[0,1,2],order=1", "full"]
 
 
 def test_clips(hunyuan: Path, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_clips(hunyuan: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompt", "a"], "DiTPipeline is asked by --classes, not by --prompt"),
+        (["--prompt", "a"], "DiTPipeline takes --classes, not --prompt"),
         (["--compare", "full,rfx"], "unknown method 'rfx': did you mean 'rf"),
         (["--compare", "full,fora"], "fora needs interval"),
         (["--compare", ","], "--method takes one method, --compare one or more; got ','"),
@@ -158,7 +158,7 @@ def test_clips(hunyuan: Path, tmp_path: Path) -> None:
         (["--option", "speed"], "--option takes name=value, got 'speed'"),
         (["--option", "speed=fast"], "DiTPipeline takes no speed: it takes class_labels"),
         (["--offload", "disk"], "unknown offload 'disk': there are none, model, group, sequential"),
-        (["--offload", "model", "--device", "cpu"], "on the CPU they are there"),
+        (["--offload", "model", "--device", "cpu"], "on the CPU leave it out"),
     ],
 )
 def test_what_the_class_model_does_not_take(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -166,8 +166,8 @@ def test_what_the_class_model_does_not_take(arguments: list[str], message: str, 
 
 
 def test_a_text_model_wants_a_prompt(flux: Path, tmp_path: Path) -> None:
-    assert "FluxPipeline is asked by --prompt, not by --classes; give one prompt" in refused(*of_flux(flux))
-    assert "FluxPipeline is asked by --prompt" in refused(*of_flux(flux, "--classes", "1"))
+    assert "FluxPipeline takes --prompt, not --classes; give one prompt" in refused(*of_flux(flux))
+    assert "FluxPipeline takes --prompt" in refused(*of_flux(flux, "--classes", "1"))
     assert "FluxPipeline takes no num_frames" in refused(*of_flux(flux, *PROMPTS, "--frames", 5))
 
 
@@ -259,7 +259,7 @@ def test_long_clips_have_short_strips(tmp_path: Path, monkeypatch: pytest.Monkey
     drawn = []
     monkeypatch.setattr(gallery, "draw_sheet", lambda rows, *arguments, **options: drawn.append(rows[0].images) or b"")
     clips = np.arange(40, dtype=np.float32)[None, :, None, None, None] * np.ones((1, 1, 3, 8, 8), np.float32)
-    gallery.write_sheets(tmp_path, [Row("one", clips / 39)], "title")
+    gallery.write_sheets(tmp_path, [SheetRow("one", clips / 39)], "title")
     strip = (drawn[-1][:, 0, 0, 0] * 39).round()
     assert (strip[0], strip[-1], len(strip)) == (0, 39, 12)
     assert set(np.diff(strip)) == {3, 4}

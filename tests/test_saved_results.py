@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from relcache.bench.form import check_form
+from relcache.bench.files import check_form
 from relcache.bench.pages.page import write_page
 from relcache.cli.app import app
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import relcache
 from relcache.bench.comparison.entries import choose
-from relcache.bench.sampling.calibration import Calibration
+from relcache.bench.sampling.budgets import TriedThresholds
 from relcache.bench.speed.contestants import at_interval, methods_at
 from relcache.bench.speed.counting import count
 from relcache.bench.speed.peers import PEERS
@@ -38,7 +38,7 @@ def test_every_contestant_has_the_same_full_steps_and_leaves_no_trace() -> None:
     track = course(20)
     peers = PEERS[1:4]
     methods = methods_at(choose("fora,taylorseer-2,rcs-1,rfc-2"), ("module", "block", "stack"))
-    known: dict[str, Calibration] = {}
+    known: dict[str, TriedThresholds] = {}
     chosen = contestants_for(track, methods, peers, 8, known)
     assert {peer.name for peer in peers if peer.has_threshold} == {n for n, found in known.items() if found.tried}
     with torch.no_grad():

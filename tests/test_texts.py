@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from relcache.bench import files
 from relcache.bench.comparison.prepare import read_prompts
-from relcache.bench.figures.sheet import Row, draw_sheet
+from relcache.bench.figures.sheet import SheetRow, draw_sheet
 from relcache.bench.figures.text import drawable, families, labels
 from relcache.bench.sampling.gallery import slug
+from relcache.bench.tables import csv_bytes
 from relcache.checks import nearest, unknown
 from relcache.cli.app import app
 
@@ -67,11 +67,11 @@ def test_sheets_have_no_boxes(tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((len(PROMPTS), 3, 8, 8))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sheet = draw_sheet([Row("full compute", images), Row("mine", images)], "模型 $x$, 50 steps", PROMPTS)
-        draw_sheet([Row("full compute", images[:1])], "$", ["word " * 5000])
+        sheet = draw_sheet([SheetRow("full compute", images), SheetRow("mine", images)], "模型 $x$, 50 steps", PROMPTS)
+        draw_sheet([SheetRow("full compute", images[:1])], "$", ["word " * 5000])
     with Image.open(io.BytesIO(sheet)) as picture:
         assert picture.width > picture.height
-    with Image.open(io.BytesIO(draw_sheet([Row("a", images[:1])], "b", ["x" * 100_000]))) as picture:
+    with Image.open(io.BytesIO(draw_sheet([SheetRow("a", images[:1])], "b", ["x" * 100_000]))) as picture:
         assert picture.height < 1000
 
 
@@ -79,7 +79,7 @@ def test_cells_that_would_be_formulas_are_quoted() -> None:
     texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "a=1", "", "'=1"]
     numbers = (-1, 2, -0.5, 0, 1, 1, 1, 1, 1)
     rows = [{"text": text, "number": number} for text, number in zip(texts, numbers, strict=True)]
-    written = files.csv_bytes(rows, ["text", "number"]).decode()
+    written = csv_bytes(rows, ["text", "number"]).decode()
     read = list(csv.DictReader(io.StringIO(written, newline="")))
     assert [row["text"] for row in read] == [
         "'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\t=1", "'\r=1", "a=1", "", "'=1"

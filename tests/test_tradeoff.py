@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from relcache.bench.comparison.entries import choose
 from relcache.bench.quality.metrics.pair import psnr
 from relcache.bench.sampling.batches import Sampler
-from relcache.bench.sampling.calibration import calibration_seeds, interval_for
+from relcache.bench.sampling.budgets import calibration_seeds, interval_for
 from relcache.bench.speed import tradeoff
 from relcache.bench.speed.contestants import methods_at
 from relcache.bench.speed.equal_time import Point, quality_at, with_best_peer
@@ -136,4 +136,4 @@ def test_prompts_are_asked_for(tmp_path: Path) -> None:
     asked = ["bench", "speed", "--model", "dit-fashion-mnist", "--prompts", str(prompts), "--steps", "4", "--nfc", "3"]
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 1, result.output
-    assert "DiTPipeline is asked by classes" in " ".join(result.output.split())
+    assert "DiTPipeline takes classes, got the prompt" in " ".join(result.output.split())

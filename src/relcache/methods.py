@@ -262,7 +262,7 @@ def config_from_text(text: str) -> dict[str, Any]:
     """
     name, _, rest = text.partition(":")
     config: dict[str, Any] = {"method": name.strip()}
-    for part in _split(rest, text):
+    for part in split_list(rest, text):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not key:
             raise ValueError(f"{part.strip()!r} in {text!r} is not of the form option=value")
@@ -287,14 +287,19 @@ def value_from_text(text: str) -> Any:
         return text
 
 
-def _split(options: str, text: str) -> list[str]:
+def split_list(text: str, whole: str | None = None) -> list[str]:
+    """Return the parts of a comma-separated list; a comma within brackets or braces belongs to its part.
+
+    Raises:
+        ValueError: a bracket that is not closed; the message quotes `whole`, of which `text` is a part.
+    """
     parts, depth = [""], 0
-    for character in options:
+    for character in text:
         depth += (character in "[{") - (character in "]}")
         if character == "," and depth == 0:
             parts.append("")
         else:
             parts[-1] += character
     if depth:
-        raise ValueError(f"{text!r} has a bracket that is not closed, or not opened")
+        raise ValueError(f"{whole or text!r} has a bracket that is not closed, or not opened")
     return [part for part in parts if part.strip()]

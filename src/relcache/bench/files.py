@@ -1,45 +1,40 @@
-"""Files: written whole or not at all, in folders that were tried before; read with errors that name the file."""
+"""Files: written whole or not at all, in folders that were tried first; read with errors that name the file."""
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from relcache.bench.form import check_form
 from relcache.presets.writing import reason, write_whole
 
-AGAIN = "delete it, and the same command makes it again"
+REMEDY = "delete it, and the same command makes it again"
 PROBE = 1 << 16  # bytes that a folder must have room for
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a text that begins so is a formula to spreadsheet programs
-LONGEST_CELL = 1 << 24  # characters; Python's own limit is below that of long prompts
+NUMBER = (int, float)
+MAYBE_NUMBER = (int, float, type(None))
+KINDS = {dict: "a table", list: "a list", str: "a text", int: "a whole number", float: "a number", type(None): "null"}
 
 T = TypeVar("T")
 
 
 def check_folder(folder: Path, names: Sequence[str] = ()) -> None:
-    """See that files can be written into `folder`, which may be there or not; nothing is left behind.
-
-    Args:
-        folder: where a command is going to write.
-        names: of its files; none may be a folder.
+    """Check that the files `names` can be written into `folder`, which need not exist. Leave nothing behind.
 
     Raises:
-        ValueError: the path is a file, lies below one, cannot be written to, or has no room.
+        ValueError: the path is a file, lies below one, cannot be written to, or has no room; or a name is a folder's.
     """
     try:
-        there = _existing(folder.absolute())
-        if not there.is_dir():
-            raise ValueError(f"{folder} cannot be a folder: {there} is none; give another --out")
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".relcache-") as probe:
+        existing = _existing(folder.absolute())
+        if not existing.is_dir():
+            raise ValueError(f"{folder} cannot be a folder: {existing} is none; give another --out")
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".relcache-") as probe:
             probe.write(bytes(PROBE))
         taken = next((folder / name for name in names if (folder / name).is_dir()), None)
     except OSError as error:
@@ -49,7 +44,7 @@ def check_folder(folder: Path, names: Sequence[str] = ()) -> None:
 
 
 def _existing(path: Path) -> Path:
-    """`path`, or the nearest above it that is there; an OSError where there can be none of that name."""
+    """Return `path` or its nearest existing parent; raise OSError for an impossible name."""
     while True:
         try:
             path.lstat()
@@ -62,10 +57,10 @@ def _existing(path: Path) -> Path:
 
 
 def write_or_elsewhere(folder: Path, write: Callable[[Path], T]) -> T:
-    """What `write(folder)` returns; where it cannot write there, what was computed goes to a temporary folder.
+    """Return `write(folder)`. If it fails, write the results into a temporary folder instead.
 
     Raises:
-        OSError: it could not be written to `folder`; the message says where it is instead.
+        OSError: `folder` cannot be written to; the message names the temporary folder.
     """
     try:
         return write(folder)
@@ -76,15 +71,15 @@ def write_or_elsewhere(folder: Path, write: Callable[[Path], T]) -> T:
         except OSError:
             shutil.rmtree(other, ignore_errors=True)
             raise error from None
-        raise OSError(f"{error}; what was computed now was written to {other}") from error
+        raise OSError(f"{error}; the results were written to {other}") from error
 
 
 @contextmanager
-def reading(path: Path, mend: str = AGAIN, state: str = "is damaged") -> Iterator[None]:
-    """Around all that reads a file which a user may have edited or a disk may have broken.
+def reading(path: Path, remedy: str = REMEDY, state: str = "is damaged") -> Iterator[None]:
+    """A context for reading a file that a user may have edited or a disk may have broken.
 
     Raises:
-        ValueError: reading failed; the line names `path`, and `mend` says what to do about it.
+        ValueError: reading failed; the message names `path` and gives the `remedy`.
     """
     try:
         yield
@@ -93,7 +88,7 @@ def reading(path: Path, mend: str = AGAIN, state: str = "is damaged") -> Iterato
     except Exception as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         said = f"it has no {said}" if isinstance(error, KeyError) else " ".join(said.split()) or type(error).__name__
-        raise ValueError(f"{path} {state} ({said:.300}): {mend}") from error
+        raise ValueError(f"{path} {state} ({said:.300}): {remedy}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -102,10 +97,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, form: Any = object) -> Any:
-    """What a JSON file holds, of the form that `form.check_form` describes.
+    """Read a JSON file of a `form` that `check_form` describes.
 
     Raises:
-        ValueError: the file is damaged, or of another form; the message says to delete it.
+        ValueError: the file is damaged or has another form; the message says to delete it.
     """
     with reading(path):
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -121,10 +116,10 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """The arrays in an .npz file, `names` among them.
+    """Read the arrays of an .npz file, `names` among them.
 
     Raises:
-        ValueError: the file is damaged, or lacks one of `names`; the message says to delete it.
+        ValueError: the file is damaged or lacks one of `names`; the message says to delete it.
     """
     with reading(path), np.load(path, allow_pickle=False) as arrays:
         missing = [name for name in names if name not in arrays.files]
@@ -133,46 +128,34 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in arrays.files}
 
 
-def csv_bytes(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], heading: bool = True) -> bytes:
-    """Rows as CSV. A text that a spreadsheet program would run as a formula gets an apostrophe before it."""
-    lines = [_csv_line(columns)] if heading else []
-    lines += [_csv_line([_no_formula(row.get(column)) for column in columns]) for row in rows]
-    return "".join(lines).encode()
+def check_form(value: Any, form: Any, where: str = "") -> None:
+    """Check that `value`, read from JSON, has a form.
 
-
-def _csv_line(cells: Sequence[Any]) -> str:
-    """One row, ended by a line feed; the writer quotes carriage returns only where they end lines."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
-    return buffer.getvalue().removesuffix("\r\n") + "\n"
-
-
-def _no_formula(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
-
-
-def csv_rows(text: str) -> list[dict[str, str]]:
-    """The rows of a CSV file's text by its heading; a row that is too short has empty texts.
+    A form is a type or a tuple of types, a list of one form, or a table of forms by key. The key `...` stands for all
+    other keys. A value may have more keys than its form.
 
     Raises:
-        ValueError: no CSV, or a row with more cells than the heading.
+        ValueError: it has another form; the message says where, the form expected and the one found.
     """
-    before = csv.field_size_limit(LONGEST_CELL)
-    try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), restkey="", restval="", strict=True))
-    except csv.Error as error:
-        raise ValueError(str(error)) from error
-    finally:
-        csv.field_size_limit(before)
-    for number, row in enumerate(rows, 1):
-        if isinstance(row.get(""), list):
-            raise ValueError(f"row {number} has more cells than the heading; quote texts that hold commas")
-    return rows
+    if isinstance(form, dict):
+        _check_kind(value, (dict,), where)
+        for key in form:
+            if key is not ... and key not in value:
+                raise ValueError(f"{where or 'it'} has no {key!r}")
+        for key, part in value.items():
+            if key in form or ... in form:
+                check_form(part, form.get(key, form.get(...)), f"{where}[{key!r}]" if where else repr(key))
+    elif isinstance(form, list):
+        _check_kind(value, (list,), where)
+        for number, part in enumerate(value, 1):
+            check_form(part, form[0], f"entry {number}{f' of {where}' if where else ''}")
+    else:
+        _check_kind(value, form if isinstance(form, tuple) else (form,), where)
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """`rows` as a Markdown table. `columns` maps keys to format specifications; None becomes a dash."""
-    lines = [list(columns), ["---"] * len(columns)]
-    for row in rows:
-        lines.append(["–" if row.get(key) is None else format(row[key], form) for key, form in columns.items()])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+def _check_kind(value: Any, kinds: tuple[type, ...], where: str) -> None:
+    bool_as_number = isinstance(value, bool) and int in kinds and bool not in kinds
+    if not isinstance(value, kinds) or bool_as_number:
+        expected = " or ".join(KINDS.get(kind, kind.__name__) for kind in kinds)
+        found = KINDS.get(type(value), type(value).__name__)
+        raise ValueError(f"{where or 'it'} is {expected}, got {found}")

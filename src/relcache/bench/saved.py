@@ -1,6 +1,6 @@
-"""What a folder of results holds, read back and held against the form that it was written in.
+"""Reads a folder of results and checks its form.
 
-Users open, edit and move these files: what cannot be right is said in a line that names the file.
+Users open, edit and move these files, so each error names the file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from relcache.bench import files
-from relcache.bench.form import MAYBE_NUMBER, NUMBER, check_form
+from relcache.bench.files import MAYBE_NUMBER, NUMBER
+from relcache.bench.tables import csv_rows
 
 SETTINGS, TABLE, SAMPLES = "settings.json", "table.json", "samples.csv"
 
@@ -44,10 +45,10 @@ BUDGETS_FORM = {...: {"method": str}}
 
 
 def read_results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The settings of a benchmark's folder, and the rows of its table, one for each cell of the settings.
+    """Return the settings of a benchmark's folder, and the rows of its table, one for each cell of the settings.
 
     Raises:
-        ValueError: a file that is missing, damaged or of another form, or the two are of different runs.
+        ValueError: a file is missing, damaged or of another form, or the two are of different runs.
     """
     settings = files.read_json(folder / SETTINGS, SETTINGS_FORM)
     rows = files.read_json(folder / TABLE, ROWS_FORM)
@@ -57,29 +58,29 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def read_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What it took to make a batch, and the report of it.
+    """Return a batch's seeds, seconds and bytes by name, and its report.
 
     Raises:
-        ValueError: the file is damaged, or of another form.
+        ValueError: the file is damaged or of another form.
     """
     arrays = files.read_arrays(path, PART)
     with files.reading(path):
         report = json.loads(str(arrays["report"]))
-        check_form(report, REPORT_FORM, "the report")
+        files.check_form(report, REPORT_FORM, "the report")
     return arrays, report
 
 
 def read_samples_table(folder: Path, cells: Sequence[Mapping[str, Any]]) -> list[list[dict[str, str]]]:
-    """The rows of samples.csv for each of `cells`.
+    """Return the rows of samples.csv for each of `cells`.
 
     Raises:
-        ValueError: the file is missing or damaged, or has no rows of a cell.
+        ValueError: the file is missing or damaged, or lacks the rows of a cell.
     """
     path = folder / SAMPLES
     found: dict[tuple[str, str], list[dict[str, str]]] = {}
     with files.reading(path):
-        for row in files.csv_rows(path.read_text(encoding="utf-8-sig")):
-            row["seed"]  # it is shown
+        for row in csv_rows(path.read_text(encoding="utf-8-sig")):
+            row["seed"]  # the page needs it
             found.setdefault((row["method"], row["nfc_target"]), []).append(row)
         keys = [(cell["method"], "" if cell["nfc_target"] is None else str(cell["nfc_target"])) for cell in cells]
         missing = next((key for key in keys if key not in found), None)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from relcache.bench.comparison.analysis import analyze
-from relcache.bench.comparison.asked import asked_of, call_options
+from relcache.bench.comparison.arguments import call_options, conditions_for
 from relcache.bench.comparison.entries import choose
 from relcache.bench.pages.illustrations import illustrate, summary
 from relcache.bench.sampling.pipelines import usable_device
@@ -49,7 +49,8 @@ def record_analysis(
         with progress_bar() as bar:
             task = bar.add_task("full compute", total=samples)
             known = analyze(
-                model, entries, asked_of(model, prompt, seeds), seeds, out, interval=interval, steps=steps, batch=batch,
+                model, entries, conditions_for(model, prompt, seeds), seeds, out, interval=interval, steps=steps,
+                batch=batch,
                 options=call_options(model, guidance, size, frames, option or []), device=usable_device(device),
                 dtype=dtype, offload=offload, granularity=named_granularity(granularity),
                 modules=module or (), advance=lambda count: bar.advance(task, count),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from relcache.bench.comparison.asked import call_options
+from relcache.bench.comparison.arguments import call_options
 from relcache.bench.comparison.benchmarks import NAMES, benchmark_of
 from relcache.bench.comparison.pool import is_here
 from relcache.bench.comparison.prepare import Asked, is_protocol, read_prompts, with_measure

@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from relcache.bench import files
-from relcache.bench.comparison.asked import asked_of, call_options, conditions, for_calibration
+from relcache.bench.comparison.arguments import calibration_conditions, call_options, conditions_for, named_conditions
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.comparison.entries import named_config
 from relcache.bench.sampling.batches import Sampler, smaller
-from relcache.bench.sampling.calibration import calibrate, calibration_seeds, to_begin_with
+from relcache.bench.sampling.budgets import calibration_seeds, threshold_for, with_first_values
 from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.calibration import find_plan
 from relcache.cli import options
@@ -54,7 +54,7 @@ def calibrate_method(
             raise ValueError("--out is the file of a plan: give --full-steps, not --nfc")
         model = options.model_or_default(model, prompt)
         config = named_config(method or ("rfc" if full_steps is None else "auto"))
-        chosen = method_from_config(to_begin_with(config) if full_steps is None else config)
+        chosen = method_from_config(with_first_values(config) if full_steps is None else config)
         arguments = call_options(model, guidance, size, frames, option or [])
         file = out or Path(f"{Path(model).name}-{full_steps}-of-{steps}.json")
         if full_steps is not None:
@@ -67,12 +67,12 @@ def calibrate_method(
         seeds = calibration_seeds(samples)
         if full_steps is None:
             assert nfc is not None
-            asked = for_calibration(pipeline, conditions(pipeline, prompt, None)[0], samples)
+            asked = calibration_conditions(pipeline, named_conditions(pipeline, prompt, None)[0], samples)
             _print_threshold(sampler, chosen, nfc, seeds, asked)
             return
         if not prompt and sampler.condition == "prompt" and model not in {task.model for task in SMALL.values()}:
             raise ValueError(f"{model} takes prompts: give --prompt, a few that resemble those to come")
-        asked = asked_of(model, prompt, seeds)
+        asked = conditions_for(model, prompt, seeds)
         progress = file.with_suffix(".progress.json")
         parts = [slice(start, start + batch) for start in range(0, samples, batch)]
         calls = [partial(sampler.call, seeds[part], asked[part]) for part in parts]
@@ -97,7 +97,7 @@ def _print_threshold(sampler: Sampler, method: Method, nfc: float, seeds: list[i
         found.append((threshold, count))
         errors.print(f"threshold {threshold:<8g} {count:g} full steps")
 
-    threshold = calibrate(sampler, method, nfc, seeds, asked, tell=tell)
+    threshold = threshold_for(sampler, method, nfc, seeds, asked, tell=tell)
     reached = dict(found).get(threshold, float(sampler.steps) if threshold == 0 else None)
     if reached is not None and reached != nfc:
         errors.print(f"no threshold gave {nfc:g} full steps; the nearest gives {reached:g}")

@@ -10,7 +10,7 @@ from relcache.bench.comparison.pool import make_pool
 from relcache.bench.comparison.prepare import Asked, prepare
 from relcache.bench.files import check_folder
 from relcache.bench.pages.page import PAGE
-from relcache.bench.pages.results import TABLES, write
+from relcache.bench.pages.results import TABLES, write_results
 from relcache.bench.saved import SETTINGS
 from relcache.cli.terminal import console, errors, progress_bar, rich_table, say
 
@@ -38,7 +38,7 @@ def compare(
         with make_pool(comparison.settings.setup, workers) as pool:
             comparison.run(pool)
         bar.update(work, description="measuring")
-        rows, written = write(comparison, columns, protocol)
+        rows, written = write_results(comparison, columns, protocol)
         bar.update(work, description="done")
     setup = comparison.settings.setup
     about = (

@@ -9,16 +9,16 @@ from typing import Annotated
 import typer
 
 from relcache.bench import files
-from relcache.bench.comparison.asked import call_options, conditions, for_calibration
+from relcache.bench.comparison.arguments import calibration_conditions, call_options, named_conditions
 from relcache.bench.comparison.entries import named_config, split_methods
-from relcache.bench.comparison.equal_cost import CLOSE
-from relcache.bench.figures.sheet import Row
+from relcache.bench.figures.sheet import SheetRow
 from relcache.bench.figures.text import drawable
 from relcache.bench.quality.metrics.pair import psnr
 from relcache.bench.sampling.batches import Sampler, Samples, smaller
-from relcache.bench.sampling.calibration import at_budget, calibration_seeds, check_budget, with_any_budget
+from relcache.bench.sampling.budgets import at_budget, calibration_seeds, check_budget, with_any_budget
 from relcache.bench.sampling.gallery import slug, write_each, write_sheets
 from relcache.bench.sampling.pipelines import load_pipeline
+from relcache.bench.tables import TOLERANCE
 from relcache.cli import options
 from relcache.cli.terminal import plain_errors, progress_bar, relief_of, say
 from relcache.methods import method_from_config
@@ -65,7 +65,7 @@ def sample_pictures(
         pipeline = load_pipeline(model, device, dtype, offload)
         relief += smaller(pipeline)
         sampler = Sampler(pipeline, steps, batch, arguments)
-        asked, names = conditions(pipeline, prompt, classes)
+        asked, names = named_conditions(pipeline, prompt, classes)
         seeds = [seed + index for index in range(len(asked))]
         made: dict[str, Samples] = {}
         with progress_bar() as bar:
@@ -76,7 +76,7 @@ def sample_pictures(
                 if nfc is None:
                     chosen = method_from_config(config).with_budget(full_steps, speedup)
                 else:
-                    calibration = for_calibration(pipeline, asked, min(8, len(asked)))
+                    calibration = calibration_conditions(pipeline, asked, min(8, len(asked)))
                     chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)
                 made[text] = sampler.run(chosen, seeds, asked, lambda count: bar.advance(task, count))
                 label = f"-{slug(text)}" if compare else ""
@@ -87,7 +87,8 @@ def sample_pictures(
                 images = made[text].images.numpy()
                 files.write_or_elsewhere(out, partial(write_each, images=images, names=stems))
         rows = [
-            Row(_row_caption(text, samples, made.get("full")), samples.images.numpy()) for text, samples in made.items()
+            SheetRow(_row_caption(text, samples, made.get("full")), samples.images.numpy())
+            for text, samples in made.items()
         ]
         captions = [str(prompt) for prompt in asked] if sampler.condition == "prompt" else []
         reports = [report.to_dict() for samples in made.values() for report in samples.reports]
@@ -95,7 +96,7 @@ def sample_pictures(
             for report in samples.reports:
                 say(str(report))
             say(f"{text}: {len(seeds)} in {samples.seconds:.1f} s")
-            if nfc is not None and text != "full" and abs(samples.nfc - nfc) > CLOSE:
+            if nfc is not None and text != "full" and abs(samples.nfc - nfc) > TOLERANCE:
                 say(f"{text} has {samples.nfc:g} full steps, not the {nfc} that were asked for")
         title = f"{drawable(model, 'the model')}, {steps} steps"
         files.write_or_elsewhere(out, lambda folder: write_sheets(folder, rows, title, captions))

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from relcache.bench import files
-from relcache.bench.comparison.asked import asked_of, call_options
+from relcache.bench.comparison.arguments import call_options, conditions_for
 from relcache.bench.comparison.entries import choose
-from relcache.bench.comparison.prepare import numbers, read_prompts
-from relcache.bench.pages.illustrations import of_tradeoff
+from relcache.bench.comparison.prepare import full_steps_from_text, read_prompts
+from relcache.bench.pages.illustrations import draw_tradeoff
 from relcache.bench.sampling.batches import Sampler
-from relcache.bench.sampling.calibration import Calibration, calibration_seeds, with_any_budget
+from relcache.bench.sampling.budgets import TriedThresholds, calibration_seeds, with_any_budget
 from relcache.bench.sampling.gallery import slug
 from relcache.bench.sampling.pipelines import load_pipeline, precision_of, usable_device
 from relcache.bench.speed import counting, speed, tradeoff
@@ -27,7 +25,7 @@ from relcache.bench.speed.stopwatch import keep_memory
 from relcache.bench.speed.subjects import SUBJECTS, Course, course_of, subject_of, where
 from relcache.bench.speed.trial import Trial
 from relcache.cli import options
-from relcache.cli.terminal import console, plain_errors, progress_bar, relief_of, say
+from relcache.cli.terminal import console, plain_errors, progress_bar, relief_of, say, terminal_table
 from relcache.methods import method_from_config
 from relcache_models import names as shipped_models
 
@@ -67,7 +65,7 @@ def time_methods(
     """
     with plain_errors(relief_of(batch or 1, device, dtype)):
         named = methods_at(choose(methods), granularity.split(","))
-        targets = numbers(nfc, steps)
+        targets = full_steps_from_text(nfc, steps)
         is_pipeline = model not in SUBJECTS and (model in shipped_models() or "/" in model or Path(model).is_dir())
         for_pipelines = {"--samples": samples, "--prompts": prompts, "--guidance": guidance, "--option": option or None}
         for_random = {"--blocks": blocks, "--count": count or None, "--compile": compiled or None}
@@ -89,7 +87,7 @@ def time_methods(
             )  # fmt: skip
             asked = None if prompts is None else read_prompts(prompts)
             trial, calibration = (
-                Trial(sampler, seeds, asked_of(model, asked, seeds))
+                Trial(sampler, seeds, conditions_for(model, asked, seeds))
                 for seeds in ([seed + index for index in range(samples or 8)], calibration_seeds(calibration_samples))
             )
             name = slug(Path(model).name)
@@ -98,7 +96,7 @@ def time_methods(
             rows = _race_pipeline(trial, calibration, named, targets, rounds, peers)
             _tabulate(rows, about, tradeoff.COLUMNS, out, f"speed-{name}")
             if out is not None:
-                for path in of_tradeoff(out / f"speed-{name}"):
+                for path in draw_tradeoff(out / f"speed-{name}"):
                     say(f"Written to {path}")
             return
         if count:
@@ -117,7 +115,7 @@ def _race(
 ) -> list[dict[str, Any]]:
     """Race on random weights at each number of full steps in turn."""
     chosen = PEERS if peers else ()
-    known: dict[str, Calibration] = {}
+    known: dict[str, TriedThresholds] = {}
     rows: list[dict[str, Any]] = []
     with progress_bar() as bar:
         work = bar.add_task("warming up", total=(rounds + 1) * len(targets) * (len(named) + len(chosen)))
@@ -138,7 +136,7 @@ def _race_pipeline(
     """Find every budget, then race on a pipeline with a heat for each number of full steps."""
     chosen = PEERS if peers else ()
     tradeoff.check(trial, chosen)
-    known: dict[str, Calibration] = {}
+    known: dict[str, TriedThresholds] = {}
     with progress_bar() as bar:
         total = tradeoff.runs_of(len(targets), len(named) + len(chosen), rounds)
         work = bar.add_task("loading", total=total)
@@ -162,18 +160,8 @@ def _tabulate(
 
     The printed table leaves out the spread of the times and the best peer's name, which do not fit.
     """
-    counted, headings, note = speed.with_marks(rows, columns)
-    shown = [column for column in headings if not column[1].endswith(("_least", "_most", "best_peer"))]
-    printed = Table(
-        title=Text(title), caption=note or None, caption_justify="left", header_style="bold", box=None, padding=(0, 1),
-        pad_edge=False,
-    )  # fmt: skip
-    for heading, key, _ in shown:
-        is_text = key == "method"
-        printed.add_column(heading, justify="left" if is_text else "right", no_wrap=len(heading) < 10)
-    for row in counted:
-        printed.add_row(*("–" if row[key] is None else format(row[key], form) for _, key, form in shown))
-    console.print(printed)
+    short = [column for column in columns if not column[1].endswith(("_least", "_most", "best_peer"))]
+    console.print(terminal_table(rows, title, short))
     if out is not None:
         written = files.write_or_elsewhere(out, lambda folder: speed.write_table(folder / name, rows, title, columns))
         for path in written:

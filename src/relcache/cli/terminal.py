@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from relcache.bench.comparison.benchmarks import Column
-from relcache.bench.comparison.equal_cost import marked
 from relcache.bench.sampling.pipelines import OFFLOADS, is_out_of_memory
+from relcache.bench.tables import Columns, Rows, flops_unit, formatted
 from relcache.presets import Preset
 
 console = Console(width=None if sys.stdout.isatty() else 120)
@@ -88,30 +88,29 @@ def relief_of(batch: int, device: str = "cpu", dtype: str = "", offload: str = "
 
 
 def rich_table(rows: list[dict[str, Any]], title: str, columns: Mapping[str, Column]) -> Table:
-    """A comparison's rows as a table for the terminal; a line below says so where rows are not at equal cost."""
-    counted, note = marked(rows, ".4g")
+    """Return a comparison's rows as a table for the terminal, with a section for each number of full steps."""
+    unit, scale = flops_unit([row["tflops"] for row in rows])
+    headings = [("method", "method", ""), ("full", "nfc", ".4g"), ("τ", "threshold", ".3g"), (unit, "flops", ".1f"),
+                ("s", "seconds", ".3g")]  # fmt: skip
+    headings += [(column.heading, name, column.form) for name, column in columns.items() if not column.detail]
+    scaled = [{**row, "flops": None if row["tflops"] is None else row["tflops"] * scale} for row in rows]
+    return terminal_table(scaled, title, headings, section="nfc_target")
+
+
+def terminal_table(rows: Rows, title: str, columns: Columns, section: str = "") -> Table:
+    """Return `rows` as a table for the terminal; a section ends where the value of the key `section` changes.
+
+    A line below says so if rows are not at equal cost.
+    """
+    cells, note = formatted(rows, columns)
     table = Table(
         title=Text(title), caption=note or None, caption_justify="left", header_style="bold", box=None, padding=(0, 1),
         pad_edge=False,
     )  # fmt: skip
-    most = max((row["tflops"] for row in rows if row["tflops"] is not None), default=0)
-    unit, scale = ("TFLOPs", 1) if most >= 1 else ("GFLOPs", 1e3)
-    shown = {
-        "full": ("nfc", ""),
-        "τ": ("threshold", ".3g"),
-        unit: ("flops", ".1f"),
-        "s": ("seconds", ".3g"),
-        **{column.heading: (name, column.form) for name, column in columns.items() if not column.detail},
-    }
-    table.add_column("method", no_wrap=True)
-    for heading in shown:
-        table.add_column(heading, justify="right", no_wrap=True)
-    past = None
-    for row in counted:
-        if past is not None and row["nfc_target"] != past:
-            table.add_section()
-        past = row["nfc_target"]
-        values = {**row, "flops": None if row["tflops"] is None else row["tflops"] * scale}
-        cells = ("–" if values[key] is None else format(values[key], form) for key, form in shown.values())
-        table.add_row(escape(row["method"]), *cells)
+    for heading, key, _ in columns:
+        short = len(heading) < 10 or " " not in heading
+        table.add_column(heading, justify="left" if key == "method" else "right", no_wrap=short)
+    for index, line in enumerate(cells):
+        last = index + 1 < len(rows) and rows[index].get(section) not in (None, rows[index + 1].get(section))
+        table.add_row(*map(escape, line), end_section=last)
     return table

@@ -1,11 +1,12 @@
-"""What a run with full compute tells of a model: how its features change, how far forecasts stray, how constant s is.
+"""Records how a model's features change in a run with full compute, how far forecasts stray, and how constant s is.
 
-One pass, with memory for as many features as the forecasters keep: at each step, of which all are full, a probe holds
-the forecasts that would have been made there against what was computed, and keeps numbers only.
+One pass suffices: at each step a probe compares the forecasts with the computed output, and keeps numbers only. It
+needs memory for the features that the forecasters keep.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from relcache.bench import files
 from relcache.bench.comparison.entries import Entry
 from relcache.bench.comparison.prepare import identity
 from relcache.bench.sampling.batches import Sampler
-from relcache.bench.sampling.calibration import with_any_budget
+from relcache.bench.sampling.budgets import with_any_budget
 from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.bench.saved import INDEX_FORM
 from relcache.checks import unknown
@@ -31,14 +32,15 @@ from relcache.methods import method_from_config
 from relcache.models.coarse import Granularity
 from relcache.schedules import Always, Interval
 
-RECORDED = ("input_change", "output_change", "s", "input_error")  # of each module, beside each method's errors
-INDEX, PARTS = "analysis.json", "parts"  # what was recorded, and the folder of what each batch gave
+RECORDED = ("input_change", "output_change", "s", "input_error")  # for each module, beside each method's errors
+INDEX, PARTS = "analysis.json", "parts"  # the names recorded, and the folder of each batch's numbers
 
 
 class Trail(NamedTuple):
-    """What a probe keeps of one stream: the last step's features, those of the forecasters, and numbers by step.
+    """The state of a probe for one stream: the last step's features, the forecasters' histories, and numbers by step.
 
-    `steps` are the full steps of the forecasters, newest first.
+    `inputs` are the probe's own history. `anchor` is the output of the last full step of the forecasters, and `steps`
+    are all of these, newest first. `rows` holds tensors (rows,) by name, by step.
     """
 
     input: Tensor
@@ -51,12 +53,12 @@ class Trail(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Probe(Forecaster):
-    """Forecasts nothing, and records at each step what each of `forecasters` would have forecast there.
+class ForecastProbe(Forecaster):
+    """Forecasts nothing, and records the errors that each of `forecasters` would have made.
 
-    Between the full steps of `schedule` it records, of each sample: the relative L1 error of each forecast; that of the
-    predicted input (by the expansion of order `order`); and s, the change of the output since the last of these full
-    steps over that of the input. At every step: the L2 norms of the changes since the step before.
+    At each step it records the L2 norms of each sample's changes of input and output since the step before. Between
+    the full steps of `schedule` it adds the relative L1 errors of each forecast and of an input predicted to `order`.
+    It also adds s: the change of the output since the last full step over that of the input.
     """
 
     forecasters: tuple[tuple[str, Forecaster], ...]
@@ -75,26 +77,26 @@ class Probe(Forecaster):
             row["input_change"] = norm_l2(input - state.input, "sample")
             row["output_change"] = norm_l2(output - state.output, "sample")
         if state is not None and not self.schedule.wants_full(None, step, None):
-            row |= self._strayed(state, step, input, output)
+            row |= self._errors(state, step, input, output)
             return state._replace(input=input, output=output, rows={**rows, step: row})
         states = state.states if state else (None,) * len(self.forecasters)
         full = (step, *(state.steps if state else ()))
         states = tuple(
-            forecaster.update(known, full, input, output)
-            for (_, forecaster), known in zip(self.forecasters, states, strict=True)
+            forecaster.update(own, full, input, output)
+            for (_, forecaster), own in zip(self.forecasters, states, strict=True)
         )
         inputs = self.expansion.extend(state.inputs if state else None, full, input)
         return Trail(input, output, inputs, output, states, full, {**rows, step: row})
 
-    def _strayed(self, state: Trail, step: int, input: Tensor, output: Tensor) -> dict[str, Tensor]:
+    def _errors(self, state: Trail, step: int, input: Tensor, output: Tensor) -> dict[str, Tensor]:
         predicted = weighted_sum(state.inputs, self.expansion.coefficients(state.steps, step))
         moved = norm_l2(input - state.inputs[:, 0], "sample")
         row = {
             "s": norm_l2(output - state.anchor, "sample") / torch.where(moved == 0, torch.nan, moved),
             "input_error": sum_absolute(input - predicted) / sum_absolute(input),
         }
-        for (name, forecaster), known in zip(self.forecasters, state.states, strict=True):
-            forecast = forecaster.forecast(known, forecaster.coefficients(state.steps, step), input).output
+        for (name, forecaster), own in zip(self.forecasters, state.states, strict=True):
+            forecast = forecaster.forecast(own, forecaster.coefficients(state.steps, step), input).output
             row[f"error {name}"] = sum_absolute(output - forecast) / sum_absolute(output)
         return row
 
@@ -104,15 +106,14 @@ class Probe(Forecaster):
 
 @dataclass(frozen=True)
 class Analysis:
-    """What `analyze` has recorded.
+    """The record of `analyze`.
 
     Attributes:
         about: model, samples, steps, interval and the like.
         methods: names of the forecasters.
-        modules: names of the streams: a module, and of joint attention also which output.
+        modules: names of the streams: a module, and for joint attention also its output.
         branches: names of the guidance branches.
-        values: by name, float32 (branches, modules, rows, steps), NaN where nothing is recorded. A row is a row of the
-            transformer's batch.
+        values: by name, float32 (branches, modules, rows of the transformer's batch, steps), NaN without a record.
     """
 
     about: Mapping[str, Any]
@@ -140,20 +141,20 @@ def analyze(
     modules: Sequence[str] = (),
     advance: Callable[[int], None] = lambda count: None,
 ) -> Analysis:
-    """Record a run with full compute of `model` into `out`; batches that are there already are left alone.
+    """Record a run of `model` with full compute into `out`; batches recorded already stay.
 
-    The forecasts are those of the forecasters of `entries`, each at the same full steps: 0, 1, 1 + interval, ….
+    All forecasters of `entries` forecast from the same full steps: 0, 1, 1 + interval, ….
 
     Raises:
-        ValueError: methods without a forecaster that can be had, a model that cannot be loaded, or, after the first
-            batch, one of `modules` that the model does not have.
+        ValueError: no method, too few steps, a model that cannot be loaded, or the results of another analysis in
+            `out`. After the first batch also a name in `modules` that the model does not have.
     """
     if not entries:
         raise ValueError("an analysis needs at least one method that forecasts, such as taylorseer-1")
     if steps < 3:
-        raise ValueError(f"an analysis needs at least 3 steps, of which the first two are full, got {steps}")
-    forecasters = tuple((entry.name, _forecaster(entry)) for entry in entries)
-    probe = Method(Probe(forecasters, Interval(interval)), Always(), "probe", granularity)
+        raise ValueError(f"an analysis needs at least 3 steps, as the first two are full; got {steps}")
+    forecasters = tuple((entry.name, method_from_config(with_any_budget(entry.config)).forecaster) for entry in entries)
+    probe = Method(ForecastProbe(forecasters, Interval(interval)), Always(), "probe", granularity)
     about = {
         "model": model, "identity": identity(model), "samples": len(seeds), "first seed": seeds[0], "steps": steps,
         "interval": interval, "batch": batch, "dtype": dtype, "granularity": granularity,
@@ -185,17 +186,17 @@ def analyze(
 
 
 def check_modules(asked: Sequence[str], names: Sequence[str]) -> None:
-    """Raise ValueError unless all modules that are asked for are among those recorded."""
+    """Raise ValueError unless all modules `asked` for are among the `names` recorded."""
     missing = next((name for name in asked if name not in names), None)
     if missing is not None:
         raise ValueError(unknown("module of this analysis", missing, names))
 
 
 def load(folder: Path) -> Analysis:
-    """What `analyze` wrote into `folder`.
+    """Read the analysis in `folder`.
 
     Raises:
-        ValueError: there is no analysis in it, or a damaged one.
+        ValueError: there is none, or it is damaged.
     """
     index = folder / INDEX
     if not index.exists():
@@ -218,24 +219,14 @@ def load(folder: Path) -> Analysis:
     return Analysis(found["about"], found["about"]["methods"], found["modules"], found["branches"], values)
 
 
-def _forecaster(entry: Entry) -> Forecaster:
-    return method_from_config(with_any_budget(entry.config)).forecaster
-
-
 def _table(states: Sequence[tuple[str, str, Trail]], steps: int) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
-    """Names of branches and modules, and what their trails hold, (branches, modules, rows, steps)."""
+    """Return the names of branches and modules, and their numbers by name, (branches, modules, rows, steps)."""
     branches = list(dict.fromkeys(branch for branch, _, _ in states))
     modules = list(dict.fromkeys(module for _, module, _ in states))
-    trails = {(branch, module): trail for branch, module, trail in states}
-    rows = len(states[0][2].output)
-    names = dict.fromkeys(name for trail in trails.values() for row in trail.rows.values() for name in row)
-    arrays = {}
-    for name in names:
-        array = np.full((len(branches), len(modules), rows, steps), np.nan, np.float32)
-        for (branch, module), trail in trails.items():
-            place = branches.index(branch), modules.index(module)
-            for step, row in trail.rows.items():
-                if name in row:
-                    array[place][:, step] = row[name].float().cpu().numpy()
-        arrays[name] = array
+    shape = len(branches), len(modules), len(states[0][2].output), steps
+    arrays: dict[str, np.ndarray] = defaultdict(lambda: np.full(shape, np.nan, np.float32))
+    for branch, module, trail in states:
+        for step, row in trail.rows.items():
+            for name, numbers in row.items():
+                arrays[name][branches.index(branch), modules.index(module), :, step] = numbers.float().cpu().numpy()
     return {"branches": branches, "modules": modules}, arrays

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import cycle, islice
+from typing import Any, TypeVar
 
 from relcache.bench.comparison.summaries import Column, distance_to_full, mean, mean_of_judged, score, total
 from relcache.bench.quality.external import vbench_prompts
@@ -13,7 +14,8 @@ from relcache.bench.quality.measures import DIMENSIONS, vbench_total
 from relcache.checks import unknown
 from relcache_models import shapes
 
-Conditions = Sequence[int | str]
+Conditions = list[int | str]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,17 +25,15 @@ class Benchmark:
     Attributes:
         task: "class", "text" or "video".
         model: a shipped model or a hub id.
-        guidance: guidance scale.
-        samples: how many unless told.
-        targets: numbers of full steps unless told.
-        conditions: class labels or prompts for some seeds.
-        measures: by name, the options of each measure.
-        columns: by name.
+        samples: default number of samples.
+        targets: default numbers of full steps.
+        conditions: returns class labels or prompts for some seeds.
+        measures: the options of each measure by name.
+        columns: the table's columns by name.
         meaning: a sentence that explains the columns.
         options: further arguments of the pipeline's call.
-        steps: denoising steps.
-        batch: samples per batch unless told.
-        warmup: by method, the full steps that its run begins with, where they are not two.
+        batch: default number of samples per batch.
+        warmup: full steps at the beginning of a run by method, where they are not two.
     """
 
     task: str
@@ -41,7 +41,7 @@ class Benchmark:
     guidance: float
     samples: int
     targets: tuple[int, ...]
-    conditions: Callable[[Sequence[int]], list[int | str]]
+    conditions: Callable[[Sequence[int]], Conditions]
     measures: Mapping[str, Mapping[str, Any]]
     columns: Mapping[str, Column]
     meaning: str
@@ -51,28 +51,24 @@ class Benchmark:
     warmup: Mapping[str, int] = field(default_factory=dict)
 
 
-def _labels(classes: int) -> Callable[[Sequence[int]], list[int | str]]:
-    return lambda seeds: [index % classes for index in range(len(seeds))]
+def in_turn(values: Iterable[T], number: int) -> list[T]:
+    """Return `number` of `values`, from the first again after the last."""
+    return list(islice(cycle(values), number))
 
 
-def _prompts(video: bool) -> Callable[[Sequence[int]], list[int | str]]:
-    def prompts(seeds: Sequence[int]) -> list[int | str]:
-        return [str(shapes.sample_prompt(random.Random(seed), video=video, held_out=None)) for seed in seeds]
-
-    return prompts
+def _labels(classes: int) -> Callable[[Sequence[int]], Conditions]:
+    return lambda seeds: in_turn(range(classes), len(seeds))
 
 
-def _drawbench(seeds: Sequence[int]) -> list[int | str]:
+def _prompts(video: bool) -> Callable[[Sequence[int]], Conditions]:
+    return lambda seeds: [str(shapes.sample_prompt(random.Random(seed), video=video, held_out=None)) for seed in seeds]
+
+
+def _drawbench(seeds: Sequence[int]) -> Conditions:
     raise ValueError(
         "the 200 prompts of DrawBench are not shipped, as no licence is stated for them: give their CSV file, or any "
         "file with a prompt on each line, as --prompts"
     )
-
-
-def _vbench(seeds: Sequence[int]) -> list[int | str]:
-    """VBench's own prompts, in their order."""
-    known = list(vbench_prompts())
-    return [known[index % len(known)] for index in range(len(seeds))]
 
 
 PAIR = {
@@ -93,12 +89,7 @@ def _recognised(where: str) -> dict[str, Column]:
 
 SMALL = {
     "class": Benchmark(
-        task="class",
-        model="dit-fashion-mnist",
-        guidance=1.5,
-        samples=16,
-        targets=(14, 8, 7),
-        conditions=_labels(10),
+        task="class", model="dit-fashion-mnist", guidance=1.5, samples=16, targets=(14, 8, 7), conditions=_labels(10),
         measures={"pair": {}, "classifier": {}},
         columns={
             **PAIR,
@@ -109,43 +100,28 @@ SMALL = {
         "Fréchet distance is to full compute, of the shipped classifier's features, and is not FID",
     ),
     "text": Benchmark(
-        task="text",
-        model="small-flux",
-        guidance=3.5,
-        samples=16,
-        targets=(14, 8),
-        conditions=_prompts(video=False),
+        task="text", model="small-flux", guidance=3.5, samples=16, targets=(14, 8), conditions=_prompts(video=False),
         measures={"pair": {}, "recogniser": {"model": "recogniser-pictures"}},
         columns={**PAIR, **_recognised("place")},
-        meaning="kind to place are the shares of pictures in which the recogniser finds what the prompt says of each, "
-        "and all right that of those in which it finds everything",
+        meaning="kind to place are the shares of pictures in which the recogniser finds that part of the prompt; "
+        "all right is the share in which it finds every part",
         options={"height": 64, "width": 64, "max_sequence_length": 16},
     ),
     "video": Benchmark(
-        task="video",
-        model="small-video",
-        guidance=6.0,
-        samples=8,
-        targets=(14, 8),
-        conditions=_prompts(video=True),
+        task="video", model="small-video", guidance=6.0, samples=8, targets=(14, 8), conditions=_prompts(video=True),
         measures={"pair": {}, "recogniser": {"model": "recogniser-clips"}},
         columns={**PAIR, **_recognised("motion")},
-        meaning="kind to motion are the shares of clips in which the recogniser finds what the prompt says of each, "
-        "and all right that of those in which it finds everything",
+        meaning="kind to motion are the shares of clips in which the recogniser finds that part of the prompt; "
+        "all right is the share in which it finds every part",
         options={"height": 48, "width": 48, "num_frames": 9, "max_sequence_length": 16},
     ),
-}
+}  # fmt: skip
 """The shipped models' benchmarks, by task."""
 
 PAPER = {
     "class": Benchmark(
-        task="class",
-        model="facebook/DiT-XL-2-256",
-        guidance=1.5,
-        samples=50_000,
-        targets=(14, 11, 10, 8, 7),
-        conditions=_labels(1000),
-        measures={"inception": {}},
+        task="class", model="facebook/DiT-XL-2-256", guidance=1.5, samples=50_000, targets=(14, 11, 10, 8, 7),
+        conditions=_labels(1000), measures={"inception": {}},
         columns={
             "fid2fc": Column("FID2FC", ".2f", distance_to_full("inception")),
             "sfid2fc": Column("sFID2FC", ".2f", distance_to_full("inception", "spatial")),
@@ -154,13 +130,8 @@ PAPER = {
         meaning="FID2FC and sFID2FC are the distances to the samples of full compute",
     ),
     "text": Benchmark(
-        task="text",
-        model="black-forest-labs/FLUX.1-dev",
-        guidance=3.5,
-        samples=200,
-        targets=(14, 8),
-        conditions=_drawbench,
-        measures={"pair": {}, "lpips": {}, "image-reward": {}, "clip": {}},
+        task="text", model="black-forest-labs/FLUX.1-dev", guidance=3.5, samples=200, targets=(14, 8),
+        conditions=_drawbench, measures={"pair": {}, "lpips": {}, "image-reward": {}, "clip": {}},
         columns={
             **PAIR,
             **LPIPS,
@@ -168,33 +139,25 @@ PAPER = {
             "clip": Column("CLIP", ".2f", mean("clip", "clip")),
         },
         meaning="PSNR, SSIM and LPIPS are against full compute",
-        options={"height": 992, "width": 992, "max_sequence_length": 512},
-        batch=1,
+        options={"height": 992, "width": 992, "max_sequence_length": 512}, batch=1,
         warmup={"fora": 1, "taylorseer": 3, "rfe": 3, "linear": 3, "newton": 3},
     ),
     "video": Benchmark(
-        task="video",
-        model="hunyuanvideo-community/HunyuanVideo",
-        guidance=6.0,
-        samples=946,
-        targets=(9, 7),
-        conditions=_vbench,
-        measures={"pair": {}, "lpips": {}, "vbench": {}},
-        columns={**PAIR, **LPIPS, **VBENCH},
+        task="video", model="hunyuanvideo-community/HunyuanVideo", guidance=6.0, samples=946, targets=(9, 7),
+        conditions=lambda seeds: in_turn(vbench_prompts(), len(seeds)),
+        measures={"pair": {}, "lpips": {}, "vbench": {}}, columns={**PAIR, **LPIPS, **VBENCH},
         meaning="PSNR, SSIM and LPIPS are against full compute, per frame and then their mean",
-        options={"height": 480, "width": 640, "num_frames": 33},
-        batch=1,
-        warmup={"fora": 1},
+        options={"height": 480, "width": 640, "num_frames": 33}, batch=1, warmup={"fora": 1},
     ),
-}
+}  # fmt: skip
 """The paper's protocols, by task."""
 
-PRESETS = ("paper", "small")
+PRESETS = {"paper": PAPER, "small": SMALL}
 NAMES = {"class-conditional": "class", "text-to-image": "text", "text-to-video": "video"}
 
 
 def benchmark_of(name: str, preset: str) -> Benchmark:
-    """The benchmark of this name, as the paper runs it ("paper") or on the shipped model ("small").
+    """Return the benchmark of this name, as the paper runs it ("paper") or on the shipped model ("small").
 
     Raises:
         ValueError: an unknown name or preset.
@@ -203,4 +166,9 @@ def benchmark_of(name: str, preset: str) -> Benchmark:
         raise ValueError(unknown("benchmark", name, NAMES))
     if preset not in PRESETS:
         raise ValueError(unknown("preset", preset, PRESETS))
-    return (PAPER if preset == "paper" else SMALL)[NAMES[name]]
+    return PRESETS[preset][NAMES[name]]
+
+
+def shipped_benchmark(model: str | None) -> Benchmark | None:
+    """Return the benchmark of a shipped model; None for other models."""
+    return next((task for task in SMALL.values() if task.model == model), None)

@@ -1,6 +1,6 @@
-"""Methods compared on the same seeds and conditions: what work that is, and the table that comes of it.
+"""Methods compared on the same seeds and conditions: their work, and the costs and measures of the samples.
 
-Everything made is kept in the output folder as soon as it is made; the same call goes on from there.
+The output folder keeps each piece of work as soon as it is done; the same call resumes from there.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -15,31 +16,28 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from relcache.bench import files
 from relcache.bench.comparison.entries import Entry
 from relcache.bench.comparison.pool import Pool
-from relcache.bench.comparison.work import Budget, Measuring, Sampling, Setup, Work, done
-from relcache.bench.sampling.calibration import FIRST_SEED, calibration_seeds
+from relcache.bench.comparison.work import Budget, Measuring, Sampling, Setup, Work
+from relcache.bench.sampling.budgets import FIRST_SEED, calibration_seeds
 from relcache.bench.saved import BUDGETS_FORM, read_part
 from relcache.methods import method_from_config
-
-FULL = "full"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the samples of a comparison; what is kept in a folder belongs to one of these.
+    """The settings that decide the samples of a comparison; each folder of samples belongs to one of these.
 
     Attributes:
         setup: model, steps, options of its call.
         conditions: class labels or prompts, one for each sample.
         seeds: one for each sample.
-        batch: samples per batch. A method whose schedule looks at the samples decides for a batch at a time.
+        batch: samples per batch. A schedule that depends on the samples decides for a batch at a time.
         calibration: the conditions that thresholds are found on, with seeds that results are never reported on.
-        identity: what else the samples depend on, such as a digest of the weights.
+        identity: anything else that the samples depend on, such as a digest of the weights.
     """
 
     setup: Setup
@@ -65,35 +63,34 @@ class Settings:
 
     @cached_property
     def digest(self) -> str:
-        """Names the folder of its samples."""
+        """The name of the folder of its samples."""
         setup = asdict(self.setup)
         del setup["measures"]
         known = [setup, self.conditions, self.seeds, self.batch, self.calibration, self.identity]
-        known += [version("relcache"), torch.__version__]
-        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
+        return short_digest([*known, version("relcache"), torch.__version__], 12)
 
 
-def short_digest(value: Any) -> str:
-    """Six letters that tell a value from others."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:6]
+def short_digest(value: Any, letters: int = 6) -> str:
+    """Return some letters that tell a value from others."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:letters]
 
 
 def _stamp(value: Any) -> tuple[int, int] | None:
-    """Size and time of the file that `value` names, if it does."""
+    """Return the size and time of the file that `value` names, if it names one."""
     path = Path(value) if isinstance(value, str) else None
     return (path.stat().st_size, path.stat().st_mtime_ns) if path is not None and path.is_file() else None
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One method at one number of full steps (None where its own options decide it)."""
+class Variant:
+    """One method at one number of full steps, or at None where its own options decide it."""
 
     entry: Entry
     nfc: int | None
 
     @property
     def name(self) -> str:
-        """Begins the name of its folder."""
+        """The beginning of the name of its folder."""
         return self.entry.name if self.nfc is None else f"{self.entry.name}-nfc{self.nfc}"
 
 
@@ -102,11 +99,11 @@ class Comparison:
     """A comparison in progress.
 
     Args:
-        settings: what is made.
+        settings: the settings of the samples.
         entries: the methods.
         targets: the numbers of full steps.
         out: the folder.
-        announce: called with a text when a piece of work is begun or has something to say.
+        announce: called with a text at the beginning and with the news of a piece of work.
         advance: called with the number of samples done.
     """
 
@@ -116,7 +113,7 @@ class Comparison:
     out: Path
     announce: Callable[[str], None] = lambda text: None
     advance: Callable[[int], None] = lambda count: None
-    full: Cell = field(default_factory=lambda: Cell(Entry(FULL, {"method": "full"}), None), init=False)
+    full: Variant = field(default_factory=lambda: Variant(Entry("full", {"method": "full"}), None), init=False)
     _folders: dict[str, Path] = field(default_factory=dict, init=False)
 
     @property
@@ -125,43 +122,44 @@ class Comparison:
         return self.out / "runs" / self.settings.digest
 
     @cached_property
-    def cells(self) -> list[Cell]:
-        """Full compute, then every method at every number of full steps."""
-        fixed = [Cell(entry, None) for entry in self.entries if entry.fixed]
-        return [
-            self.full,
-            *fixed,
-            *(Cell(entry, nfc) for nfc in self.targets for entry in self.entries if not entry.fixed),
-        ]
+    def variants(self) -> list[Variant]:
+        """Full compute, then the methods of fixed cost, then all others at each number of full steps."""
+        fixed = [Variant(entry, None) for entry in self.entries if entry.fixed]
+        free = [Variant(entry, nfc) for nfc in self.targets for entry in self.entries if not entry.fixed]
+        return [self.full, *fixed, *free]
 
     @property
     def size(self) -> int:
-        """Samples of all cells together."""
-        return len(self.cells) * self.settings.samples
+        """The number of samples of all variants together."""
+        return len(self.variants) * self.settings.samples
 
     def run(self, pool: Pool) -> None:
-        """Make and measure what is not there yet."""
+        """Make and measure all samples that are missing."""
         self._do(pool, self._budgets())
-        for cells in ([self.full], self.cells[1:]):
-            self._do(pool, [work for cell in cells for work in self.sampling(cell)])
+        for variants in ([self.full], self.variants[1:]):
+            self._do(pool, [work for variant in variants for work in self.sampling(variant)])
         measures = self.settings.setup.measures
-        self._do(pool, [work for cell in self.cells for name in measures for work in self.measuring(cell, name)])
+        self._do(pool, [work for one in self.variants for name in measures for work in self.measuring(one, name)])
 
     def _do(self, pool: Pool, pieces: Sequence[Work]) -> None:
-        left = [piece for piece in pieces if not done(piece)]
-        self.advance(sum(piece.size for piece in pieces) - sum(piece.size for piece in left))
-        pool.do(left, lambda piece: self.advance(piece.size), self.announce)
+        left = []
+        for piece in pieces:
+            if piece.file.exists():
+                self._count(piece)
+            else:
+                left.append(piece)
+        pool.do(left, self._count, self.announce)
 
-    def _tried_file(self, entry: Entry) -> Path:
-        return self.store / f"{entry.name}-{short_digest(dict(entry.config))}-tried.json"
+    def _count(self, piece: Work) -> None:
+        self.advance(len(piece.seeds) if isinstance(piece, Sampling) else 0)
 
     def _budgets(self) -> list[Work]:
-        """The searches for intervals and thresholds."""
+        """Return the searches for intervals and thresholds."""
         return [
             Budget(
-                self._budget_file(entry), self._tried_file(entry), entry.config, tuple(self.targets),
-                tuple(calibration_seeds(len(self.settings.calibration))), self.settings.calibration,
-                self.settings.batch,
+                self._budget_file(entry), self.store / f"{entry.name}-{short_digest(dict(entry.config))}-tried.json",
+                entry.config, tuple(self.targets), tuple(calibration_seeds(len(self.settings.calibration))),
+                self.settings.calibration, self.settings.batch,
             )
             for entry in self.entries if not entry.fixed
         ]  # fmt: skip
@@ -170,20 +168,21 @@ class Comparison:
         targets = "-".join(map(str, self.targets))
         return self.store / f"{entry.name}-{short_digest(dict(entry.config))}-at-{targets}.json"
 
-    def folder(self, cell: Cell) -> Path:
-        """Where a cell's samples are: named after all options of its method, interval or threshold included."""
-        if cell.name not in self._folders:
-            self._folders[cell.name] = self.store / f"{cell.name}-{short_digest(dict(self.config(cell)))}"
-        return self._folders[cell.name]
+    def folder(self, variant: Variant) -> Path:
+        """Return the folder of a variant's samples, named after all options of its method, the budget included."""
+        if variant.name not in self._folders:
+            digest = short_digest(dict(self.config(variant)))
+            self._folders[variant.name] = self.store / f"{variant.name}-{digest}"
+        return self._folders[variant.name]
 
-    def config(self, cell: Cell) -> Mapping[str, Any]:
-        """The config of a cell's method, its interval or threshold found."""
-        if cell.nfc is None:
-            return cell.entry.config
-        path = self._budget_file(cell.entry)
+    def config(self, variant: Variant) -> Mapping[str, Any]:
+        """Return the config of a variant's method, with the interval or threshold that was found."""
+        if variant.nfc is None:
+            return variant.entry.config
+        path = self._budget_file(variant.entry)
         budgets = files.read_json(path, BUDGETS_FORM)
         with files.reading(path):
-            config = budgets[str(cell.nfc)]
+            config = budgets[str(variant.nfc)]
             method_from_config(config)
         return config
 
@@ -192,47 +191,40 @@ class Comparison:
             rows = slice(start, start + self.settings.batch)
             yield start, self.settings.seeds[rows], self.settings.conditions[rows]
 
-    def _samples_file(self, cell: Cell, start: int) -> Path:
-        return self.folder(cell) / f"{start:06d}.npz"
+    def _samples_file(self, variant: Variant, start: int) -> Path:
+        return self.folder(variant) / f"{start:06d}.npz"
 
-    def _measure_file(self, cell: Cell, start: int, measure: str) -> Path:
+    def _measure_file(self, variant: Variant, start: int, measure: str) -> Path:
         options = self.settings.setup.measures[measure]
         known = {name: (value, _stamp(value)) for name, value in options.items()}
-        return self.folder(cell) / f"{start:06d}-{measure}{f'-{short_digest(known)}' if known else ''}.npz"
+        return self.folder(variant) / f"{start:06d}-{measure}{f'-{short_digest(known)}' if known else ''}.npz"
 
-    def sampling(self, cell: Cell) -> list[Sampling]:
-        """The batches of a cell."""
-        config = self.config(cell)
+    def sampling(self, variant: Variant) -> list[Sampling]:
+        """Return the work of sampling a variant, batch by batch."""
+        config = self.config(variant)
         return [
-            Sampling(self._samples_file(cell, start), start, config, seeds, rows)
+            Sampling(self._samples_file(variant, start), start, config, seeds, rows)
             for start, seeds, rows in self._batches()
         ]
 
-    def measuring(self, cell: Cell, measure: str) -> list[Measuring]:
-        """One measure of the batches of a cell."""
+    def measuring(self, variant: Variant, measure: str) -> list[Measuring]:
+        """Return the work of one measure of a variant, batch by batch."""
+        samples, references = self.folder(variant), self.folder(self.full)
         return [
-            Measuring(
-                self._measure_file(cell, start, measure), measure, start, self.folder(cell), self.folder(self.full),
-                rows,
-            )
+            Measuring(self._measure_file(variant, start, measure), measure, start, samples, references, rows)
             for start, _, rows in self._batches()
-        ]  # fmt: skip
+        ]
 
-    # What was made
-
-    def parts(self, cell: Cell) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any]]]:
-        """What it took to make each batch of a cell, in order: seeds, seconds, …, and its report."""
-        for start, _, _ in self._batches():
-            yield read_part(self._samples_file(cell, start))
+    # Results
 
     def takes(self, measure: str) -> bool:
-        """Whether a measure is taken: not where what it needs is missing."""
+        """Whether a measure is taken; one whose needs are missing is not."""
         return measure in self.settings.setup.measures
 
-    def values(self, cell: Cell, measure: str, name: str) -> Iterator[torch.Tensor]:
-        """What a measure found under `name`, batch by batch."""
+    def values(self, variant: Variant, measure: str, name: str) -> Iterator[torch.Tensor]:
+        """Yield the values (n, …) that a measure found under `name`, batch by batch."""
         for start, seeds, _ in self._batches():
-            path = self._measure_file(cell, start, measure)
+            path = self._measure_file(variant, start, measure)
             found = torch.from_numpy(files.read_arrays(path, (name,))[name])
             with files.reading(path):
                 rows = len(found) if found.ndim else 0
@@ -240,41 +232,34 @@ class Comparison:
                     raise ValueError(f"its {name} are of {rows} samples, not of {len(seeds)}")
             yield found
 
-    def scalars(self, cell: Cell, measure: str) -> list[str]:
-        """The names under which a measure found one number for each sample."""
-        found = files.read_arrays(self._measure_file(cell, 0, measure))
+    def joined(self, variant: Variant, measure: str, name: str) -> torch.Tensor:
+        """Return the values (n, …) that a measure found under `name` for all samples."""
+        return torch.cat(list(self.values(variant, measure, name)))
+
+    def scalars(self, variant: Variant, measure: str) -> list[str]:
+        """Return the names under which a measure found one number for each sample."""
+        found = files.read_arrays(self._measure_file(variant, 0, measure))
         return [name for name, values in found.items() if values.ndim == 1]
 
-    def cost(self, cell: Cell) -> dict[str, float | None]:
-        """What a cell's samples cost: full steps and FLOPs per sample, seconds and bytes."""
-        reports, seconds, memory = [], [], []
-        for part, report in self.parts(cell):
-            reports.append(report)
-            seconds.append(float(part["seconds"]) / len(part["seeds"]))
-            memory.append(float(part["memory"]))
-        rows = [report["batch"] for report in reports]
+    def row(self, variant: Variant) -> dict[str, Any]:
+        """Return a variant's part of the table that needs no measure: its budget, and its cost per sample."""
+        config = self.config(variant)
+        parts = [read_part(self._samples_file(variant, start)) for start, _, _ in self._batches()]
+        reports = [report for _, report in parts]
+        memory = max(float(part["memory"]) for part, _ in parts)
 
         def per_sample(name: str) -> float | None:
             counts = [report[name] for report in reports]
             return None if None in counts else sum(counts) / self.settings.samples / 1e12
 
         return {
-            "nfc": sum(r["nfc"] * n for r, n in zip(reports, rows, strict=True)) / sum(rows),
+            "method": variant.entry.name,
+            "nfc_target": self.settings.setup.steps if variant is self.full else variant.nfc,
+            **{name: config.get(name) for name in ("threshold", "interval", "phase")},
+            "nfc": sum(report["nfc"] * report["batch"] for report in reports) / sum(r["batch"] for r in reports),
             "tflops": per_sample("flops"),
             "tflops_linear": per_sample("linear_flops"),
-            "seconds": float(np.median(seconds)),
+            "seconds": statistics.median(float(part["seconds"]) / len(part["seeds"]) for part, _ in parts),
             "cache_gb": max(report["cache_bytes"] for report in reports) / 1e9,
-            "memory_gb": None if math.isnan(max(memory)) else max(memory) / 1e9,
-        }
-
-    def row(self, cell: Cell) -> dict[str, Any]:
-        """What is known of a cell without any measure."""
-        config = self.config(cell)
-        return {
-            "method": cell.entry.name,
-            "nfc_target": self.settings.setup.steps if cell is self.full else cell.nfc,
-            "threshold": config.get("threshold"),
-            "interval": config.get("interval"),
-            "phase": config.get("phase"),
-            **self.cost(cell),
+            "memory_gb": None if math.isnan(memory) else memory / 1e9,
         }

@@ -19,10 +19,10 @@ else:
     import tomli as tomllib
 
 from relcache.bench import files
-from relcache.bench.sampling.calibration import has_budget, with_any_budget
+from relcache.bench.sampling.budgets import has_budget, with_any_budget
 from relcache.bench.sampling.gallery import slug
 from relcache.checks import unknown
-from relcache.methods import BY_NAME, NUMBER, config_from_text, method_from_config, value_from_text
+from relcache.methods import BY_NAME, NUMBER, config_from_text, method_from_config, split_list, value_from_text
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Entry:
     """One method of a comparison.
 
     Attributes:
-        name: what files and tables call it.
-        config: for `relcache.method_from_config`; without an interval or threshold these follow from the number of
-            full steps that is asked for, with one it is run once, as it is.
+        name: its name in files and tables.
+        config: for `relcache.method_from_config`. Without an interval or threshold it is run at each number of full
+            steps, otherwise once.
     """
 
     name: str
@@ -48,27 +48,22 @@ class Entry:
 
 
 FILES = (".toml", ".yaml", ".yml")
+
+
+def _orders(name: str, method: str = "", options: str = "") -> dict[str, str]:
+    return {f"{name}-{order}": f"{method or name}:order={order}{options}" for order in (1, 2)}
+
+
 PUBLISHED = {
-    "fora": "fora",
-    "taylorseer-1": "taylorseer:order=1",
-    "taylorseer-2": "taylorseer:order=2",
-    "taylorseer-p3-1": "taylorseer:order=1,phase=3",
-    "rfe-1": "rfe:order=1",
-    "rfe-2": "rfe:order=2",
-    "rcs-1": "rcs:order=1",
-    "rcs-2": "rcs:order=2",
-    "rfc-1": "rfc:order=1",
-    "rfc-2": "rfc:order=2",
-}
-"""What is compared unless methods are named, beside our default: the peers, each half of RFC alone, and RFC."""
+    "fora": "fora", **_orders("taylorseer"), "taylorseer-p3-1": "taylorseer:order=1,phase=3", **_orders("rfe"),
+    **_orders("rcs"), **_orders("rfc"),
+}  # fmt: skip
+"""The methods compared by default, beside ours: the peers, each half of RFC alone, and RFC."""
 
 OURS = {
-    "newton-1": "newton:order=1",
-    "newton-2": "newton:order=2",
-    "rfe-newton-1": "rfe:order=1,direction=newton",
-    "rfe-newton-2": "rfe:order=2,direction=newton",
-    "rfc-newton-1": "rfc:order=1,direction=newton",
-    "rfc-newton-2": "rfc:order=2,direction=newton",
+    **_orders("newton"),
+    **_orders("rfe-newton", "rfe", ",direction=newton"),
+    **_orders("rfc-newton", "rfc", ",direction=newton"),
 }
 DEFAULT = {"auto": "auto"}
 WEIGHTS = {f"linear-{weight}": f"linear:weight={weight}" for weight in (0.8, 1.0, 1.2)}
@@ -79,41 +74,37 @@ ABLATION = ("taylorseer-1", "rfe-1", "rcs-1", "rfc-1", *WEIGHTS)
 
 
 def choose(text: str | None) -> list[Entry]:
-    """The methods of a comma-separated list, or of a TOML or YAML file.
+    """Return the methods of a comma-separated list, or of a TOML or YAML file; by default PUBLISHED and DEFAULT.
 
-    A name of the table above stands for one method, a part of names for all orders (`rfc`), `ablation` for the paper's
-    ablation, `all` for everything; `name:option=value,…` is a method with options. None is the published comparison and
-    our default.
+    A key of SHORT names one method, its part before the order (`rfc`) all orders. `ablation` stands for the paper's
+    ablation, `all` for all of SHORT, and `name:option=value,…` for a method with options.
 
     Raises:
         ValueError: an unknown name (the message gives the nearest right one), wrong options, or no method at all.
     """
     if text is None:
         return [_short(name) for name in (*PUBLISHED, *DEFAULT)]
-    if Path(text).suffix.lower() in FILES:
-        chosen = {entry.name: entry for entry in from_file(Path(text))}
-    else:
-        chosen = _listed(text)
+    chosen = from_file(Path(text)) if Path(text).suffix.lower() in FILES else _from_list(text)
     if not chosen:
         raise ValueError(
             f"{text!r} names no method beside full compute, which is in every table: nothing is left to compare; "
             "give --methods such as fora,rfc"
         )
-    return list(chosen.values())
+    return chosen
 
 
-def _listed(text: str) -> dict[str, Entry]:
+def _from_list(text: str) -> list[Entry]:
     chosen: dict[str, Entry] = {}
-    for part in (part.strip() for part in split_methods(text)):
-        if part.lower() == "full":  # always there
+    for part in split_methods(text):
+        if part.lower() == "full":  # always in the table
             continue
         for entry in _named(part):
             name, number = entry.name, 1
-            while name in chosen and chosen[name].config != entry.config:  # differ in a sign
+            while name in chosen and chosen[name].config != entry.config:  # texts that differ only in punctuation
                 number += 1
                 name = f"{entry.name}-no{number}"
             chosen.setdefault(name, replace(entry, name=name))
-    return chosen
+    return list(chosen.values())
 
 
 def _named(text: str) -> list[Entry]:
@@ -124,8 +115,8 @@ def _named(text: str) -> list[Entry]:
         return [_short(hit) for hit in hits]
     if ":" in text or _with_order(name) is not None:
         return [Entry(slug(text), named_config(text))]
-    everything = [*SHORT, *sorted({known.rpartition("-")[0] or known for known in SHORT}), *groups]
-    raise ValueError(unknown("method", text, everything))
+    known_names = [*SHORT, *sorted({known.rpartition("-")[0] or known for known in SHORT}), *groups]
+    raise ValueError(unknown("method", text, known_names))
 
 
 def _short(name: str) -> Entry:
@@ -133,15 +124,15 @@ def _short(name: str) -> Entry:
 
 
 def is_usual(config: Mapping[str, Any], name: str) -> bool:
-    """Whether `config` is that of the short name, whatever its warm-up."""
+    """Whether `config` is that of the short name, apart from its warm-up."""
     usual = config_from_text(SHORT[name]) if name in SHORT else None
     return usual == {key: value for key, value in config.items() if key != "warmup"}
 
 
 def from_file(path: Path) -> list[Entry]:
-    """The methods of a TOML file's `[[methods]]`, or of a YAML file's list `methods`.
+    """Return the methods of a TOML file's `[[methods]]`, or of a YAML file's list `methods`.
 
-    Each has the key `method` and that method's options, and may have a `name`.
+    Each has the key `method`, that method's options, and optionally a `name`.
 
     Raises:
         ValueError: a file that cannot be read, other keys, or two methods of one name.
@@ -159,9 +150,7 @@ def from_file(path: Path) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for number, item in enumerate(listed, 1):
         try:
-            config = {str(key): _plain(str(key), value) for key, value in item.items()}
-            if not is_toml:  # YAML 1.1 takes 1e-2 for a text
-                config = {key: _number_or(value) for key, value in config.items()}
+            config = {str(key): _plain(str(key), value, is_toml) for key, value in item.items()}
             name = str(config.pop("name", "")) or _default_name(config)
             entry = Entry(slug(name if re.search("[A-Za-z0-9]", name) else f"method {name}"), config)
         except (ValueError, TypeError) as error:
@@ -174,12 +163,14 @@ def from_file(path: Path) -> list[Entry]:
     return list(entries.values())
 
 
-def _plain(key: str, value: Any) -> Any:
-    """`value`, if it is a number, a text, true, false, null, or a list of whole numbers.
+def _plain(key: str, value: Any, is_toml: bool) -> Any:
+    """Return `value` if it is a finite number, a text, true, false, null, or a list of whole numbers.
 
     Raises:
-        ValueError: a date, a table, or something else that no option takes.
+        ValueError: a date, a table, or another value that no option takes.
     """
+    if not is_toml and isinstance(value, str) and NUMBER.fullmatch(value):  # YAML 1.1 reads 1e-2 as a text
+        return value_from_text(value)
     whole = isinstance(value, list) and all(type(part) is int for part in value)
     finite = not isinstance(value, float) or math.isfinite(value)
     if (value is None or isinstance(value, (bool, int, float, str)) or whole) and finite:
@@ -187,31 +178,31 @@ def _plain(key: str, value: Any) -> Any:
     raise ValueError(f"{key} is a number, a text or a list of step numbers, got {type(value).__name__} {value!s:.60}")
 
 
-def _number_or(value: Any) -> Any:
-    return value_from_text(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
-
-
 def _default_name(config: Mapping[str, Any]) -> str:
-    options = "-".join(f"{key}-{json.dumps(value)}" for key, value in config.items() if key != "method")
-    return f"{config.get('method', '')}-{options}" if options else str(config.get("method", ""))
+    options = [f"{key}-{json.dumps(value)}" for key, value in config.items() if key != "method"]
+    return "-".join([str(config.get("method", "")), *options])
 
 
 def split_methods(text: str) -> list[str]:
-    """The methods in a comma-separated list: a comma before `option=` belongs to the method before it.
+    """Return the methods in a comma-separated list: a comma before `option=` belongs to the method before it.
 
     Raises:
         ValueError: a bracket that is not closed.
     """
-    if text.count("[") != text.count("]"):
-        raise ValueError(f"{text!r} has a bracket that is not closed, or not opened")
-    return [part for part in re.split(r",(?!\s*\w+\s*=)(?![^\[]*\])", text) if part.strip()]
+    methods: list[str] = []
+    for part in split_list(text):
+        if methods and re.match(r"\s*\w+\s*=", part):
+            methods[-1] += f",{part}"
+        else:
+            methods.append(part)
+    return [method.strip() for method in methods]
 
 
 def named_config(text: str) -> dict[str, Any]:
-    """The config of a method as a short name or `name-order`, or as any name with options: `rfc-1:threshold=1e-2`.
+    """Return the config of a short name, of `name-order`, or of a name with options: `rfc-1:threshold=1e-2`.
 
     Raises:
-        ValueError: as `config_from_text`, or an option that the name has given already.
+        ValueError: as `config_from_text`, or an option that the name stands for already.
     """
     options = config_from_text(text)
     name = options.pop("method").lower()
@@ -225,7 +216,7 @@ def named_config(text: str) -> dict[str, Any]:
 
 
 def _with_order(name: str) -> dict[str, Any] | None:
-    """The config of `name-order`, such as rfc-3; None of other names."""
+    """Return the config of `name-order`, such as rfc-3; None for other names."""
     base, dash, order = name.rpartition("-")
     known = dash and base in BY_NAME and order.isascii() and order.isdigit()
     return {"method": base, "order": int(order)} if known else None

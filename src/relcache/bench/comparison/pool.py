@@ -1,6 +1,6 @@
-"""Who does the work: this process, or many through Ray, on this machine or a cluster.
+"""Runs the work in this process, or in many through Ray, on this machine or a cluster.
 
-Nothing but files passes between pieces of work, so that of many machines all must see the output folder.
+Pieces of work share files alone, so all machines must see the output folder.
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, Protocol
 
 import torch
 
 from relcache.bench.comparison.work import Setup, Work, Worker
 
-ATTEMPTS = 3  # of a piece whose worker died
+ATTEMPTS = 3  # at a piece of work whose worker dies
 
 
 class Pool(AbstractContextManager["Pool"], Protocol):
     """Does pieces of work that do not depend on each other."""
 
     def do(self, pieces: Sequence[Work], advance: Callable[[Work], None], tell: Callable[[str], None]) -> None:
-        """Do `pieces` in any order; `advance` is called with each that is finished."""
+        """Do `pieces` in any order; call `advance` with each finished piece, and `tell` with news."""
 
 
 class Here(Pool):
@@ -38,21 +37,17 @@ class Here(Pool):
             self._worker.do(piece, tell)
             advance(piece)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         torch.set_num_threads(self._threads)
 
 
 class Cluster(Pool):
-    """Ray's actors, one for each GPU or as many as are asked for. A piece whose worker dies is done again.
-
-    In a dead worker's place comes a new one.
+    """Runs the work in Ray's actors. A new worker replaces a dead one, and repeats its piece.
 
     Args:
-        setup: what each worker is told.
-        workers: a number of workers on this machine, or the address of a cluster ("ray://…", "auto"), of which all
-            GPUs are used, or all cores' worth of single workers where there is none.
+        setup: the settings of each worker.
+        workers: a number of workers on this machine, or the address of a cluster ("ray://…", "auto"). A cluster has a
+            worker for each GPU, or for each core if it has no GPU.
 
     Raises:
         ValueError: Ray is missing.
@@ -68,7 +63,7 @@ class Cluster(Pool):
         if self._mine:
             here = is_here(workers)
             where: dict[str, Any] = {"address": workers}
-            if here:  # a cluster of its own, whatever else runs
+            if here:  # a cluster of its own
                 where = {"address": "local", "num_cpus": max(int(workers), os.cpu_count() or 1)}
             ray.init(log_to_driver=False, include_dashboard=False if here else None, configure_logging=False, **where)
         gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -78,7 +73,7 @@ class Cluster(Pool):
         self._actors = [self._kind.remote(setup) for _ in range(number)]
 
     def processes(self) -> list[int]:
-        """Process numbers of the workers."""
+        """Return the process numbers of the workers."""
         return self._ray.get([actor.process.remote() for actor in self._actors])
 
     def do(self, pieces: Sequence[Work], advance: Callable[[Work], None], tell: Callable[[str], None]) -> None:
@@ -100,18 +95,16 @@ class Cluster(Pool):
                     raise ValueError(f"{ATTEMPTS} workers died over {piece.file}: {error}") from error
                 tell(f"a worker died over {piece.file.name}; it is done again")
                 waiting.appendleft((piece, attempts - 1))
-                place = self._actors.index(actor)
-                self._actors[place] = self._kind.remote(self._setup)
-                idle.append(self._actors[place])
+                index = self._actors.index(actor)
+                self._actors[index] = self._kind.remote(self._setup)
+                idle.append(self._actors[index])
                 continue
             except ray.exceptions.RayTaskError as error:
                 raise (error.cause if isinstance(error.cause, Exception) else error) from None
             idle.append(actor)
             advance(piece)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for actor in self._actors:
             self._ray.kill(actor)
         if self._mine:
@@ -119,15 +112,15 @@ class Cluster(Pool):
 
 
 def is_here(workers: str) -> bool:
-    """Whether `--workers` names processes of this machine alone."""
+    """Whether `--workers` is a number of processes on this machine."""
     return workers.isascii() and workers.isdigit()
 
 
 def make_pool(setup: Setup, workers: str = "1") -> Pool:
-    """The pool that `--workers` names: "1", a number, or the address of a Ray cluster.
+    """Return the pool that `--workers` names: a number, or the address of a Ray cluster.
 
     Raises:
-        ValueError: neither a number above 0 nor an address, or Ray is missing where it is needed.
+        ValueError: neither a number above 0 nor an address, or Ray is needed and missing.
     """
     if workers == "1":
         return Here(setup)

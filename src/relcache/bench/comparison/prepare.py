@@ -1,4 +1,4 @@
-"""From a benchmark and what was asked for to a comparison that can be run."""
+"""Makes a comparison from a benchmark and the arguments of a command line."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import relcache_models
 from relcache.bench import files
-from relcache.bench.comparison.benchmarks import SMALL, Benchmark
+from relcache.bench.comparison.benchmarks import SMALL, Benchmark, in_turn
 from relcache.bench.comparison.comparison import Comparison, Settings
 from relcache.bench.comparison.entries import Entry, choose
 from relcache.bench.comparison.work import Setup
 from relcache.bench.quality.measures import unavailable, unjudged
-from relcache.bench.sampling.calibration import FIRST_SEED, WARMUP, calibration_seeds
-from relcache.bench.sampling.pipelines import classes_in
+from relcache.bench.sampling.budgets import FIRST_SEED, WARMUP, calibration_seeds
+from relcache.bench.sampling.pipelines import classes_in, model_folder
+from relcache.bench.tables import csv_rows
 from relcache.checks import unknown
 from relcache.methods import method_from_config
 
@@ -28,13 +29,13 @@ EDGE = 1 << 20  # bytes at each end of a weights file that tell it from others
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command line asks of a benchmark; None leaves the benchmark's own.
+    """The arguments of a command line for a benchmark; None leaves the benchmark's own.
 
     Attributes:
-        methods: as `entries.choose` takes it.
-        nfc: numbers of full steps with commas between them.
-        seeds: the first, or one for each sample, as `numbers_of` reads them.
-        prompts: instead of the benchmark's own conditions.
+        methods: as `entries.choose` takes them.
+        nfc: comma-separated numbers of full steps.
+        seeds: the first one, or one for each sample, as `seeds_from_text` reads them.
+        prompts: replace the benchmark's own conditions.
         options: further arguments of the pipeline's call.
     """
 
@@ -56,7 +57,7 @@ class Asked:
 
 
 def tasks(name: str) -> list[str]:
-    """The tasks that `--task` names.
+    """Return the tasks that `--task` names.
 
     Raises:
         ValueError: an unknown task.
@@ -76,12 +77,12 @@ def prepare(
     advance: Callable[[int], None] = lambda count: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
-    """The comparison that `asked` makes of `benchmark`, its results in `out`.
+    """Return the comparison that `asked` makes of `benchmark`, with its results in `out`.
 
-    `warn` is told which of its measures cannot be taken here, and what would change that.
+    `warn` is called with each measure that cannot be taken here, and its remedy.
 
     Raises:
-        ValueError: something that cannot be had; the message says what, and what can.
+        ValueError: arguments that do not go together; the message names the remedy.
     """
     steps = asked.steps or benchmark.steps
     if steps <= WARMUP:
@@ -91,10 +92,10 @@ def prepare(
         remark = method_from_config(entry.config).schedule.remark(steps) if entry.fixed else None
         if remark is not None:
             raise ValueError(f"{entry.name}: {remark}")
-    targets = targets_for(benchmark, steps) if asked.nfc is None else numbers(asked.nfc, steps)
+    targets = targets_for(benchmark, steps) if asked.nfc is None else full_steps_from_text(asked.nfc, steps)
     guidance = benchmark.guidance if asked.guidance is None else asked.guidance
-    chosen, seeds = conditions(benchmark, asked)
-    reasons = {name: unavailable(name, chosen, **options) for name, options in benchmark.measures.items()}
+    conditions, seeds = conditions_and_seeds(benchmark, asked)
+    reasons = {name: unavailable(name, conditions, **options) for name, options in benchmark.measures.items()}
     resized = [key for key, own in benchmark.options.items() if key in SIZES and asked.options.get(key, own) != own]
     for name in ("classifier", "recogniser"):
         if name in reasons and resized:
@@ -102,53 +103,44 @@ def prepare(
     for name, reason in reasons.items():
         if reason:
             warn(f"the table has dashes for {name}: {reason}. Then the same command fills them in")
-    if reasons.get("vbench", "no such measure") is None and (lacking := unjudged(chosen)):
+    if reasons.get("vbench", "no such measure") is None and (lacking := unjudged(conditions)):
         warn(f"VBench's total is a dash, as no prompt here is judged by {', '.join(lacking)}: table.csv has the rest")
+    model = asked.model or benchmark.model
+    model = str(Path(model).resolve()) if asked.model and Path(model).is_dir() else model
     setup = Setup(
-        model=str(Path(asked.model).resolve())
-        if asked.model and Path(asked.model).is_dir()
-        else asked.model or benchmark.model,
-        device=asked.device,
-        dtype=asked.dtype,
-        offload=asked.offload,
-        steps=steps,
+        model, asked.device, asked.dtype, asked.offload, steps,
         options={**benchmark.options, "guidance_scale": guidance, **asked.options},
         measures={name: options for name, options in benchmark.measures.items() if not reasons[name]},
         threads=asked.threads,
-    )
-    settings = Settings(
-        setup,
-        chosen,
-        seeds,
-        batch=asked.batch or benchmark.batch,
-        calibration=_calibration(benchmark, asked),
-        identity=identity(setup.model),
-    )
+    )  # fmt: skip
+    if asked.calibration_samples < 1:
+        raise ValueError(f"thresholds need at least 1 calibration sample, got {asked.calibration_samples}")
+    calibration = _conditions(benchmark, asked, calibration_seeds(asked.calibration_samples))
+    settings = Settings(setup, conditions, seeds, asked.batch or benchmark.batch, calibration, identity(model))
     return Comparison(settings, entries, targets, out, announce, advance)
 
 
 def is_protocol(benchmark: Benchmark, asked: Asked) -> bool:
-    """Whether what is asked is the benchmark as it stands: its model, or a folder of that name, and samples."""
+    """Whether `asked` leaves the benchmark as it is: its model, or a folder of that name, and its samples."""
     name = benchmark.model.rpartition("/")[2]
     own = asked.model in (None, benchmark.model) or Path(asked.model or "").name == name
     values = ((asked.samples, benchmark.samples), (asked.steps, benchmark.steps), (asked.guidance, benchmark.guidance))
     prompts = asked.prompts is None or (benchmark.task == "text" and len(asked.prompts) == benchmark.samples)
-    return own and prompts and not asked.options and all(given in (None, usual) for given, usual in values)
+    return own and prompts and not asked.options and all(value in (None, usual) for value, usual in values)
 
 
 def _warmed(entry: Entry, benchmark: Benchmark) -> Entry:
-    """`entry` with the warm-up that the benchmark's protocol gives its method, unless it has its own."""
+    """Return `entry` with the warm-up of the benchmark's protocol, unless it has its own."""
     warmup = benchmark.warmup.get(str(entry.config.get("method")).lower())
     return entry if warmup is None else replace(entry, config={"warmup": warmup, **entry.config})
 
 
-def conditions(benchmark: Benchmark, asked: Asked) -> tuple[tuple[int | str, ...], tuple[int, ...]]:
-    """Class labels or prompts, and seeds: one of each for each sample."""
-    given = numbers_of(asked.seeds)
-    several = len(given) > 1
-    samples = benchmark.samples if asked.samples is None else asked.samples
-    if asked.samples is None and (several or asked.prompts is not None):
-        samples = min(len(many) for many in (given if several else None, asked.prompts) if many is not None)
+def conditions_and_seeds(benchmark: Benchmark, asked: Asked) -> tuple[tuple[int | str, ...], tuple[int, ...]]:
+    """Return a condition, class label or prompt, and a seed for each sample."""
+    seeds = seeds_from_text(asked.seeds)
+    several = len(seeds) > 1
+    bounds = [len(seeds)] * several + ([] if asked.prompts is None else [len(asked.prompts)])
+    samples = min(bounds, default=benchmark.samples) if asked.samples is None else asked.samples
     if samples < 2:
         raise ValueError(f"a comparison needs at least 2 samples, got {samples}")
     if samples > FIRST_SEED:
@@ -157,24 +149,25 @@ def conditions(benchmark: Benchmark, asked: Asked) -> tuple[tuple[int | str, ...
         )
     if asked.prompts is not None and samples > len(asked.prompts):
         raise ValueError(f"{samples} samples need as many prompts, got {len(asked.prompts)}")
-    if several and samples > len(given):
-        raise ValueError(f"{samples} samples need as many seeds, or the first one alone; got {len(given)}")
-    seeds = given[:samples] if several else list(range(given[0], given[0] + samples))
-    chosen = _own(benchmark, asked, seeds) if asked.prompts is None else asked.prompts[:samples]
-    return tuple(chosen), tuple(seeds)
+    if several and samples > len(seeds):
+        raise ValueError(f"{samples} samples need as many seeds, or the first one alone; got {len(seeds)}")
+    seeds = seeds[:samples] if several else list(range(seeds[0], seeds[0] + samples))
+    return _conditions(benchmark, asked, seeds), tuple(seeds)
 
 
-def _own(benchmark: Benchmark, asked: Asked, seeds: Sequence[int]) -> Sequence[int | str]:
-    """The benchmark's own conditions; of another model with classes, those that it has, in turn."""
+def _conditions(benchmark: Benchmark, asked: Asked, seeds: Sequence[int]) -> tuple[int | str, ...]:
+    """Return a condition for each seed: prompts or another model's classes in turn, else the benchmark's own."""
+    if asked.prompts is not None:
+        return tuple(in_turn(asked.prompts, len(seeds)))
     classes = classes_in(asked.model) if asked.model is not None and benchmark.task == "class" else None
-    return benchmark.conditions(seeds) if classes is None else [index % classes for index in range(len(seeds))]
+    return tuple(benchmark.conditions(seeds) if classes is None else in_turn(range(classes), len(seeds)))
 
 
-def numbers_of(text: str) -> list[int]:
-    """Seeds given as numbers and ranges with commas between them: "7" or "0-9,20,30-39".
+def seeds_from_text(text: str) -> list[int]:
+    """Return the seeds of comma-separated numbers and ranges: "7" or "0-9,20,30-39".
 
     Raises:
-        ValueError: anything else, or a seed given twice.
+        ValueError: another text, or a seed twice.
     """
     found: list[int] = []
     for part in text.split(","):
@@ -190,32 +183,24 @@ def numbers_of(text: str) -> list[int]:
     return found
 
 
-def said(seeds: Sequence[int]) -> str:
-    """Seeds as `numbers_of` reads them."""
-    ranges: list[list[int]] = []
-    for seed in seeds:
-        if ranges and seed == ranges[-1][1] + 1:
-            ranges[-1][1] = seed
-        else:
-            ranges.append([seed, seed])
-    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in ranges)
-
-
-def _calibration(benchmark: Benchmark, asked: Asked) -> tuple[int | str, ...]:
-    if asked.calibration_samples < 1:
-        raise ValueError(f"thresholds need at least 1 calibration sample, got {asked.calibration_samples}")
-    if asked.prompts is None:
-        return tuple(_own(benchmark, asked, calibration_seeds(asked.calibration_samples)))
-    return tuple(asked.prompts[index % len(asked.prompts)] for index in range(asked.calibration_samples))
+def seeds_as_text(seeds: Sequence[int]) -> str:
+    """Return seeds as a text that `seeds_from_text` reads."""
+    groups = groupby(enumerate(seeds), lambda pair: pair[1] - pair[0])  # a constant within a range
+    ranges = [[seed for _, seed in group] for _, group in groups]
+    return ",".join(f"{found[0]}-{found[-1]}" if len(found) > 1 else f"{found[0]}" for found in ranges)
 
 
 def targets_for(benchmark: Benchmark, steps: int) -> list[int]:
-    """The benchmark's numbers of full steps; of a run with other steps about the same shares, above the warm-up."""
+    """Return the benchmark's numbers of full steps, scaled to `steps` and above the warm-up."""
     return sorted({max(WARMUP + 1, round(nfc * steps / benchmark.steps)) for nfc in benchmark.targets}, reverse=True)
 
 
-def numbers(text: str, steps: int) -> list[int]:
-    """The numbers of full steps that `--nfc` gives."""
+def full_steps_from_text(text: str, steps: int) -> list[int]:
+    """Return the numbers of full steps in `--nfc`.
+
+    Raises:
+        ValueError: another text, or a number that is not above the warm-up and at most `steps`.
+    """
     try:
         found = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
@@ -229,8 +214,8 @@ def numbers(text: str, steps: int) -> list[int]:
 
 
 def identity(model: str) -> str:
-    """Tells the weights of a shipped model or of a folder from others; of a hub id its name must do."""
-    folder = relcache_models.folder(model) if model in relcache_models.names() else Path(model)
+    """Return a text that tells the weights of a shipped model or a folder from others; a hub id stands for itself."""
+    folder = model_folder(model)
     if not folder.is_dir():
         return model
     digest = hashlib.sha256()
@@ -246,14 +231,14 @@ def identity(model: str) -> str:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """One prompt per line of a text file, or the column `Prompts` of a CSV file.
+    """Return the lines of a text file, or the column `Prompts` of a CSV file.
 
     Raises:
         ValueError: no such file, an empty line between prompts, no prompt at all, or no such column.
     """
     with files.reading(path, "give a text file in UTF-8 with a prompt on each line, or a CSV file", "cannot be read"):
         text = path.read_text(encoding="utf-8-sig")
-        table = files.csv_rows(text) if path.suffix.lower() == ".csv" else None
+        table = csv_rows(text) if path.suffix.lower() == ".csv" else None
     if table is None:
         lines = text.rstrip("\n").split("\n")
     else:
@@ -270,5 +255,5 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def with_measure(benchmark: Benchmark, name: str, **options: Any) -> Benchmark:
-    """`benchmark` with more options of one of its measures."""
+    """Return `benchmark` with more options of one of its measures."""
     return replace(benchmark, measures={**benchmark.measures, name: {**benchmark.measures.get(name, {}), **options}})

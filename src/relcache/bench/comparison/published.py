@@ -1,6 +1,6 @@
-"""The numbers of the RFC paper's tables (Son et al., ICLR 2026), to print beside one's own.
+"""The numbers of the RFC paper's tables (Son et al., ICLR 2026), to print beside measured ones.
 
-They are of other samples, hardware and software than any run here; equal protocols make them comparable, not equal.
+Their samples, hardware and software differ from any run here; equal protocols make them comparable, not equal.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ _ROWS: dict[str, dict[tuple[str, int], tuple[float | None, ...]]] = {
 
 
 def published(benchmark: str, method: str, nfc: int) -> Mapping[str, float]:
-    """What the paper's table of `benchmark` says of a method at a number of full steps; empty where it has no row."""
+    """Return the paper's numbers for a method at a number of full steps; empty if its table has no such row."""
     row = _ROWS.get(benchmark, {}).get((method, nfc))
-    if row is None:
-        return {}
-    named = zip(COLUMNS[benchmark], row, strict=True)
+    named = zip(COLUMNS[benchmark], row, strict=True) if row else ()
     return {column: value for column, value in named if value is not None}

@@ -10,84 +10,67 @@ from pathlib import Path
 
 import torch
 
-from relcache.bench.comparison.comparison import Cell, Comparison
+from relcache.bench.comparison.comparison import Comparison, Variant
+from relcache.bench.quality.metrics import distribution
 from relcache.bench.quality.metrics.batches import Batch
-from relcache.bench.quality.metrics.distribution import (
-    NEIGHBOURS,
-    Gaussian,
-    fit,
-    frechet_distance,
-    inception_score,
-    precision_recall,
-)
 from relcache.bench.quality.metrics.features import Extractor, Inception
 
-Summary = Callable[[Comparison, Cell], float | None]
+Summary = Callable[[Comparison, Variant], float | None]
+
+
+def _of_measure(measure: str, summary: Summary, against_full: bool = False) -> Summary:
+    """Return `summary`, with None where the measure is not taken, or for full compute measured against itself."""
+
+    def guarded(comparison: Comparison, variant: Variant) -> float | None:
+        if not comparison.takes(measure) or (against_full and variant is comparison.full):
+            return None
+        return summary(comparison, variant)
+
+    return guarded
 
 
 def mean(measure: str, name: str, against_full: bool = False) -> Summary:
-    """The mean over the samples; None for full compute itself where samples are measured against it."""
-
-    def summary(comparison: Comparison, cell: Cell) -> float | None:
-        if not comparison.takes(measure) or (against_full and cell is comparison.full):
-            return None
-        return float(torch.cat(list(comparison.values(cell, measure, name))).double().mean())
-
-    return summary
+    """Average over the samples; None for full compute itself if samples are measured against it."""
+    return _of_measure(measure, lambda c, v: float(c.joined(v, measure, name).double().mean()), against_full)
 
 
 def mean_of_judged(measure: str, name: str) -> Summary:
-    """The mean over the samples that the measure has a number for; None where it has none."""
+    """Average over the samples that have a number; None without any."""
 
-    def summary(comparison: Comparison, cell: Cell) -> float | None:
-        if not comparison.takes(measure):
-            return None
-        found = torch.cat(list(comparison.values(cell, measure, name))).double().nanmean().item()
+    def summary(comparison: Comparison, variant: Variant) -> float | None:
+        found = comparison.joined(variant, measure, name).double().nanmean().item()
         return None if math.isnan(found) else found
 
-    return summary
+    return _of_measure(measure, summary)
 
 
 def distance_to_full(measure: str, name: str = "features") -> Summary:
-    """The Fréchet distance to the samples of full compute."""
+    """Measure the Fréchet distance to the samples of full compute; None for fewer than two samples."""
 
-    def summary(comparison: Comparison, cell: Cell) -> float | None:
-        if not comparison.takes(measure) or cell is comparison.full or comparison.settings.samples < 2:
+    def summary(comparison: Comparison, variant: Variant) -> float | None:
+        if comparison.settings.samples < 2:
             return None
-        return frechet_distance(
-            fit(comparison.values(cell, measure, name)), fit(comparison.values(comparison.full, measure, name))
-        )
+        own, full = (distribution.fit(comparison.values(one, measure, name)) for one in (variant, comparison.full))
+        return distribution.frechet_distance(own, full)
 
-    return summary
+    return _of_measure(measure, summary, against_full=True)
 
 
 def score(measure: str) -> Summary:
-    """The Inception score of a measure's probabilities."""
-
-    def summary(comparison: Comparison, cell: Cell) -> float | None:
-        if not comparison.takes(measure):
-            return None
-        return inception_score(comparison.values(cell, measure, "probabilities"))
-
-    return summary
+    """Compute the Inception score of a measure's probabilities."""
+    return _of_measure(measure, lambda c, v: distribution.inception_score(c.values(v, measure, "probabilities")))
 
 
 def total(measure: str, names: Sequence[str], of: Callable[[torch.Tensor], float | None]) -> Summary:
-    """What `of` makes of the numbers of all samples together, (samples, names)."""
-
-    def summary(comparison: Comparison, cell: Cell) -> float | None:
-        if not comparison.takes(measure):
-            return None
-        return of(torch.stack([torch.cat(list(comparison.values(cell, measure, name))) for name in names], 1))
-
-    return summary
+    """Apply `of` to the numbers of all samples together, (samples, names)."""
+    return _of_measure(measure, lambda c, v: of(torch.stack([c.joined(v, measure, name) for name in names], 1)))
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its heading in a terminal, the format of its numbers, and what makes them.
+    """A column of a table: its heading in a terminal, the format of its numbers, and their summary.
 
-    A `detail` is in table.json and table.csv alone.
+    Only table.json and table.csv have a `detail`.
     """
 
     heading: str
@@ -98,16 +81,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Reference:
-    """The samples of the data that a benchmark compares with: a batch of ADM's evaluator.
+    """A batch of ADM's evaluator: the samples of the data that a benchmark compares with.
 
-    Statistics come from the file where it holds them, else from its pictures, through `extractor`.
+    Statistics come from the file if it holds them, else from its pictures, through `extractor`.
     """
 
     path: Path
     extractor: Callable[[], Extractor]
 
     def __post_init__(self) -> None:
-        Batch(self.path)  # a file that cannot be read is said before anything is sampled
+        Batch(self.path)  # an error shows before anything is sampled
 
     @cached_property
     def _features(self) -> dict[str, torch.Tensor]:
@@ -116,40 +99,39 @@ class Reference:
         return {name: torch.cat([part[name] for part in parts]) for name in ("features", "spatial")} if parts else {}
 
     @cached_property
-    def _statistics(self) -> dict[str, Gaussian]:
+    def _statistics(self) -> dict[str, distribution.Gaussian]:
         return Batch(self.path).statistics
 
-    def gaussian(self, name: str) -> Gaussian | None:
-        """The distribution of its "features" or "spatial" features; None where it has none."""
+    def gaussian(self, name: str) -> distribution.Gaussian | None:
+        """Return the distribution of its "features" or "spatial" features; None if it has none."""
         if name not in self._statistics and self._features:
-            self._statistics[name] = fit([self._features[name]])
+            self._statistics[name] = distribution.fit([self._features[name]])
         return self._statistics.get(name)
 
     def distance(self, measure: str, name: str) -> Summary:
-        """The Fréchet distance to it: FID or sFID."""
+        """Measure the Fréchet distance to it: FID or sFID."""
 
-        def summary(comparison: Comparison, cell: Cell) -> float | None:
-            known = self.gaussian(name) if comparison.takes(measure) else None
-            return None if known is None else frechet_distance(fit(comparison.values(cell, measure, name)), known)
+        def summary(comparison: Comparison, variant: Variant) -> float | None:
+            if (known := self.gaussian(name)) is None:
+                return None
+            return distribution.frechet_distance(distribution.fit(comparison.values(variant, measure, name)), known)
 
-        return summary
+        return _of_measure(measure, summary)
 
     def coverage(self, measure: str, index: int) -> Summary:
-        """Precision (0) or recall (1) against its pictures."""
+        """Measure precision (0) or recall (1) against its pictures."""
 
-        def summary(comparison: Comparison, cell: Cell) -> float | None:
-            if not comparison.takes(measure) or not self._features:
+        def summary(comparison: Comparison, variant: Variant) -> float | None:
+            known, samples = self._features.get("features"), comparison.joined(variant, measure, "features")
+            if known is None or min(len(samples), len(known)) <= distribution.NEIGHBOURS:
                 return None
-            samples = torch.cat(list(comparison.values(cell, measure, "features")))
-            if min(len(samples), len(self._features["features"])) <= NEIGHBOURS:
-                return None
-            return precision_recall(self._features["features"], samples)[index]
+            return distribution.precision_recall(known, samples)[index]
 
-        return summary
+        return _of_measure(measure, summary)
 
 
 def against(reference: Path | None, weights: Path | None, device: str) -> dict[str, Column]:
-    """The columns that compare with ADM's reference batch; none without one."""
+    """Return the columns that compare with ADM's reference batch; none without one."""
     if reference is None:
         return {}
     known = Reference(reference, lambda: Inception(weights, device))

@@ -1,7 +1,7 @@
-"""The pieces of work of a benchmark, each of which ends in one file that is there whole or not at all.
+"""The pieces of work of a benchmark. Each ends in one file, which is written whole or not at all.
 
-Any process can do any piece, once or again, with the same result: seeds belong to samples, and every piece says all
-that it needs. So pieces may run in one process or on many machines, and a killed one loses itself alone.
+Any process can do any piece, once or again, with the same result: seeds belong to samples, and each piece holds all
+that it needs. So pieces may run in one process or on many machines, and a killed process loses only its own piece.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import numpy as np
 import torch
 
 from relcache.bench import files
+from relcache.bench.figures.sheet import to_8_bits
 from relcache.bench.quality.measures import Measure, make_measure
 from relcache.bench.sampling import gallery
 from relcache.bench.sampling.batches import Sampler
-from relcache.bench.sampling.calibration import Calibration, at_budget, budgets_of
+from relcache.bench.sampling.budgets import TriedThresholds, at_budget, budgets_of
 from relcache.bench.sampling.pipelines import load_pipeline, usable_device
 from relcache.bench.saved import TRIED_FORM
 from relcache.methods import method_from_config
@@ -30,14 +31,14 @@ from relcache.methods import method_from_config
 
 @dataclass(frozen=True)
 class Setup:
-    """What a process needs to know before it can do any piece of work.
+    """The settings that a process needs for any piece of work.
 
     Attributes:
         model, device, dtype, offload: as `load_pipeline` takes them.
         steps: denoising steps.
         options: further arguments of the pipeline's call.
-        measures: by name, the options of each measure.
-        threads: of each process; 0 leaves torch's own number. Results are equal to the last bit only with as many.
+        measures: the options of each measure by name.
+        threads: threads of each process; 0 keeps torch's own number. Results are bit-equal only at the same number.
     """
 
     model: str
@@ -52,9 +53,9 @@ class Setup:
 
 @dataclass(frozen=True)
 class Budget:
-    """Find the interval or the threshold that gives each of some numbers of full steps.
+    """Find the interval or the threshold that gives each of the numbers of full steps `targets`.
 
-    `file` then holds the configs that have them, by number; `tried` keeps what a killed search has found.
+    `file` then holds the found configs by number; `tried` keeps the thresholds that a killed search has tried.
     """
 
     file: Path
@@ -65,17 +66,12 @@ class Budget:
     conditions: tuple[int | str, ...]
     batch: int
 
-    @property
-    def size(self) -> int:
-        """Samples that it adds to the results."""
-        return 0
-
 
 @dataclass(frozen=True)
 class Sampling:
-    """Make one batch of samples by the method of `config`; the samples lie beside `file` under numbers from `first` on.
+    """Make one batch of samples by the method of `config`, numbered from `first` on, in the folder of `file`.
 
-    `file`, which is written last, holds the batch's report and what it took to make it.
+    `file`, which is written last, holds the batch's report, seconds and bytes.
     """
 
     file: Path
@@ -83,10 +79,6 @@ class Sampling:
     config: Mapping[str, Any]
     seeds: tuple[int, ...]
     conditions: tuple[int | str, ...]
-
-    @property
-    def size(self) -> int:
-        return len(self.seeds)
 
 
 @dataclass(frozen=True)
@@ -100,17 +92,8 @@ class Measuring:
     references: Path
     conditions: tuple[int | str, ...]
 
-    @property
-    def size(self) -> int:
-        return 0
-
 
 Work = Budget | Sampling | Measuring
-
-
-def done(work: Work) -> bool:
-    """Whether its file is there."""
-    return work.file.exists()
 
 
 class Worker:
@@ -125,21 +108,13 @@ class Worker:
         self._warm = False
         self._measures: dict[str, Measure] = {}
 
-    @property
-    def pipeline(self) -> Any:
-        """The model that is sampled."""
-        if self._pipeline is None:
-            s = self.setup
-            self._pipeline = load_pipeline(s.model, self.device, s.dtype, s.offload)
-        return self._pipeline
-
     def process(self) -> int:
-        """Number of the process that it works in."""
+        """Return the number of the worker's process."""
         return os.getpid()
 
     def do(self, work: Work, tell: Callable[[str], None] = lambda text: None) -> None:
-        """Do `work`, unless its file is there."""
-        if done(work):
+        """Do `work`, unless its file exists."""
+        if work.file.exists():
             return
         if isinstance(work, Budget):
             self._find(work, tell)
@@ -149,10 +124,13 @@ class Worker:
             self._measure(work)
 
     def _sampler(self, batch: int) -> Sampler:
-        return Sampler(self.pipeline, self.setup.steps, batch, self.setup.options)
+        setup = self.setup
+        if self._pipeline is None:
+            self._pipeline = load_pipeline(setup.model, self.device, setup.dtype, setup.offload)
+        return Sampler(self._pipeline, setup.steps, batch, setup.options)
 
     def _find(self, work: Budget, tell: Callable[[str], None]) -> None:
-        known = Calibration()
+        known = TriedThresholds()
         if work.tried.exists():
             tried = files.read_json(work.tried, TRIED_FORM)
             with files.reading(work.tried):
@@ -174,7 +152,7 @@ class Worker:
 
     def _sample(self, work: Sampling) -> None:
         sampler = self._sampler(len(work.seeds))
-        if not self._warm:  # the first call of all takes longer, and does not count
+        if not self._warm:  # the very first call takes longer and does not count
             replace(sampler, steps=2).call(work.seeds, work.conditions)
             self._warm = True
         cuda = torch.device(self.device).type == "cuda"
@@ -182,18 +160,15 @@ class Worker:
             torch.cuda.reset_peak_memory_stats()
         began = time.time()
         samples = sampler.run(method_from_config(work.config), work.seeds, work.conditions)
-        images = (samples.images * 255).round().clamp(0, 255).to(torch.uint8).numpy()
-        gallery.write_samples(work.file.parent, work.first, images)
-        files.write_arrays(
-            work.file,
-            {
-                "seeds": np.array(work.seeds),
-                "seconds": np.array(samples.seconds),
-                "began": np.array(began),
-                "memory": np.array(torch.cuda.max_memory_allocated() if cuda else np.nan),
-                "report": np.array(json.dumps(samples.reports[0].to_dict())),
-            },
-        )
+        gallery.write_samples(work.file.parent, work.first, to_8_bits(samples.images.numpy()))
+        made = {
+            "seeds": work.seeds,
+            "seconds": samples.seconds,
+            "began": began,
+            "memory": torch.cuda.max_memory_allocated() if cuda else np.nan,
+            "report": json.dumps(samples.reports[0].to_dict()),
+        }
+        files.write_arrays(work.file, {name: np.array(value) for name, value in made.items()})
 
     def _measure(self, work: Measuring) -> None:
         if work.measure not in self._measures:

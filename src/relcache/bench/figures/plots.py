@@ -1,14 +1,14 @@
-"""The paper's plots, drawn from recorded numbers: each function returns a figure.
+"""The paper's plots of recorded numbers. Each function returns a figure.
 
-Colours are those of Okabe and Ito, which colour-blind readers tell apart; lines differ in their dashes and marks as
-well, so that they hold in black and white. The ground is white, for print and for dark screens alike.
+The colours are Okabe and Ito's, which colour-blind readers tell apart. Lines also differ in dashes and marks, for black
+and white. The ground is white.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -18,6 +18,9 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from relcache.bench.figures.text import drawable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
@@ -38,8 +41,17 @@ class Line(NamedTuple):
     y: Sequence[float]
 
 
+class Measured(NamedTuple):
+    """A point: median, least and greatest time as shares of full compute's, and the quality in dB."""
+
+    time: float
+    least: float
+    most: float
+    quality: float
+
+
 def render(figure: Figure) -> dict[str, bytes]:
-    """`figure` as files, by extension; the figure is closed."""
+    """Return `figure` as the content of files by extension, and close it."""
     made = {}
     for extension, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
         buffer = io.BytesIO()
@@ -50,24 +62,24 @@ def render(figure: Figure) -> dict[str, bytes]:
 
 
 def lines(panels: Mapping[str, Sequence[Line]], x: str, y: str, *, marks: bool = False, log: bool = False) -> Figure:
-    """A panel for each entry of `panels`, side by side, with one legend for lines of one name.
+    """Draw a panel for each title of `panels`, side by side, with one legend for all.
 
     Args:
         panels: lines by the panel's title.
-        x, y: what the axes are.
-        marks: whether points are marked.
+        x, y: names of the axes.
+        marks: whether to mark the points.
         log: whether the vertical axis is logarithmic.
     """
     with pyplot.rc_context(STYLE):
         figure, axes = _axes(len(panels))
-        looks: dict[str, dict[str, Any]] = {}
-        fresh = _looks()
-        for place, (axis, (title, drawn)) in enumerate(zip(axes, panels.items(), strict=True)):
+        names = dict.fromkeys(line.name for drawn in panels.values() for line in drawn)
+        styles = dict(zip(names, zip(cycle(COLOURS), cycle(DASHES), cycle(MARKS), strict=False), strict=False))
+        for index, (axis, (title, drawn)) in enumerate(zip(axes, panels.items(), strict=True)):
             for line in drawn:
-                look = looks.setdefault(line.name, next(fresh) if line.name not in looks else {})
-                mark = {"marker": look["marker"], "markersize": 4} if marks else {}
-                axis.plot(line.x, line.y, label=line.name, color=look["color"], linestyle=look["linestyle"], **mark)
-            axis.set(title=title, xlabel=x, ylabel=y if place == 0 else "")
+                colour, dashes, marker = styles[line.name]
+                mark = {"marker": marker, "markersize": 4} if marks else {}
+                axis.plot(line.x, line.y, label=line.name, color=colour, linestyle=dashes, **mark)
+            axis.set(title=title, xlabel=x, ylabel=y if index == 0 else "")
             if log:
                 axis.set_yscale("log")
         _legend(figure, axes)
@@ -75,7 +87,7 @@ def lines(panels: Mapping[str, Sequence[Line]], x: str, y: str, *, marks: bool =
 
 
 def changes(inputs: Sequence[Line], outputs: Sequence[Line]) -> Figure:
-    """How much outputs and inputs of some modules change from step to step (the paper's figures 1a and 1b)."""
+    """Draw the step-to-step changes of the outputs and inputs of some modules (the paper's figures 1a and 1b)."""
     normalised = {
         title: [Line(line.name, line.x, _min_max(line.y)) for line in drawn]
         for title, drawn in (("(a) outputs", outputs), ("(b) inputs", inputs))
@@ -84,21 +96,22 @@ def changes(inputs: Sequence[Line], outputs: Sequence[Line]) -> Figure:
 
 
 def two_errors(panels: Mapping[str, tuple[Line, Line]]) -> Figure:
-    """Of some modules the errors of the predicted input and output over the steps, with their correlation (2b)."""
-    titled = {}
-    for title, (left, right) in panels.items():
-        titled[f"{_folded(title)}\ncorrelation {correlation(left.y, right.y):.2f}"] = [left, right]
+    """Draw the errors of the predicted input and output of some modules over the steps, with their correlation (2b)."""
+    titled = {
+        f"{_folded(title)}\ncorrelation {correlation(left.y, right.y):.2f}": [left, right]
+        for title, (left, right) in panels.items()
+    }
     return lines(titled, "step", "relative L1 error", log=True)
 
 
 def traces(drawn: Mapping[str, tuple[Sequence[float | None], Sequence[int], float]]) -> Figure:
-    """Of each run the error of the predicted input at each step, its sum since the last full step, and the full steps.
+    """Draw each run's error of the predicted input by step, its sum since the last full step, and the full steps.
 
     `drawn` maps a title to the signal by step, the full steps, and the threshold.
     """
     with pyplot.rc_context(STYLE):
         figure, axes = _axes(len(drawn), most=3)
-        for place, (axis, (title, (signal, full_steps, threshold))) in enumerate(zip(axes, drawn.items(), strict=True)):
+        for index, (axis, (title, (signal, full_steps, threshold))) in enumerate(zip(axes, drawn.items(), strict=True)):
             known = [np.nan if error is None else error for error in signal]
             spent, sums = 0.0, []
             for step, error in enumerate(known):
@@ -110,13 +123,37 @@ def traces(drawn: Mapping[str, tuple[Sequence[float | None], Sequence[int], floa
             axis.plot(steps, known, color=COLOURS[1], linestyle="--", label="error of the step")
             axis.axhline(threshold, color=COLOURS[6], linestyle=":", linewidth=1, label="threshold")
             axis.plot(full_steps, np.zeros(len(full_steps)), "|", color=COLOURS[2], markersize=9, label="full steps")
-            axis.set(title=title, xlabel="step", ylabel="relative L1 error of the first input" if place == 0 else "")
+            axis.set(title=title, xlabel="step", ylabel="relative L1 error of the first input" if index == 0 else "")
         _legend(figure, axes)
     return figure
 
 
+def tradeoff(ours: Mapping[str, Sequence[Measured]], peers: Mapping[str, Sequence[Measured]], title: str) -> Figure:
+    """Draw quality in dB over time, with the spread of the times; each curve joins its points in the order of time."""
+    with pyplot.rc_context(STYLE):
+        figure, axis = pyplot.subplots(figsize=(7.6, 5.2), layout="constrained")
+        styles = zip(cycle(COLOURS), cycle(MARKS), strict=False)
+        for curves, is_peer in ((ours, False), (peers, True)):
+            for name, points in curves.items():
+                colour, mark = next(styles)
+                ordered = sorted(points)
+                x, y = [point.time for point in ordered], [point.quality for point in ordered]
+                below = [max(0.0, point.time - point.least) for point in ordered]
+                above = [max(0.0, point.most - point.time) for point in ordered]
+                axis.errorbar(x, y, xerr=[below, above], color=colour, linestyle="none", elinewidth=0.8, capsize=2)
+                axis.plot(
+                    x, y, label=name, color=colour, marker=mark, markersize=6, linewidth=1.1 if is_peer else 1.6,
+                    linestyle="--" if is_peer else "-", markerfacecolor="white" if is_peer else colour,
+                )  # fmt: skip
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.set_title(drawable(title, "quality over time"), parse_math=False)
+        axis.set(xlabel="measured time of denoising, full compute is 100 %", ylabel="PSNR against full compute, dB")
+        figure.legend(loc="outside lower center", ncols=2, handlelength=3.5, fontsize=8)
+    return figure
+
+
 def correlation(left: Sequence[float], right: Sequence[float]) -> float:
-    """Pearson's correlation of two series of one length; NaN of fewer than three points."""
+    """Return Pearson's correlation of two series of one length; NaN for fewer than three points."""
     return float(np.corrcoef(left, right)[0, 1]) if len(left) > 2 else float("nan")
 
 
@@ -133,13 +170,8 @@ def _axes(number: int, most: int = 4) -> tuple[Figure, list[Any]]:
     return figure, flat[:number]
 
 
-def _looks() -> Iterator[dict[str, Any]]:
-    for colour, dash, mark in zip(cycle(COLOURS), cycle(DASHES), cycle(MARKS), strict=False):
-        yield {"color": colour, "linestyle": dash, "marker": mark}
-
-
 def _legend(figure: Figure, axes: Sequence[Any]) -> None:
-    """One legend below all panels, for the lines of every name."""
+    """Draw one legend below all panels, with each name once."""
     handles: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -151,7 +183,7 @@ def _legend(figure: Figure, axes: Sequence[Any]) -> None:
 
 
 def _folded(name: str, most: int = 32) -> str:
-    """A module's name over several lines, broken at dots and plus signs, of `most` characters each."""
+    """Return a module's name in lines of `most` characters, broken at dots and plus signs."""
     lines = [""]
     for part in re.findall(r"[^.+]+[.+]?", name):
         if lines[-1] and len(lines[-1] + part) > most:

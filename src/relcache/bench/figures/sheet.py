@@ -1,4 +1,4 @@
-"""A sheet of pictures: a row per method, the same seeds or prompts in columns."""
+"""Sheets of pictures and clips: a row per method, the same seeds or prompts in columns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+from PIL import Image
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -17,20 +18,20 @@ from relcache.bench.figures.text import drawable, folded, labels, style
 LINES = 8  # of a column's heading at most
 
 
-class Row(NamedTuple):
-    """One row: its caption, and pictures (n, channels, height, width) in [0, 1]."""
+class SheetRow(NamedTuple):
+    """One row: its caption, and pictures (n, channels, height, width) or clips (n, frames, …), float32 in [0, 1]."""
 
     caption: str
     images: np.ndarray
 
 
-def draw_sheet(rows: list[Row], title: str, columns: Sequence[str] = (), most: int = 16, dpi: int = 160) -> bytes:
-    """A PNG file of the first `most` pictures of each row, the first of `columns` above them.
+def draw_sheet(rows: list[SheetRow], title: str, columns: Sequence[str] = (), most: int = 16, dpi: int = 160) -> bytes:
+    """Draw a PNG file of the first `most` pictures of each row, below the texts `columns`.
 
-    A text that no installed font can draw is replaced by a plain label, such as "prompt 3" above a column.
+    A plain label, such as "prompt 3", replaces a text that no installed font can draw.
 
     Raises:
-        ValueError: rows of different numbers or sizes of pictures.
+        ValueError: rows with different numbers or sizes of pictures.
     """
     shapes = {row.images.shape for row in rows}
     if len(shapes) != 1:
@@ -61,4 +62,46 @@ def draw_sheet(rows: list[Row], title: str, columns: Sequence[str] = (), most: i
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="white")
     pyplot.close(figure)
+    return buffer.getvalue()
+
+
+def draw_clips(
+    rows: list[SheetRow], title: str, columns: Sequence[str] = (), most: int = 6, rate: float = 6.0
+) -> bytes:
+    """Draw an endless GIF file of the first `most` clips of each row at `rate` frames per second."""
+    frames = []
+    for frame in range(rows[0].images.shape[1]):
+        still = [SheetRow(row.caption, row.images[:, frame]) for row in rows]
+        with Image.open(io.BytesIO(draw_sheet(still, title, columns, most, dpi=80))) as sheet:
+            frames.append(sheet.convert("RGB").quantize(128, dither=Image.Dither.NONE))
+    return _gif(frames, rate)
+
+
+def clip_gif(clip: np.ndarray, rate: float = 6.0, least: int = 256) -> bytes:
+    """Return a GIF file of one uint8 clip (frames, channels, height, width), enlarged to at least `least` pixels."""
+    times = max(1, least // clip.shape[-1])
+    frames = []
+    for frame in clip:
+        picture = as_image(frame).convert("RGB")
+        size = (picture.width * times, picture.height * times)
+        frames.append(picture.resize(size, Image.Resampling.NEAREST).quantize(256, dither=Image.Dither.NONE))
+    return _gif(frames, rate)
+
+
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Quantise pixels in [0, 1] to uint8."""
+    return (pixels * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def as_image(picture: np.ndarray) -> Image.Image:
+    """Return a uint8 picture (channels, height, width) as Pillow's image, grey for one channel."""
+    pixels = picture.transpose(1, 2, 0)
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+
+
+def _gif(frames: list[Image.Image], rate: float) -> bytes:
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer, format="GIF", save_all=True, append_images=frames[1:], duration=round(1000 / rate), loop=0, disposal=1
+    )
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Texts of users on pictures: drawn where an installed font has every sign, else a plain label in their place."""
+"""Users' texts on pictures: drawn if the installed fonts have every sign, else replaced by a plain label."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from matplotlib.ft2font import FT2Font
 
 BOXES = "last resort"  # a font whose glyphs are boxes
 MATHEMATICAL = ("cm", "stix", "dejavu math")
-TO_LEFT = ("R", "AL", "AN", "RLE", "RLO", "RLI")  # of scripts that run to the left, which matplotlib does not
-SHAPED = ("Mc", "Cf")  # signs by which letters join or change places, which it does not do either
+TO_LEFT = ("R", "AL", "AN", "RLE", "RLO", "RLI")  # right-to-left scripts, which matplotlib cannot draw
+SHAPED = ("Mc", "Cf")  # signs that join or reorder letters, which it cannot draw either
 
 
 @cache
@@ -24,7 +24,7 @@ def _signs(path: str) -> frozenset[int]:
 
 @cache
 def _fonts() -> dict[str, str]:
-    """Files of the installed text fonts by family, upright and of usual weight."""
+    """Return the files of the installed upright text fonts of normal weight, by family."""
     found: dict[str, str] = {}
     for font in font_manager.fontManager.ttflist:
         plain = font.style == "normal" and str(font.weight) in ("400", "normal", "regular")
@@ -35,9 +35,9 @@ def _fonts() -> dict[str, str]:
 
 @cache
 def families(text: str) -> tuple[str, ...]:
-    """Font families that together have every sign of `text`, the usual one first; none where it cannot be drawn.
+    """Return font families that together have every sign of `text`, the usual one first.
 
-    That is where no font has a sign, or where letters must join, change places or run to the left.
+    There are none if no font has a sign, or if letters must join, change their order or run to the left.
     """
     if any(unicodedata.bidirectional(sign) in TO_LEFT or unicodedata.category(sign) in SHAPED for sign in text):
         return ()
@@ -53,21 +53,21 @@ def families(text: str) -> tuple[str, ...]:
 
 
 def drawable(text: str, label: str) -> str:
-    """`text` where it can be drawn, else `label`, which is plain."""
+    """Return `text` if it can be drawn, else the plain `label`."""
     text = " ".join(text.split())
     return text if text.isprintable() and families(text) else label
 
 
 def folded(text: str, width: int, most: int) -> str:
-    """`text` in lines of `width`, of which the last ends in dots where it has more than `most`."""
+    """Return `text` in at most `most` lines of `width`; dots end a text that is cut."""
     return textwrap.fill(text, width, max_lines=most, placeholder=" …")
 
 
 def style(text: str) -> dict[str, Any]:
-    """Options of matplotlib by which `text` is drawn as it is: the fonts that it needs, and dollars as dollars."""
+    """Return the options of matplotlib that draw `text` as it is: its fonts, and dollars as dollars."""
     return {"family": list(families(text.replace("\n", " "))) or None, "parse_math": False}
 
 
 def labels(texts: Sequence[str], kind: str) -> list[str]:
-    """What can be drawn of `texts`, each of which has its number where it cannot: "prompt 3"."""
+    """Return `texts`, with a numbered label such as "prompt 3" for each that cannot be drawn."""
     return [drawable(text, f"{kind} {number}") for number, text in enumerate(texts, 1)]

@@ -1,4 +1,4 @@
-"""A folder of results as one page that needs nothing else: tables, figures, and pictures to compare by hand."""
+"""A folder of results as one self-contained page: tables, figures, and pictures to compare by hand."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from PIL import Image
 
 from relcache.bench import files
-from relcache.bench.comparison.equal_cost import marked
-from relcache.bench.pages.illustrations import images_of, of_benchmark
+from relcache.bench.figures.sheet import as_image
+from relcache.bench.pages.illustrations import draw_benchmark, first_images
 from relcache.bench.saved import SETTINGS, read_results, read_samples_table
+from relcache.bench.tables import formatted
 
 PAGE = "report.html"
-SHOWN = 8  # samples on the page
-LARGEST = 256  # pixels of a picture's longer side on the page
+SAMPLES_SHOWN = 8
 COST = {"nfc": "full steps", "threshold": "τ", "tflops": "TFLOPs", "seconds": "s", "cache_gb": "cache, GB"}
 
 
 def write_page(folder: Path) -> Path:
-    """Write `report.html` into `folder`, which `relcache bench` or `demo` has written.
+    """Write `report.html` into `folder`, which holds the results of `relcache bench` or `demo`.
 
     Raises:
         ValueError: no results in `folder`, or damaged ones.
@@ -34,10 +33,8 @@ def write_page(folder: Path) -> Path:
     if not (folder / SETTINGS).exists():
         raise ValueError(f"{folder} holds no results of a benchmark")
     settings, rows = read_results(folder)
-    counted, note = marked(rows, ".4g")
-    drawn = of_benchmark(folder)
-    figures = [path for path in drawn if path.suffix == ".svg"]
-    sheets = [path for path in drawn if path.parent == folder]
+    counts, note = formatted(rows, [("full steps", "nfc", ".4g")])
+    drawn = draw_benchmark(folder)
     columns = {name: heading for name, heading in (COST | settings["columns"]).items()
                if any(row.get(name) is not None for row in rows)}  # fmt: skip
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
@@ -48,27 +45,25 @@ def write_page(folder: Path) -> Path:
         title=f"{setup['model']}: {len(settings['conditions'])} samples, {setup['steps']} steps",
         columns=columns,
         rows=rows,
-        counts=[row["nfc"] for row in counted],
+        counts=[count for (count,) in counts],
         note=note,
         figures=[
-            {
-                "name": path.stem,
-                "caption": _caption(path.stem, settings["columns"]),
-                "address": _address(path.read_bytes(), "image/svg+xml"),
-            }
-            for path in figures
+            {"name": path.stem, "caption": _caption(path.stem, settings["columns"]),
+             "address": _address(path.read_bytes(), "image/svg+xml")}
+            for path in drawn if path.suffix == ".svg"
         ],
         sheets=[
-            {"name": path.stem, "address": _address(path.read_bytes(), f"image/{path.suffix[1:]}")} for path in sheets
+            {"name": path.stem, "address": _address(path.read_bytes(), f"image/{path.suffix[1:]}")}
+            for path in drawn if path.parent == folder
         ],
         gallery=_script(_gallery(folder, settings)),
-    )
+    )  # fmt: skip
     files.write_whole(folder / PAGE, page.encode())
     return folder / PAGE
 
 
 def _script(value: Any) -> str:
-    """JSON that stands in a script element: no prompt can end the element, or begin one in it or a comment."""
+    """Return JSON for a script element; no prompt can end the element, or begin one or a comment in it."""
     return json.dumps(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -79,23 +74,23 @@ def _caption(name: str, columns: Mapping[str, str]) -> str:
 
 
 def _gallery(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The first samples of each method as addresses of data, and what was measured of each."""
-    shown = settings["conditions"][:SHOWN]
+    """Return the first samples of each method as data addresses, with the measured numbers of each."""
+    conditions = settings["conditions"][:SAMPLES_SHOWN]
     cells = []
     measured = read_samples_table(folder, settings["cells"])
     for cell, rows in zip(settings["cells"], measured, strict=True):
-        pictures = images_of(folder / settings["runs"] / cell["name"], settings, SHOWN)
-        notes = [_note(row, settings["columns"]) for row in rows[:SHOWN]]
+        pictures = first_images(folder / settings["runs"] / cell["name"], settings, SAMPLES_SHOWN)
+        notes = [_note(row, settings["columns"]) for row in rows[:SAMPLES_SHOWN]]
         cells.append({"method": cell["method"], "nfc": cell["nfc_target"], "notes": notes,
                       "pictures": [_picture(picture) for picture in pictures]})  # fmt: skip
-    return {"conditions": [str(condition) for condition in shown], "cells": cells}
+    return {"conditions": [str(condition) for condition in conditions], "cells": cells}
 
 
 def _note(row: Mapping[str, str], columns: Mapping[str, str]) -> str:
-    """What was measured of one sample, as a line."""
+    """Return the measured numbers of one sample as a line."""
     values = {heading: row[name] for name, heading in columns.items() if row.get(name)}
-    said = ", ".join(f"{heading} {_short(value)}" for heading, value in values.items())
-    return f"seed {row['seed']}" + (f": {said}" if said else "")
+    measured = ", ".join(f"{heading} {_short(value)}" for heading, value in values.items())
+    return f"seed {row['seed']}" + (f": {measured}" if measured else "")
 
 
 def _short(value: str) -> str:
@@ -106,13 +101,8 @@ def _short(value: str) -> str:
 
 
 def _picture(pixels: np.ndarray) -> str:
-    """A picture (channels, height, width) or a clip (frames, …), in [0, 1], as an address of data."""
-    clip = pixels if pixels.ndim == 4 else pixels[None]
-    frames = []
-    for frame in (clip.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8):
-        picture = Image.fromarray(frame.squeeze(-1) if frame.shape[-1] == 1 else frame).convert("RGB")
-        picture.thumbnail((LARGEST, LARGEST))
-        frames.append(picture)
+    """Return a uint8 picture (channels, height, width) or clip (frames, …) as a data address."""
+    frames = [as_image(frame).convert("RGB") for frame in (pixels if pixels.ndim == 4 else pixels[None])]
     buffer = io.BytesIO()
     frames[0].save(
         buffer, "WEBP", quality=90, method=4, save_all=len(frames) > 1, append_images=frames[1:], duration=167, loop=0

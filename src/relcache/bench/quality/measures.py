@@ -19,7 +19,7 @@ import relcache_models
 from relcache.bench.quality.external import ENVIRONMENTS, External, require, vbench_prompts
 from relcache.bench.quality.metrics.features import Inception
 from relcache.bench.quality.metrics.pair import lpips, psnr, ssim
-from relcache.bench.sampling.loading import missing_weights, quiet_loading
+from relcache.bench.sampling.pipelines import missing_weights, quiet_loading
 from relcache_models import shapes
 from relcache_models.classifier import Classifier
 from relcache_models.recogniser import Recogniser

@@ -30,11 +30,11 @@ PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 @dataclass
 class Samples:
-    """Pictures or clips of one method, and what it took to make them.
+    """Pictures or clips of one method, with their time and reports.
 
     Attributes:
-        images: float32 in [0, 1]: (n, channels, height, width), or of clips (n, frames, channels, height, width).
-        seconds: time of all batches together.
+        images: float32 in [0, 1], pictures (n, channels, height, width) or clips (n, frames, channels, height, width).
+        seconds: the time of all batches together.
         reports: one per batch.
     """
 
@@ -44,26 +44,21 @@ class Samples:
 
     @property
     def nfc(self) -> float:
-        """Mean number of full steps over the samples (batches may differ in size)."""
+        """Mean number of full steps over the samples."""
         return sum(report.nfc * report.batch for report in self.reports) / sum(report.batch for report in self.reports)
-
-    @property
-    def flops(self) -> float:
-        """Floating point operations per sample; NaN if they could not be counted."""
-        return sum(math.nan if report.flops is None else report.flops for report in self.reports) / len(self.images)
 
 
 def smaller(pipeline: Any) -> list[str]:
-    """The options of the command line by which a pipeline's samples become smaller."""
+    """Return the command-line options that make a pipeline's samples smaller."""
     taken = inspect.signature(pipeline.__call__).parameters
     options = {"height": "a smaller --size", "num_frames": "fewer --frames"}
     return [said for name, said in options.items() if name in taken]
 
 
 def _check_option(name: str, value: Any, annotation: Any) -> None:
-    """Raise ValueError where the pipeline says that an argument is a number, a text or the like, and `value` is not.
+    """Raise ValueError unless `value` is of the plain kind that the pipeline annotates, such as a number or a text.
 
-    Arguments of other kinds, such as lists and tensors, are left to the pipeline.
+    The pipeline checks other kinds, such as lists and tensors, itself.
     """
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     if not all(kind in PLAIN for kind in kinds):
@@ -80,10 +75,10 @@ def _check_option(name: str, value: Any, annotation: Any) -> None:
 
 @dataclass(frozen=True)
 class Sampler:
-    """How a pipeline is sampled.
+    """Samples a pipeline in batches.
 
-    Seeds belong to samples: a sample depends on its seed and its condition, not on the batch that it is made in.
-    `options` are further arguments of the pipeline's call, such as guidance_scale.
+    A sample depends on its seed and its condition, not on its batch. `options` are further arguments of the pipeline's
+    call, such as guidance_scale.
     """
 
     pipeline: Any
@@ -106,7 +101,7 @@ class Sampler:
 
     @property
     def condition(self) -> str:
-        """What the pipeline calls the conditions: "class_labels" or "prompt"."""
+        """The pipeline's name for the conditions: "class_labels" or "prompt"."""
         taken = inspect.signature(self.pipeline.__call__).parameters
         return "class_labels" if "class_labels" in taken else "prompt"
 
@@ -117,7 +112,7 @@ class Sampler:
         conditions: Sequence[int | str],
         advance: Callable[[int], None] = lambda count: None,
     ) -> Samples:
-        """Samples for `seeds` and `conditions` (class labels or prompts) by `method`.
+        """Sample `seeds` and `conditions` (class labels or prompts) by `method`.
 
         `advance` is called with the size of each finished batch.
         """
@@ -135,15 +130,15 @@ class Sampler:
         return Samples(torch.cat(images), seconds, reports)
 
     def call(self, seeds: Sequence[int], conditions: Sequence[int | str]) -> Tensor:
-        """One batch by the pipeline as it is: float32 in [0, 1], as in `Samples`.
+        """Sample one batch by the pipeline as it is; the images are those of `Samples`.
 
         Raises:
-            ValueError: prompts for a pipeline that takes classes, or the other way about.
+            ValueError: prompts for a pipeline that takes classes, or classes for one that takes prompts.
         """
         by_class = self.condition == "class_labels"
         if by_class == isinstance(conditions[0], str):
-            name = type(self.pipeline).__name__
-            raise ValueError(f"{name} is asked by {'classes' if by_class else 'prompts'}, got {conditions[0]!r}")
+            kind, wrong = ("classes", "prompt") if by_class else ("prompts", "class label")
+            raise ValueError(f"{type(self.pipeline).__name__} takes {kind}, got the {wrong} {conditions[0]!r}")
         try:
             output = self.pipeline(
                 **{self.condition: list(conditions)},
@@ -165,6 +160,6 @@ class Sampler:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether relcache was at work where `error` was raised: then it may be a fault of its own, to be seen whole."""
+    """Whether relcache itself ran where `error` was raised; its own faults keep their traceback."""
     frames = traceback.extract_tb(error.__traceback__)[1:]  # without the call itself
     return any(Path(frame.filename).is_relative_to(PACKAGE) for frame in frames)

@@ -1,7 +1,7 @@
 """Samples as files: a picture or a clip each, and sheets that show methods side by side.
 
-`write_each` is for people: clips become animations, with fewer colours. `write_samples` is for measuring: each picture
-is a PNG file, each clip a folder of PNG files, one per frame, and `read_samples` gives back the very same numbers.
+`write_each` writes for people: clips become animations, with fewer colours. `write_samples` writes for measuring: a PNG
+file for each picture or frame, from which `read_samples` reads the very same numbers.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import numpy as np
 from PIL import Image
 
 from relcache.bench import files
-from relcache.bench.figures.clip import clip_gif, draw_clips
-from relcache.bench.figures.sheet import Row, draw_sheet
+from relcache.bench.figures.sheet import SheetRow, as_image, clip_gif, draw_clips, draw_sheet, to_8_bits
 from relcache.bench.figures.text import labels
 
 LAST_PUNCTUATION = 0x206F  # symbols beyond it, such as emoji, may be all that tells two texts apart
@@ -25,23 +24,26 @@ STRIP = 12  # frames of a strip at most, spread over the clip
 
 
 def write_each(folder: Path, images: np.ndarray, names: Sequence[str]) -> None:
-    """Write each picture (n, channels, height, width) as PNG, or each clip (n, frames, …) as GIF, under its name."""
-    for image, name in zip(images, names, strict=True):
+    """Write each picture (n, channels, height, width) as PNG, or each clip (n, frames, …) as GIF, under its name.
+
+    `images` are float32 in [0, 1].
+    """
+    for image, name in zip(to_8_bits(images), names, strict=True):
         if image.ndim == 4:
             files.write_whole(folder / f"{name}.gif", clip_gif(image))
         else:
-            _write_png(folder / f"{name}.png", (image * 255).round().astype(np.uint8))
+            _write_png(folder / f"{name}.png", image)
 
 
 def write_samples(folder: Path, first: int, images: np.ndarray) -> None:
     """Write uint8 pictures (n, channels, height, width) or clips (n, frames, …) under the numbers from `first` on."""
     for number, image in enumerate(images, first):
-        for place, picture in enumerate(image if image.ndim == 4 else [image]):
-            _write_png(_path(folder, number, place if image.ndim == 4 else None), picture)
+        for frame, picture in enumerate(image) if image.ndim == 4 else [(None, image)]:
+            _write_png(_path(folder, number, frame), picture)
 
 
 def read_samples(folder: Path, first: int, count: int, largest: int | None = None) -> np.ndarray:
-    """The uint8 samples that `write_samples` wrote under the numbers from `first` on, no side above `largest` pixels.
+    """Read uint8 samples that `write_samples` wrote under the numbers from `first` on, no side above `largest` pixels.
 
     Raises:
         ValueError: a file is missing or damaged; the message says what to delete.
@@ -53,9 +55,9 @@ def read_samples(folder: Path, first: int, count: int, largest: int | None = Non
         clip = folder / f"{number:06d}"
         if clip.is_dir():
             frames = range(len(list(clip.glob("*.png"))))
-            made.append(np.stack([_read_png(_path(folder, number, place), number, largest) for place in frames]))
+            made.append(np.stack([_read_png(folder, number, frame, largest) for frame in frames]))
         else:
-            made.append(_read_png(_path(folder, number, None), number, largest))
+            made.append(_read_png(folder, number, None, largest))
         if made[-1].shape != made[0].shape:
             raise ValueError(
                 f"sample {number} in {folder} is of another size than sample {first}: {made[-1].shape} and "
@@ -65,19 +67,17 @@ def read_samples(folder: Path, first: int, count: int, largest: int | None = Non
 
 
 def _path(folder: Path, number: int, frame: int | None) -> Path:
-    name = f"{number:06d}"
-    return folder / f"{name}.png" if frame is None else folder / name / f"{frame:03d}.png"
+    return folder / (f"{number:06d}.png" if frame is None else f"{number:06d}/{frame:03d}.png")
 
 
 def _write_png(path: Path, picture: np.ndarray) -> None:
-    pixels = picture.transpose(1, 2, 0)
     buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, format="PNG")
+    as_image(picture).save(buffer, format="PNG")
     files.write_whole(path, buffer.getvalue())
 
 
-def _read_png(path: Path, number: int, largest: int | None) -> np.ndarray:
-    folder = path.parent if path.stem == f"{number:06d}" else path.parent.parent
+def _read_png(folder: Path, number: int, frame: int | None, largest: int | None) -> np.ndarray:
+    path = _path(folder, number, frame)
     batches = (batch for batch in folder.glob("*.npz") if batch.stem.isdigit() and int(batch.stem) <= number)
     batch = max(batches, default=folder)
     with files.reading(path, f"delete {batch}, and the same command makes it again", "cannot be read"):
@@ -91,27 +91,27 @@ def _read_png(path: Path, number: int, largest: int | None) -> np.ndarray:
 
 
 def write_sheets(
-    folder: Path, rows: list[Row], title: str, columns: Sequence[str] = (), suffix: str = "", strips: int = 3
+    folder: Path, rows: list[SheetRow], title: str, columns: Sequence[str] = (), suffix: str = "", strips: int = 3
 ) -> list[Path]:
-    """Write a sheet of `rows`; of clips their middle frames, an animation, and strips of frames of the first few.
+    """Write a sheet of `rows`. For clips: their middle frames, an animation, and strips of frames of the first few.
 
     Returns:
-        The files, with `suffix` before their extensions: sheet.png, and of clips clips.gif and frames-0.png, ….
+        The files, with `suffix` before their extensions: sheet.png, and for clips clips.gif and frames-0.png, ….
     """
     columns = labels(columns, "prompt")
     sheet = folder / f"sheet{suffix}.png"
     if rows[0].images.ndim == 4:
         files.write_whole(sheet, draw_sheet(rows, title, columns))
         return [sheet]
-    middle = [Row(row.caption, row.images[:, row.images.shape[1] // 2]) for row in rows]
+    samples, count = rows[0].images.shape[:2]
+    middle = [SheetRow(row.caption, row.images[:, count // 2]) for row in rows]
     files.write_whole(sheet, draw_sheet(middle, f"{title}; middle frames", columns, most=8))
     clips = folder / f"clips{suffix}.gif"
     files.write_whole(clips, draw_clips(rows, title, columns))
     written = [sheet, clips]
-    for index in range(min(strips, len(rows[0].images))):
-        count = rows[0].images.shape[1]
-        frames = np.linspace(0, count - 1, min(count, STRIP)).round().astype(int)
-        strip = [Row(row.caption, row.images[index][frames]) for row in rows]
+    frames = np.linspace(0, count - 1, min(count, STRIP)).round().astype(int)
+    for index in range(min(strips, samples)):
+        strip = [SheetRow(row.caption, row.images[index][frames]) for row in rows]
         name = f"{columns[index]}; {title}" if columns else title
         written.append(folder / f"frames{suffix}-{index}.png")
         files.write_whole(written[-1], draw_sheet(strip, name))
@@ -119,10 +119,10 @@ def write_sheets(
 
 
 def slug(text: str, longest: int = 60) -> str:
-    """`text` as a part of a file's name, in lower case.
+    """Return `text` in lower case as a part of a file's name.
 
-    Where letters are lost, as of Chinese or of a text longer than `longest`, six letters of a digest tell it from
-    others; a text without Latin letters and digits is these alone.
+    If letters are lost, as from Chinese or from a text longer than `longest`, six letters of a digest tell it from
+    others. A text without Latin letters and digits becomes these six alone.
     """
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     lost = any((letter.isalnum() and not letter.isascii()) or ord(letter) > LAST_PUNCTUATION for letter in text)

@@ -3,78 +3,89 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, DiTPipeline
+from diffusers.utils import logging as diffusers_logging
 from safetensors import safe_open
+from transformers.utils import logging as transformers_logging
 
 import relcache_models
-from relcache.bench.sampling.loading import missing_weights, quiet_loading
 from relcache.checks import did_you_mean, unknown
 
 DEFAULT_MODEL = "dit-fashion-mnist"
-INDEX = "model_index.json"  # in each folder of a pipeline
+MODEL_INDEX = "model_index.json"  # in each folder of a pipeline
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "model", "group", "sequential")
+MOST_NAMES = 3  # of weights in a message
+OF_TRANSFORMERS = re.compile(r"LOAD REPORT\S* from: (?P<folder>.+)")
+ROW = re.compile(r"^\s*(?P<name>\S+)\s*\|\s*(?P<state>MISSING|MISMATCH)", re.MULTILINE)
+OF_DIFFUSERS = re.compile(
+    r"not initialized from the model checkpoint at (?P<folder>.+?) and are newly .*?:\s*\[(?P<names>.*?)\]"
+)
 
 
 def load_pipeline(
     model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "float32", offload: str = "none"
 ) -> DiffusionPipeline:
-    """The pipeline `model` on `device`, ready to sample.
+    """Load the pipeline `model` onto `device`, ready to sample.
 
     Args:
         model: name of a shipped model, a folder in diffusers' format, or a hub id such as "facebook/DiT-XL-2-256" or
             "black-forest-labs/FLUX.1-dev".
-        device: "cpu", "cuda", …; "auto" takes a GPU where there is one.
+        device: "cpu", "cuda", …; "auto" takes a GPU if there is one.
         dtype: "float32", "bfloat16" or "float16".
-        offload: what stays in main memory until it is needed: "none", whole models ("model"), or single layers, copied
-            while others compute ("group") or not ("sequential"): less GPU memory, and slower, from left to right.
+        offload: "none", or the weights that stay in main memory until they are needed: whole models ("model"), single
+            layers copied while others compute ("group"), or single layers ("sequential"). Each saves more GPU memory
+            than the one before, and is slower.
 
     Raises:
-        ValueError: an unknown dtype or offload, a device that cannot be used, a folder that holds no pipeline, or a
-            broken one (the message names the broken file).
+        ValueError: an unknown dtype or offload, an unusable device, a folder without a pipeline, or with a broken one.
     """
     precision = precision_of(dtype)
     if offload not in OFFLOADS:
         raise ValueError(unknown("offload", offload, OFFLOADS))
-    source: str | Path = relcache_models.folder(model) if model in relcache_models.names() else model
-    if Path(source).is_file():
+    source = model_folder(model)
+    if source.is_file():
         raise ValueError(f"{source} is a file: give a folder in diffusers' format")
-    if Path(source).is_dir() and not (Path(source) / INDEX).is_file():
-        raise ValueError(f"{source} holds no {INDEX}, so it is not a pipeline folder of diffusers")
+    if source.is_dir() and not (source / MODEL_INDEX).is_file():
+        raise ValueError(f"{source} holds no {MODEL_INDEX}, so it is not a pipeline folder of diffusers")
     device = usable_device(device)
     if offload != "none" and torch.device(device).type == "cpu":
-        raise ValueError(
-            f"offload {offload!r} keeps weights off a GPU until they are needed; on the CPU they are there"
-        )
-    pipeline = _loaded(model, source, precision)
+        raise ValueError(f"offload {offload!r} keeps weights off a GPU until they are needed; on the CPU leave it out")
+    pipeline = _load(model, source, precision)
     pipeline.set_progress_bar_config(disable=True)
     if offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
     elif offload == "sequential":
         pipeline.enable_sequential_cpu_offload(device=device)
     elif offload == "group":
-        # Single layers: autoencoders are called at their parts, of which hooks on blocks would not know.
+        # Single layers: hooks on blocks would miss the calls of an autoencoder's parts.
         pipeline.enable_group_offload(
-            onload_device=torch.device(device),
-            offload_device=torch.device("cpu"),
-            offload_type="leaf_level",
+            onload_device=torch.device(device), offload_device=torch.device("cpu"), offload_type="leaf_level",
             use_stream=torch.device(device).type == "cuda",
-        )
+        )  # fmt: skip
     else:
         pipeline.to(device)
     return pipeline
 
 
+def model_folder(model: str) -> Path:
+    """Return the folder of a shipped model, else `model` as a path."""
+    return relcache_models.folder(model) if model in relcache_models.names() else Path(model)
+
+
 def precision_of(dtype: str) -> torch.dtype:
-    """The dtype of this name.
+    """Return the torch dtype of this name.
 
     Raises:
-        ValueError: none that models are sampled in.
+        ValueError: a dtype that models are not sampled in.
     """
     if dtype not in DTYPES:
         raise ValueError(unknown("dtype", dtype, DTYPES))
@@ -82,7 +93,7 @@ def precision_of(dtype: str) -> torch.dtype:
 
 
 def usable_device(device: str) -> str:
-    """`device`, or a GPU where there is one for "auto".
+    """Return `device`; for "auto" a GPU if there is one, else the CPU.
 
     Raises:
         ValueError: a device that cannot be used here.
@@ -91,23 +102,23 @@ def usable_device(device: str) -> str:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # of the device meta as well, which has no values
+    except (RuntimeError, AssertionError) as error:  # also for "meta", which has no values
         raise ValueError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
 
 
-def _loaded(model: str, source: str | Path, precision: torch.dtype) -> Any:
+def _load(model: str, source: Path, precision: torch.dtype) -> Any:
     failed: Exception | None = None
     with quiet_loading() as said:
         try:
-            pipeline = DiffusionPipeline.from_pretrained(source, dtype=precision)
+            pipeline = DiffusionPipeline.from_pretrained(source if source.is_dir() else model, dtype=precision)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             failed = error
     lacking = missing_weights(said)
     if failed is not None:
-        broken = _broken(Path(source)) if Path(source).is_dir() else ""
+        broken = _broken(source) if source.is_dir() else ""
         reason = "; ".join(filter(None, (broken, lacking))) + " " * bool(broken or lacking)
         reason += f"({type(failed).__name__}: {' '.join(str(failed).split())})"
         shipped = pipelines_shipped()
@@ -120,13 +131,57 @@ def _loaded(model: str, source: str | Path, precision: torch.dtype) -> Any:
     return pipeline
 
 
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
+@contextmanager
+def quiet_loading() -> Iterator[list[str]]:
+    """Suppress the bars and lines of both libraries, and yield the list that collects their warnings."""
+    collector = _Collector()
+    with ExitStack() as stack:
+        for library in (diffusers_logging, transformers_logging):
+            stack.callback(library.set_verbosity, library.get_verbosity())
+            library.set_verbosity_warning()
+            library.disable_default_handler()
+            stack.callback(library.enable_default_handler)
+            library.add_handler(collector)
+            stack.callback(library.remove_handler, collector)
+            if library.is_progress_bar_enabled():
+                stack.callback(library.enable_progress_bar)
+            library.disable_progress_bar()
+        yield collector.said
+
+
+def missing_weights(said: list[str]) -> str:
+    """Return words for a message about weights that are missing or of another shape; empty without any."""
+    found = []
+    for text in said:
+        report, line = OF_TRANSFORMERS.search(text), OF_DIFFUSERS.search(text)
+        names = [row["name"] for row in ROW.finditer(text)] if report else []
+        if line:
+            names = re.findall(r"'([^']+)'", line["names"])
+        if names:
+            more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+            folder = (report or line)["folder"].strip()  # type: ignore[index]
+            found.append(
+                f"the weights in {folder} lack {', '.join(names[:MOST_NAMES])}{more}, or have them in another shape"
+            )
+    return "; ".join(found)
+
+
 def pipelines_shipped() -> list[str]:
-    """Names of the shipped models that can be sampled."""
-    return [name for name in relcache_models.names() if (relcache_models.folder(name) / INDEX).is_file()]
+    """Return the names of the shipped models that can be sampled."""
+    return [name for name in relcache_models.names() if (relcache_models.folder(name) / MODEL_INDEX).is_file()]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory was not enough, in main memory or on a device."""
+    """Whether `error` says that main memory or a device's memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     said = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
@@ -134,7 +189,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _broken(folder: Path) -> str:
-    """Which files of `folder` cannot be read, as words for a message; nothing if all can."""
+    """Return words for a message about the files of `folder` that cannot be read; empty if all can."""
     found = []
     for path in sorted(folder.rglob("*.*")):
         try:
@@ -149,20 +204,20 @@ def _broken(folder: Path) -> str:
 
 
 def is_class_conditional(pipeline: Any) -> bool:
-    """Whether the pipeline is asked for classes, not for prompts."""
+    """Whether the pipeline takes classes, not prompts."""
     return isinstance(pipeline, DiTPipeline)
 
 
 def number_of_classes(pipeline: DiTPipeline) -> int:
-    """How many classes the pipeline has pictures of: those it has names for, else all of its transformer's."""
+    """Return how many classes the pipeline can draw: those that it names, else all of its transformer's."""
     return max(pipeline.labels.values(), default=pipeline.transformer.config.num_embeds_ada_norm - 1) + 1
 
 
 def classes_in(model: str) -> int | None:
-    """How many classes the pipeline in a folder, or a shipped one, has pictures of; None of a hub id."""
-    folder = relcache_models.folder(model) if model in relcache_models.names() else Path(model)
+    """Return how many classes the pipeline in a folder, or a shipped one, can draw; None for a hub id."""
+    folder = model_folder(model)
     try:
-        labels = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("id2label") or {}
+        labels = json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8")).get("id2label") or {}
         config = json.loads((folder / "transformer/config.json").read_text(encoding="utf-8"))
         return max((int(label) for label in labels), default=config.get("num_embeds_ada_norm", 1000) - 1) + 1
     except (OSError, ValueError, TypeError, AttributeError):  # loading it will say what is wrong
@@ -170,10 +225,10 @@ def classes_in(model: str) -> int | None:
 
 
 def class_numbers(pipeline: DiTPipeline, names: list[str]) -> list[int]:
-    """Class labels from names or numbers.
+    """Return the class labels of names or numbers.
 
     Raises:
-        ValueError: a name that the pipeline does not know; the message lists those that it does.
+        ValueError: a name that the pipeline does not know; the message lists those that it knows.
     """
     known = {name.lower(): number for name, number in pipeline.labels.items()}
     numbers = []

@@ -11,9 +11,10 @@ from torch import nn
 
 from relcache.api import enable
 from relcache.bench.comparison.entries import Entry
-from relcache.bench.sampling.calibration import (
-    Calibration,
-    full_steps,
+from relcache.bench.sampling.budgets import (
+    WARMUP,
+    TriedThresholds,
+    count_full_steps,
     interval_for,
     smallest_threshold,
     with_any_budget,
@@ -26,7 +27,6 @@ from relcache.schedules import ErrorBudget, Growing, Interval
 from relcache.session.components import find_transformers
 
 NEVER = 1e9  # a threshold that no error reaches
-WARMUP = 2
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def at_interval(method: Method, interval: int, steps: int, warmup: int = WARMUP)
     """
     schedule = method.schedule
     if isinstance(schedule, Growing):
-        return method.with_budget(full_steps(interval, steps, None, warmup))
+        return method.with_budget(count_full_steps(interval, steps, None, warmup))
     if isinstance(schedule, ErrorBudget):
         schedule = replace(schedule, threshold=NEVER, warmup=warmup, longest_gap=interval, full_last=0)
     elif isinstance(schedule, Interval):
@@ -110,7 +110,7 @@ def peer_at(
     steps: int,
     spec: ModelSpec,
     count: Callable[[Contestant], float],
-    known: Calibration,
+    known: TriedThresholds,
     tell: Callable[[float, float], None] = lambda threshold, nfc: None,
 ) -> Contestant:
     """Return a peer at the interval or threshold whose number of full steps is nearest to `nfc`.

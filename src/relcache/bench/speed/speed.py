@@ -7,7 +7,7 @@ the machine's speed drifts. The ideal is the number of full steps times the time
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from relcache.bench import files
-from relcache.bench.comparison.equal_cost import marked
-from relcache.bench.sampling.calibration import Calibration, full_steps, interval_for, with_any_budget
+from relcache.bench.sampling.budgets import TriedThresholds, count_full_steps, interval_for, with_any_budget
 from relcache.bench.speed.contestants import Contestant, NamedMethod, at_interval, ours, peer_at
 from relcache.bench.speed.peers import Peer
 from relcache.bench.speed.scale import Scale
 from relcache.bench.speed.stopwatch import Clock, timed
 from relcache.bench.speed.subjects import Course
+from relcache.bench.tables import Columns, Rows, markdown_table
 from relcache.methods import method_from_config
 
 PLAIN = Contestant("as it is", lambda model: nullcontext())
@@ -120,27 +120,10 @@ COLUMNS = (
 """Of the table: heading, name in a row, format."""
 
 
-def with_marks(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]
-) -> tuple[Sequence[Mapping[str, Any]], Sequence[tuple[str, str, str]], str]:
-    """Return rows and columns with marks at unwanted numbers of full steps, and a note that explains the marks."""
-    form = next((form for _, name, form in columns if name == "nfc"), None)
-    if form is None:  # counts have no full steps
-        return rows, columns, ""
-    shown, note = marked(rows, form)
-    return shown, [(heading, name, "" if name == "nfc" else form) for heading, name, form in columns], note
-
-
-def write_table(
-    out: Path, rows: Sequence[Mapping[str, Any]], about: str, columns: Sequence[tuple[str, str, str]]
-) -> list[Path]:
+def write_table(out: Path, rows: Rows, about: str, columns: Columns) -> list[Path]:
     """Write table.json and table.md into the folder `out`."""
     files.write_json(out / "table.json", {"about": about, "torch": torch.__version__, "rows": rows})
-    rows, columns, note = with_marks(rows, columns)
-    named = [{heading: row[name] for heading, name, _ in columns} for row in rows]
-    forms = {heading: form for heading, _, form in columns}
-    text = f"{about}\n\n{files.markdown_table(named, forms)}" + (f"\n{note}.\n" if note else "")
-    files.write_whole(out / "table.md", text.encode())
+    files.write_whole(out / "table.md", f"{about}\n\n{markdown_table(rows, columns)}".encode())
     return [out / "table.json", out / "table.md"]
 
 
@@ -186,7 +169,7 @@ def contestants_for(
     methods: Sequence[NamedMethod],
     peers: Sequence[Peer],
     nfc: int,
-    known: dict[str, Calibration],
+    known: dict[str, TriedThresholds],
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Contestant]:
     """Return methods and peers with the number of full steps that an interval gives and that is nearest to `nfc`.
@@ -210,6 +193,6 @@ def contestants_for(
 
     for peer in peers:
         peer.check(course.model, course.spec)
-        tried = known.setdefault(peer.name, Calibration())
-        found.append(peer_at(peer, full_steps(interval, steps), steps, course.spec, count, tried))
+        tried = known.setdefault(peer.name, TriedThresholds())
+        found.append(peer_at(peer, count_full_steps(interval, steps), steps, course.spec, count, tried))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,11 +110,3 @@ def layer_of_the_last_unit(model: nn.Module, spec: ModelSpec) -> nn.Module:
                 if isinstance(child, nn.Linear) and child not in own:
                     return child
     raise ValueError(f"no unit of {type(model).__name__} has a linear layer inside: full steps cannot be recognised")
-
-
-def least_median_most(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the least value, the median and the greatest value."""
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-    return ordered[0], median, ordered[-1]

@@ -11,7 +11,7 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from relcache.bench.comparison.asked import call_options
+from relcache.bench.comparison.arguments import call_options
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.sampling.pipelines import precision_of
 from relcache.checks import did_you_mean

@@ -8,6 +8,7 @@ its last.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +16,11 @@ from typing import Any
 from torch import Tensor
 
 from relcache.bench.quality.metrics.pair import psnr, ssim
-from relcache.bench.sampling.calibration import Calibration, at_budget
+from relcache.bench.sampling.budgets import TriedThresholds, at_budget
 from relcache.bench.speed.contestants import Contestant, NamedMethod, only_transformer, ours, peer_at
 from relcache.bench.speed.equal_time import with_best_peer
 from relcache.bench.speed.peers import Peer
 from relcache.bench.speed.scale import Scale
-from relcache.bench.speed.stopwatch import least_median_most
 from relcache.bench.speed.trial import FULL, TimedRun, Trial
 
 
@@ -29,7 +29,7 @@ def heat_at(
     methods: Sequence[NamedMethod],
     peers: Sequence[Peer],
     trial: Trial,
-    known: dict[str, Calibration],
+    known: dict[str, TriedThresholds],
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Contestant]:
     """Return the methods and peers, each with the interval or threshold that gives it `nfc` full steps on `trial`.
@@ -40,7 +40,7 @@ def heat_at(
     for name, config in methods:
         tell(f"{name}: which threshold")
         method = at_budget(
-            config, nfc, trial.sampler, trial.seeds, trial.conditions, known=known.setdefault(name, Calibration())
+            config, nfc, trial.sampler, trial.seeds, trial.conditions, known=known.setdefault(name, TriedThresholds())
         )
         found.append(ours(name, method))
     steps, spec = trial.sampler.steps, trial.spec
@@ -50,7 +50,7 @@ def heat_at(
 
     for peer in peers:
         tell(f"{peer.name}: which threshold")
-        found.append(peer_at(peer, nfc, steps, spec, count, known.setdefault(peer.name, Calibration())))
+        found.append(peer_at(peer, nfc, steps, spec, count, known.setdefault(peer.name, TriedThresholds())))
     return found
 
 
@@ -77,9 +77,8 @@ class HeatRecord:
     def row(self, steps: int, samples: int, full_call: float) -> dict[str, Any]:
         """Return a row of the table; `full_call` is the seconds of a call of full compute."""
         nfc = self.first.full_share * steps
-        least, seconds, most = least_median_most(self.seconds)
-        share_least, share, share_most = least_median_most(self.shares)
-        cached = least_median_most(self.cached)[1] if self.cached else None
+        share = statistics.median(self.shares)
+        cached = statistics.median(self.cached) if self.cached else None
         held = self.first.held
         return {
             "method": self.contestant.name,
@@ -90,12 +89,12 @@ class HeatRecord:
             "threshold": self.contestant.budget.get("threshold"),
             "psnr": self.psnr,
             "ssim": self.ssim,
-            "seconds": seconds / samples,
-            "seconds_least": least / samples,
-            "seconds_most": most / samples,
+            "seconds": statistics.median(self.seconds) / samples,
+            "seconds_least": min(self.seconds) / samples,
+            "seconds_most": max(self.seconds) / samples,
             "share": share,
-            "share_least": share_least,
-            "share_most": share_most,
+            "share_least": min(self.shares),
+            "share_most": max(self.shares),
             "ideal_share": nfc / steps,
             "of_ideal": share * steps / nfc,
             "cached_ms": None if cached is None else 1e3 * cached,
@@ -145,7 +144,7 @@ def race_pipeline(
                 record.shares.append(2 * run.seconds / (before + after))
                 record.cached += run.cached
             before = after
-    once = least_median_most(full_calls)[1]
+    once = statistics.median(full_calls)
     everyone = [whole, *(record for heat in records.values() for record in heat)]
     return with_best_peer([record.row(trial.sampler.steps, len(trial.seeds), once) for record in everyone])
 

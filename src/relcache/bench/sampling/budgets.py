@@ -1,4 +1,4 @@
-"""Finding the interval or the threshold at which a method has a given number of full steps."""
+"""Finds the interval or the threshold at which a method has a given number of full steps."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from relcache.method import Method
 from relcache.methods import BY_NAME, method_from_config
 
 WARMUP = 2  # full steps that every run begins with unless its method says otherwise
-CLOSE = 1.05  # ratio of thresholds between which the smallest that gives a number of full steps is not sought
+CLOSE_RATIO = 1.05  # the search for the smallest threshold ends at two thresholds of this ratio
 FIRST_SEED = 1_000_000  # calibration never uses the seeds that results are reported on
+BUDGETS = ("interval", "threshold", "full_steps", "speedup")  # options that decide the number of full steps
 
 
 def calibration_seeds(number: int) -> list[int]:
-    """Seeds of `number` calibration samples, none of which a result is reported on."""
-    return [FIRST_SEED + index for index in range(number)]
+    """Return the seeds of `number` calibration samples; no result is reported on them."""
+    return list(range(FIRST_SEED, FIRST_SEED + number))
 
 
-def full_steps(interval: int, steps: int, phase: int | None = None, warmup: int = WARMUP) -> int:
-    """How many of `steps` steps an interval computes in full."""
+def count_full_steps(interval: int, steps: int, phase: int | None = None, warmup: int = WARMUP) -> int:
+    """Return how many of `steps` steps an interval computes in full."""
     first = warmup - 1 + interval if phase is None else phase
     return warmup + len(range(first, steps, interval))
 
 
 def interval_for(nfc: int, steps: int, phase: int | None = None, warmup: int = WARMUP) -> int:
-    """The interval at which the number of full steps of `steps` is nearest to `nfc`; it cannot be any number."""
-    return min(range(1, steps + 1), key=lambda interval: abs(full_steps(interval, steps, phase, warmup) - nfc))
+    """Return the interval whose number of full steps is nearest to `nfc`; not every number can be reached."""
+    return min(range(1, steps + 1), key=lambda interval: abs(count_full_steps(interval, steps, phase, warmup) - nfc))
 
 
 def spacing_for(nfc: int, steps: int, phase: int | None = None, warmup: int = WARMUP) -> dict[str, int]:
-    """The interval that gives `nfc` full steps, with a phase where the published one gives another number.
+    """Return the interval that gives `nfc` full steps, with a phase if the published phase gives another number.
 
-    Of phases that give `nfc`, that nearest to the published one is taken, whose first gap is less than two intervals.
-    A phase that is given stays; then, and where no such phase is to be had, the number is the nearest that there is.
+    The phase is the nearest to the published one that gives `nfc`; its first gap is less than two intervals. A `phase`
+    that is passed stays. If no phase gives `nfc`, the interval gives the nearest number.
     """
     interval = interval_for(nfc, steps, phase, warmup)
-    if phase is not None or full_steps(interval, steps, None, warmup) == nfc:
+    if phase is not None or count_full_steps(interval, steps, None, warmup) == nfc:
         return {"interval": interval}
     exact = [
         (abs(first - published), interval, first)
         for interval in range(2, steps + 1)
         for published in (warmup - 1 + interval,)
         for first in range(warmup, min(published + interval, steps + 1))
-        if full_steps(interval, steps, first, warmup) == nfc
+        if count_full_steps(interval, steps, first, warmup) == nfc
     ]
     if not exact:
         return {"interval": interval}
@@ -56,41 +57,43 @@ def spacing_for(nfc: int, steps: int, phase: int | None = None, warmup: int = WA
 
 
 def budgets_of(method: Method) -> dict[str, Any]:
-    """The options of a method that decide its full steps, by name, as a config has them."""
+    """Return the options of a method that decide its full steps, as a config has them."""
     found = {name: getattr(method.schedule, name, None) for name in ("interval", "threshold", "phase")}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def to_begin_with(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with an order and a threshold where its method takes them and it gives none."""
+def _options_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options that the method of `config` takes, by name; none for an unknown method."""
     build = BY_NAME.get(str(config.get("method")).lower())
-    parameters = inspect.signature(build).parameters if build else {}
-    return {key: value for key, value in (("order", 2), ("threshold", 0.1)) if key in parameters} | dict(config)
+    return inspect.signature(build).parameters if build else {}
+
+
+def with_first_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `config` with an order and a threshold for a search to begin with, if its method takes them."""
+    options = _options_of(config)
+    return {key: value for key, value in (("order", 2), ("threshold", 0.1)) if key in options} | dict(config)
 
 
 def with_any_budget(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with some interval or threshold where its method takes one: to see whether the rest of it is right."""
-    config = to_begin_with(config)
-    build = BY_NAME.get(str(config.get("method")).lower())
-    takes_interval = build is not None and "interval" in inspect.signature(build).parameters
-    return {"interval": 2, **config} if takes_interval else config
+    """Return `config` with some interval or threshold if its method takes one, so that the rest can be checked."""
+    interval = {"interval": 2} if "interval" in _options_of(config) else {}
+    return interval | with_first_values(config)
 
 
 def _budget_options(config: Mapping[str, Any]) -> list[str]:
-    """The options by which the method of `config` may have any number of full steps, the usual one first."""
-    build = BY_NAME.get(str(config.get("method")).lower())
-    parameters = inspect.signature(build).parameters if build else {}
-    return [name for name in ("interval", "threshold", "full_steps", "speedup") if name in parameters]
+    """Return the options that set the full steps of the method of `config`, the usual one first."""
+    options = _options_of(config)
+    return [name for name in BUDGETS if name in options]
 
 
 def has_budget(config: Mapping[str, Any]) -> bool:
-    """Whether the options of `config` alone decide its full steps, or all are full."""
+    """Whether the options of `config` alone decide its full steps, or all steps are full."""
     budgets = _budget_options(config)
     return not budgets or any(name in config for name in budgets)
 
 
 def check_budget(config: Mapping[str, Any], nfc: float, steps: int) -> None:
-    """See that the method of `config` can be given `nfc` full steps of `steps`; full compute stays as it is.
+    """Check that the method of `config` can have `nfc` of `steps` full steps; full compute passes.
 
     Raises:
         ValueError: its own options decide them, or it cannot have so many or so few.
@@ -101,7 +104,7 @@ def check_budget(config: Mapping[str, Any], nfc: float, steps: int) -> None:
     if name == "preset":
         raise ValueError(f"a preset has full steps of its own: do not ask for {nfc:g} beside it")
     if has_budget(config):
-        own = next((key for key in ("interval", "threshold", "full_steps", "speedup") if key in config), "options")
+        own = next((key for key in BUDGETS if key in config), "options")
         raise ValueError(
             f"{name} has {own}={config.get(own)}, which decides its full steps: leave that out, or do not ask for "
             f"{nfc:g} full steps"
@@ -124,18 +127,18 @@ def at_budget(
     seeds: Sequence[int],
     conditions: Sequence[int | str],
     tell: Callable[[float, float], None] = lambda threshold, nfc: None,
-    known: Calibration | None = None,
+    known: TriedThresholds | None = None,
 ) -> Method:
-    """The method of `config` with the interval or the threshold that gives `nfc` full steps; full compute as it is.
+    """Return the method of `config` with the interval or threshold that gives `nfc` full steps; full compute as it is.
 
-    An interval follows from `nfc`; a threshold is searched for by sampling `seeds` and `conditions`.
+    An interval follows from `nfc`. A threshold is searched for by sampling `seeds` and `conditions`.
 
     Raises:
-        ValueError: a config that is wrong, or a number of full steps that the method cannot have.
+        ValueError: a wrong config, or a number of full steps that the method cannot have.
     """
     method_from_config(with_any_budget(config))
     check_budget(config, nfc, sampler.steps)
-    config = to_begin_with(config)
+    config = with_first_values(config)
     budgets = _budget_options(config)
     if "interval" in budgets:
         spacing = spacing_for(nfc, sampler.steps, config.get("phase"), config.get("warmup", WARMUP))
@@ -145,46 +148,40 @@ def at_budget(
     method = method_from_config(config)
     if not budgets:
         return method
-    return method.with_threshold(calibrate(sampler, method, nfc, seeds, conditions, known, tell=tell))
+    return method.with_threshold(threshold_for(sampler, method, nfc, seeds, conditions, known, tell=tell))
 
 
 @dataclass
-class Calibration:
-    """Thresholds that were tried for one method, and the mean number of full steps that each gave."""
+class TriedThresholds:
+    """The thresholds tried for one method, and the mean number of full steps that each gave."""
 
     tried: dict[float, float] = field(default_factory=dict)
 
     def nearest(self, nfc: float) -> float:
-        """The threshold tried whose mean number of full steps is nearest to `nfc`; of several, the smallest."""
+        """Return the smallest of the thresholds whose number of full steps is nearest to `nfc`."""
         return min(self.tried, key=lambda threshold: (abs(self.tried[threshold] - nfc), threshold))
 
     def bracket(self, nfc: float) -> tuple[float, float | None]:
-        """The greatest threshold tried that is too small for `nfc`, and the smallest above it that is not, if any."""
+        """Return the greatest threshold that is too small for `nfc`, and the next greater one if there is any."""
         hits = [threshold for threshold, found in self.tried.items() if found == nfc]
         least = min(hits, default=math.inf)
         small = max(threshold for threshold, found in self.tried.items() if found > nfc and threshold < least)
         return small, min((threshold for threshold in self.tried if threshold > small), default=None)
 
 
-def calibrate(
+def threshold_for(
     sampler: Sampler,
     method: Method,
     nfc: float,
     seeds: Sequence[int],
     conditions: Sequence[int | str],
-    known: Calibration | None = None,
+    known: TriedThresholds | None = None,
     most: int = 12,
     tell: Callable[[float, float], None] = lambda threshold, nfc: None,
 ) -> float:
-    """The smallest threshold at which `method` has `nfc` full steps on average, by bisection on calibration seeds.
+    """Return the smallest threshold at which `method` has `nfc` full steps on average over calibration samples.
 
-    Args:
-        sampler: how to sample.
-        method: a method whose schedule has a threshold (its present one is where the search begins).
-        nfc: mean number of full steps that is wanted.
-        seeds: of the calibration samples.
-        conditions: their class labels or prompts.
-        known, most, tell: as of `smallest_threshold`.
+    The search begins at the method's own threshold. `known`, `most` and `tell` are those of `smallest_threshold`.
 
     Raises:
         ValueError: a number of full steps that the method cannot have, or a method without a threshold.
@@ -204,25 +201,24 @@ def smallest_threshold(
     steps: int,
     start: float,
     warmup: int,
-    known: Calibration | None = None,
+    known: TriedThresholds | None = None,
     most: int = 12,
     tell: Callable[[float, float], None] = lambda threshold, nfc: None,
 ) -> float:
-    """The smallest threshold at which `count` gives `nfc` full steps, by bisection.
+    """Return the smallest threshold at which `count` gives `nfc` full steps, by bisection, to within 5 percent.
 
-    A range of thresholds gives the same number. At its lower end no gap between full steps is longer than it has to
-    be: a greater threshold lets the same errors grow further, and may spend its last full step on the last of all.
-    The range's lower end is found to within 5 percent. The number falls in leaps as the threshold grows, so the
-    nearest threshold found within `most` runs is returned where none hits the number.
+    A range of thresholds gives the same number. The smallest keeps the gaps between full steps short: a greater one
+    lets the same errors grow further, and may spend its last full step on the last step. The number falls in leaps as
+    the threshold grows; if no run hits it, the threshold with the nearest number is returned.
 
     Args:
-        count: the mean number of full steps of a run with a threshold.
-        nfc: the number that is wanted.
-        steps: of a run: a threshold of 0 makes them all full.
+        count: returns the mean number of full steps of a run with a threshold.
+        nfc: the number wanted.
+        steps: steps of a run; a threshold of 0 makes them all full.
         start: the threshold at which the search begins.
         warmup: full steps that every run begins with.
-        known: runs of the same method to start from; this search's runs are added to it.
-        most: runs at the most.
+        known: earlier runs of the same method; this search adds its own.
+        most: the most runs.
         tell: called after each run with its threshold and its mean number of full steps.
 
     Raises:
@@ -232,34 +228,32 @@ def smallest_threshold(
         raise ValueError(f"the number of full steps lies between the warm-up, {warmup}, and {steps}; got {nfc}")
     if nfc == steps:
         return 0.0
-    calibration = known if known is not None else Calibration()
-    calibration.tried.setdefault(0.0, float(steps))
+    known = TriedThresholds() if known is None else known
+    known.tried.setdefault(0.0, float(steps))
     for _ in range(most):
-        small, large = calibration.bracket(nfc)
-        if large is not None and calibration.tried[large] == nfc and large <= CLOSE * small:
+        small, large = known.bracket(nfc)
+        if large is not None and known.tried[large] == nfc and large <= CLOSE_RATIO * small:
             break
-        threshold = _next(calibration, nfc, start, warmup)
-        if threshold in calibration.tried:
+        threshold = _next(known, nfc, start, warmup)
+        if threshold in known.tried:
             break
-        calibration.tried[threshold] = count(threshold)
-        tell(threshold, calibration.tried[threshold])
-    return calibration.nearest(nfc)
+        known.tried[threshold] = count(threshold)
+        tell(threshold, known.tried[threshold])
+    return known.nearest(nfc)
 
 
-def _next(calibration: Calibration, nfc: float, start: float, warmup: int) -> float:
-    """The threshold to try next: midway between one too small and one that is not, or a step towards `nfc`.
+def _next(known: TriedThresholds, nfc: float, start: float, warmup: int) -> float:
+    """Return the threshold to try next: midway within the bracket, or a step towards `nfc`, to four digits.
 
     Gaps grow about as the square root of the threshold, which sets the length of such a step.
     """
-    small, large = calibration.bracket(nfc)
+    small, large = known.bracket(nfc)
     if large is None and small == 0:
-        return _round(start if start > 0 else 0.1)
-    if large is not None and small > 0:
-        return _round(math.sqrt(small * large))
-    edge = small if large is None else large
-    step = (max(calibration.tried[edge] - warmup, 0.5) / max(nfc - warmup, 0.5)) ** 2
-    return _round(edge * max(min(step, 5.0), 1.1) if large is None else edge * min(max(step, 0.2), 0.8))
-
-
-def _round(threshold: float) -> float:
+        threshold = start if start > 0 else 0.1
+    elif large is not None and small > 0:
+        threshold = math.sqrt(small * large)
+    else:
+        edge = small if large is None else large
+        step = (max(known.tried[edge] - warmup, 0.5) / max(nfc - warmup, 0.5)) ** 2
+        threshold = edge * (max(min(step, 5.0), 1.1) if large is None else min(max(step, 0.2), 0.8))
     return float(f"{threshold:.4g}")
