@@ -25,7 +25,7 @@ from relcache.bench.comparison.asked import asked_of, call_options
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.forecasters.base import Forecast, Forecaster
-from relcache.forecasters.expansion import Expansion, every, norm_l2
+from relcache.forecasters.expansion import Expansion, norm_l2, subsample
 from relcache.schedules import Always, Interval
 
 STRIDES = (3, 5, 11, 23)
@@ -68,7 +68,7 @@ class Probe(Forecaster):
 
 def ratio(input: Tensor, now: Tensor, before: Tensor, stride: int) -> Tensor:
     """‖I(t-k) - I(t)‖ / ‖Δ_N I‖ of each sample."""
-    input, now, before = (every(value, stride) for value in (input, now, before))
+    input, now, before = (subsample(value, stride) for value in (input, now, before))
     return norm_l2(input - now, "sample") / norm_l2(now - before, "sample")
 
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--interval", type=int, default=4)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    probe = relcache.Method(Probe(Interval(options.interval)), Always(), "probe")
+    probe = relcache.Method(Probe(Interval(options.interval)), Always(), name="probe")
     seeds = list(range(options.samples))
     rows = []
     for model in MODELS:

@@ -108,5 +108,5 @@ def test_plan() -> None:
 def test_fixed_schedules_ask_for_no_signal() -> None:
     for schedule in (Always(), Interval(3), Plan([0])):
         assert not any(schedule.wants_signal(step) for step in range(10))
-        with pytest.raises(TypeError, match="asks for no signal"):
+        with pytest.raises(TypeError, match="needs no error signal"):
             schedule.error(torch.ones(1), torch.ones(1))

@@ -50,7 +50,7 @@ class Trials:
         self._pipe, self._calls, self._base, self._tell = pipe, calls, base, tell
         self._known, self._history = known, base.forecaster.full_steps_needed
         self._path: dict[tuple[int, int], Tensor] = {}
-        full, steps = Method(Reuse(), Always(), "full compute"), set()
+        full, steps = Method(Reuse(), Always(), name="full compute"), set()
         self.reference: list[Tensor] = []
         for place in range(len(calls)):
             tell("full compute", place, len(calls))

@@ -77,7 +77,7 @@ class Cache:
     ):
         self.forecaster = forecaster
         self._most_steps = max(forecaster.full_steps_needed, forecaster.expansion.order + 1)
-        self._decision = Decision(schedule, forecaster.expansion, self._most_steps, note)
+        self._decision = Decision(schedule, schedule.predictor(forecaster.expansion), note)
         self.request: Request | None = None
         self.arrange(names, parts, gauges, store)
         self._branch: Branch | None = None  # of the call in progress; None between calls

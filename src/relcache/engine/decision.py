@@ -12,7 +12,7 @@ from torch import Tensor
 
 from relcache.engine.features import counted
 from relcache.engine.state import Branch, Request, Signal
-from relcache.forecasters.expansion import Expansion, every, sum_absolute, weighted_sum
+from relcache.forecasters.expansion import Expansion, subsample, sum_absolute, weighted_sum
 from relcache.schedules.base import Schedule
 from relcache.storage.store import Shared, Store
 
@@ -22,13 +22,12 @@ class Decision:
 
     Args:
         schedule: when a step is computed in full.
-        expansion: by which the first module's input is predicted.
-        most_steps: how many full steps the signal has to know of.
+        predictor: the expansion that predicts the first module's input.
         note: called with a key and a text where something is to be told once.
     """
 
-    def __init__(self, schedule: Schedule, expansion: Expansion, most_steps: int, note: Callable[[str, str], None]):
-        self._schedule, self._expansion, self._most_steps, self._note = schedule, expansion, most_steps, note
+    def __init__(self, schedule: Schedule, predictor: Expansion, note: Callable[[str, str], None]):
+        self._schedule, self._predictor, self._note = schedule, predictor, note
 
     @property
     def needs_signal(self) -> bool:
@@ -68,19 +67,19 @@ class Decision:
     ) -> tuple[Tensor, Tensor]:
         """Keep the first module's input of a full step; returns it, as far as it counts, and the stack of its terms."""
         steps, known, _ = branch.signal or Signal((), None)
-        steps = (request.step, *steps)[: self._most_steps]
-        value, before = every(counted(features, valid, own=True), self._schedule.token_stride), store.get(known)
+        steps = (request.step, *steps)[: self._predictor.order + 1]
+        value, before = subsample(counted(features, valid, own=True), self._schedule.token_stride), store.get(known)
         if before is not None and before[:, 0].shape != value.shape:
             steps, before = steps[:1], None
-        stack = self._expansion.extend(before, steps, value)
+        stack = self._predictor.extend(before, steps, value)
         branch.signal = Signal(steps, store.put(stack, (value,), shared), valid)
         return value, stack
 
     def _error(self, signal: Signal, step: int, features: Tensor, store: Store) -> float:
-        value = every(counted(features, signal.valid), self._schedule.token_stride)
+        value = subsample(counted(features, signal.valid), self._schedule.token_stride)
         stack = store.get(signal.stack)
         if value.shape != stack[:, 0].shape:
             return math.nan
-        predicted = weighted_sum(stack, self._expansion.coefficients(signal.steps, step))
+        predicted = weighted_sum(stack, self._predictor.coefficients(signal.steps, step))
         numerator, denominator = sum_absolute(value - predicted), sum_absolute(value)
         return float(self._schedule.error(numerator, denominator))  # the step's one host synchronisation

@@ -14,6 +14,7 @@ from relcache.engine.cache import Cache, have_one_memory, with_newest_of
 from relcache.engine.host import Host, count_rows, with_ancestors
 from relcache.engine.state import Request, Work, bytes_of
 from relcache.forecasters.base import Forecaster
+from relcache.forecasters.expansion import Expansion
 from relcache.models.spec import ModelSpec
 from relcache.schedules.base import Schedule
 from relcache.shapes.meta import without_values
@@ -95,10 +96,14 @@ def features_of(
             ]
         return made
 
+    predictor = schedule.predictor(forecaster.expansion)
+
     def filled(state: Any, lent: Sequence[Tensor]) -> Any:
-        """`state` of the first full step after as many more as fill it. Of the error signal only an input is lent."""
-        for step in range(1, forecaster.expansion.order + 1):
-            update = forecaster.update if len(lent) == 2 else forecaster.expansion.extend
+        """Return `state`, of the first full step, after the full steps that fill it; the error signal lends one tensor."""
+        order, update = (predictor.order, predictor.extend) if len(lent) == 1 else (
+            forecaster.expansion.order, forecaster.update
+        )  # fmt: skip
+        for step in range(1, order + 1):
             state = update(state, range(step, -1, -1), *lent)
         return state
 
@@ -123,7 +128,7 @@ def fill(
 ) -> Filled:
     """Call `model`, a copy without values, in as many full steps as fill the cache."""
     enabled = _Enabled(model, spec, forecaster, _Unread(schedule), inputs, Store(cache_dtype))
-    for _ in range(forecaster.expansion.order + 1):
+    for _ in range(max(forecaster.expansion.order, schedule.predictor(forecaster.expansion).order) + 1):
         enabled.step(True, branches)
     return Filled(enabled.request.cache_bytes, lambda: enabled.step(None))
 
@@ -134,6 +139,9 @@ class _Unread(Schedule):
     def __init__(self, schedule: Schedule):
         self._schedule = schedule
         self.needs_signal, self.token_stride = schedule.needs_signal, schedule.token_stride  # type: ignore[misc]
+
+    def predictor(self, expansion: Expansion) -> Expansion:
+        return self._schedule.predictor(expansion)
 
     def wants_signal(self, step: int) -> bool:
         return self.needs_signal

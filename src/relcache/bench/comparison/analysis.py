@@ -153,7 +153,7 @@ def analyze(
     if steps < 3:
         raise ValueError(f"an analysis needs at least 3 steps, of which the first two are full, got {steps}")
     forecasters = tuple((entry.name, _forecaster(entry)) for entry in entries)
-    probe = Method(Probe(forecasters, Interval(interval)), Always(), "probe", granularity)
+    probe = Method(Probe(forecasters, Interval(interval)), Always(), name="probe", granularity=granularity)
     about = {
         "model": model, "identity": identity(model), "samples": len(seeds), "first seed": seeds[0], "steps": steps,
         "interval": interval, "batch": batch, "dtype": dtype, "granularity": granularity,
