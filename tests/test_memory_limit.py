@@ -101,8 +101,8 @@ def test_each_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         report = handle.report()
         assert report.cache_bytes == known[way] <= limit
         choice = handle.choose(8, 8, batch=2)
-        assert (choice.way, choice.chosen.held_bytes) == (way, report.cache_bytes)
-        asked = "" if way == Way() else f"; as asked ({Way()}) it would hold {as_text(known[Way()])}"
+        assert (choice.way, choice.chosen.cache_bytes) == (way, report.cache_bytes)
+        asked = "" if way == Way() else f"; as asked ({Way()}) it would take {as_text(known[Way()])}"
         assert report.notes == [
             f"memory_limit {as_text(limit)}: {way}: {as_text(known[way])} of cache{asked or ', as asked'}"
         ]
@@ -262,7 +262,7 @@ def test_a_pipeline(method: Any) -> None:
     before = handle.choose(8, 8, batch=4)
     run_pipeline(pipeline, [3, 5])
     report = handle.report()
-    assert report.cache_bytes == before.chosen.held_bytes <= asked // 3
+    assert report.cache_bytes == before.chosen.cache_bytes <= asked // 3
     assert str(before) == report.notes[0]
 
 
@@ -307,7 +307,7 @@ def test_hunyuan_video(hunyuan: HunyuanVideoTransformer3DModel) -> None:
         "50 GB": ("block", "int8"), "6 GB": ("stack", "features"), "1 GB": ("stack", "int8"),
     }  # fmt: skip
     assert by_limit["6 GB"].chosen.device_bytes <= 1.5e9
-    assert by_limit["6 GB"].options[0].held_bytes > 100e9
+    assert by_limit["6 GB"].options[0].cache_bytes > 100e9
     # RFC also keeps the input and, of the first module's, the error signal: at the stack three more features
     relational = relcache.enable(hunyuan, RFC(1, threshold=0.1), granularity="stack")
     with pytest.raises(
@@ -338,7 +338,7 @@ def test_a_limit_knows_of_compiled_code(what: str) -> None:
     feature = 2 * 16 * 16 * 4
     inside, outside = weighed(handle, Way()), weighed(there, Way())
     assert inside.device_bytes - outside.device_bytes == 8 * 2 * feature
-    assert inside.held_bytes == outside.held_bytes
+    assert inside.cache_bytes == outside.cache_bytes
     assert "no use inside compiled code" in weighed(handle, Way(offload="cpu")).problem
     blocks = Way("block", offload="cpu")
     assert (weighed(handle, blocks) == weighed(there, blocks)) == (what == "blocks")

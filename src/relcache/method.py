@@ -1,4 +1,4 @@
-"""A method: what a skipped unit returns, when a step is full, and how gaps are corrected.
+"""A method: a forecaster of skipped units, a schedule of full steps, and perhaps a corrector of gaps.
 
 Knows forecasters, schedules and correctors, nothing of sessions, models, or names of methods.
 """

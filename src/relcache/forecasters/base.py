@@ -28,7 +28,7 @@ from relcache.forecasters.expansion import (
 
 
 class Forecast(NamedTuple):
-    """A forecast output (batch, …), and what each sample fell back to: 0 nothing, else a key of `FALLBACKS`.
+    """A forecast output (batch, …), and the fall-back of each sample: 0 for none, else a key of `FALLBACKS`.
 
     `fallback` is an int8 tensor, (batch,) or (1,), or None where no fall-back was possible.
     """

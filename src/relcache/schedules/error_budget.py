@@ -15,7 +15,7 @@ from relcache.schedules.growing import planned_steps
 
 
 class Spent(NamedTuple):
-    """The errors since the last full step, and what remains of the request.
+    """The errors since the last full step, and the rest of the request.
 
     Attributes:
         threshold: the present one.
@@ -36,8 +36,8 @@ class Spent(NamedTuple):
     def next_gap(self, step: int) -> float:
         """Return the length of the gap after the full step `step` at which the rest of the budget lasts to the end.
 
-        On the course this is the course's own gap. Beside it, that gap grows by the ratio of the course's remaining
-        full steps to the budget's, and shrinks by the fraction of it that has passed.
+        On the course this is the course's own gap. Beside the course, the gap is multiplied by the ratio of the
+        course's remaining full steps to the budget's, and by the fraction of the remaining course that is ahead.
         """
         left, full_left = self.left or 1, self.full_left or 1
         behind = bisect_right(self.course, step)

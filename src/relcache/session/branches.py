@@ -12,7 +12,17 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from relcache.storage.identity import NEAR, Seen, are_equal, distance, glimpse, is_equal, is_untouched, let_go, see
+from relcache.storage.identity import (
+    NEAR,
+    Snapshot,
+    are_equal,
+    distance,
+    is_equal,
+    is_untouched,
+    snapshot,
+    weak_snapshot,
+    weakened,
+)
 
 MOST_BRANCHES = 8
 
@@ -51,16 +61,19 @@ class Known:
 
     name: str
     signs: tuple[str | None, Hashable]
-    conditioning: list[Seen]
-    sample: list[Seen] = field(default_factory=list)
-    others: list[Seen] = field(default_factory=list)
+    conditioning: list[Snapshot]
+    sample: list[Snapshot] = field(default_factory=list)
+    others: list[Snapshot] = field(default_factory=list)
     served: bool = False
     trusted: bool = True
 
     def serve(self, signs: Signs) -> None:
         """It has this call in the present step."""
         self.served = True
-        self.sample, self.others = [see(value) for value in signs.sample], [glimpse(value) for value in signs.others]
+        self.sample, self.others = (
+            [snapshot(value) for value in signs.sample],
+            [weak_snapshot(value) for value in signs.others],
+        )
 
 
 class Branches:
@@ -86,7 +99,7 @@ class Branches:
             found = [one for one in near if all(map(match, one.conditioning, signs.conditioning))]
             if found:
                 for one in found:
-                    one.conditioning = [see(value) for value in signs.conditioning]
+                    one.conditioning = [snapshot(value) for value in signs.conditioning]
                 return found
         return []
 
@@ -115,7 +128,7 @@ class Branches:
                 signs.context if not number else f"{signs.context} {number + 1}" for number in range(len(taken) + 1)
             )
         name = next(name for name in names if name not in taken)
-        known = Known(name, (signs.context, signs.form), [see(value) for value in signs.conditioning])
+        known = Known(name, (signs.context, signs.form), [snapshot(value) for value in signs.conditioning])
         self._known.append(known)
         return known
 
@@ -126,5 +139,5 @@ class Branches:
     def let_go(self) -> None:
         """Hold no tensors of calls any longer; whoever still has them is told apart as before."""
         for known in self._known:
-            known.conditioning = [let_go(seen) for seen in known.conditioning]
-            known.sample = [let_go(seen) for seen in known.sample]
+            known.conditioning = [weakened(seen) for seen in known.conditioning]
+            known.sample = [weakened(seen) for seen in known.sample]

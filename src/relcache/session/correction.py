@@ -20,7 +20,7 @@ from relcache.engine.state import Request
 from relcache.session.caller import find_caller
 from relcache.session.requests import Requests, reference
 from relcache.session.runs import Run
-from relcache.storage.identity import glimpse
+from relcache.storage.identity import weak_snapshot
 
 OTHER_CALLS = "gap ends with calls of another kind: not corrected"
 OTHER_SHAPE = "gap in which the sample changed its shape: not corrected"
@@ -154,7 +154,9 @@ class Correction:
         if result is None:
             self._leave("unlike", run, request)
             return returned
-        request.gaps[scheduler] = gap.with_link(Link(request.step, update.others, result.clone(), glimpse(result)))
+        request.gaps[scheduler] = gap.with_link(
+            Link(request.step, update.others, result.clone(), weak_snapshot(result))
+        )
         return returned
 
     def _end(

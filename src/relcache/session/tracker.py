@@ -17,18 +17,18 @@ from relcache.session.branches import Branches, Known, Signs
 from relcache.storage.identity import (
     FAR,
     NEAR,
-    Seen,
+    Snapshot,
     are_equal,
     difference,
     distance,
     is_entry,
     last_entry,
-    let_go,
     same_memory,
-    see,
+    snapshot,
     varies,
     version_of,
     waits,
+    weakened,
 )
 
 MANY = 3  # requests of one step in a row, from which on it is said that they are
@@ -80,9 +80,9 @@ class Tracker:
     def reset(self) -> None:
         """The next call opens a request."""
         self._branches = Branches()
-        self._timestep: Seen | None = None
+        self._timestep: Snapshot | None = None
         self._snapshot: Any = None  # the timestep's content, which outlives changes in place
-        self._sample: list[Seen] = []  # of the last call
+        self._sample: list[Snapshot] = []  # of the last call
         self._memory_runs: int | None = None  # whether time goes up (1) or down (-1) the table of timesteps
         self._proven = False  # whether the present call's timestep is the next one of the same table
         self._moved = 0.0  # most that the sample has moved from one step to the next
@@ -93,7 +93,7 @@ class Tracker:
     def let_go(self) -> None:
         """Hold no tensors of calls any longer: features are dropped, or the request has ended."""
         self._branches.let_go()
-        self._sample = [let_go(seen) for seen in self._sample]
+        self._sample = [weakened(seen) for seen in self._sample]
 
     def place(self, signs: Signs, rows: int, loop: Loop | None, total_steps: int | None) -> Placement:
         """Place a call.
@@ -197,9 +197,9 @@ class Tracker:
         self, signs: Signs, rows: int, loop: Loop | None, new_step: bool, branch: Known | None, note: str | None = None
     ) -> Placement:
         """Remember the call, and say where it stands."""
-        self._timestep, self._loop, self._rows = see(signs.timestep), loop, rows
+        self._timestep, self._loop, self._rows = snapshot(signs.timestep), loop, rows
         self._snapshot = signs.timestep.clone() if isinstance(signs.timestep, Tensor) else signs.timestep
-        self._sample = [see(value) for value in signs.sample]
+        self._sample = [snapshot(value) for value in signs.sample]
         if branch is None:
             return Placement(False, new_step, None, note)
         branch.serve(signs)

@@ -1,8 +1,7 @@
-"""Values as they were at one call, and how later ones compare with them.
+"""Snapshots of values at one call, and comparisons of later values with them.
 
-The device is waited for only where nothing else decides: tensors are compared as objects and by their place in memory
-first, by content last. In inference mode tensors carry no count of their changes in place, and the very object is taken
-to hold what it held.
+Tensors are compared as objects first, then by address, and by content last, so that only undecided cases wait for the
+device. In inference mode tensors have no version counter; the same object then counts as unchanged.
 """
 
 from __future__ import annotations
@@ -16,90 +15,92 @@ import torch
 from torch import Tensor
 
 WITHOUT_FLOAT64 = frozenset({"mps"})
-NEAR = 0.8  # how far a sample may move from one step of a loop to the next
-FAR = 1.2  # the same where it has moved far before; two noises lie 1.4 apart
+NEAR = 0.8  # greatest `distance` of a sample from one step of a loop to the next
+FAR = 1.2  # the same after a step in which it moved far; two noises are 1.4 apart
 
 
-class Seen(NamedTuple):
-    """A value as it was at one call. `version` counts the in-place changes of a tensor.
+class Snapshot(NamedTuple):
+    """A value at one call, with the tensor's version, the count of its in-place changes.
 
-    The value is held, so that its memory cannot be given to another; or only referred to, and then it may be gone.
+    A strong reference keeps the value's memory from being reused; a weak one may be dead.
     """
 
-    held: Any
+    strong: Any
     version: int | None
-    referred: weakref.ref[Any] | None = None
+    weak: weakref.ref[Any] | None = None
 
     @property
     def value(self) -> Any:
-        """What was seen; None where it is gone."""
-        return self.held if self.referred is None else self.referred()
+        """The value; None if it is gone."""
+        return self.strong if self.weak is None else self.weak()
 
     def is_still(self, value: Any) -> bool:
-        """Whether `value` is the very tensor that was seen, and provably has not been changed since."""
+        """Whether `value` is the same tensor, and provably unchanged since."""
         return value is self.value and self.version is not None and version_of(value) == self.version
 
 
-def see(value: Any) -> Seen:
-    """Remember `value` and hold it."""
-    return Seen(value, version_of(value))
+def snapshot(value: Any) -> Snapshot:
+    """Return a snapshot that keeps `value` alive."""
+    return Snapshot(value, version_of(value))
 
 
-def glimpse(value: Any) -> Seen:
-    """Remember `value` without holding it."""
-    return Seen(None, version_of(value), weakref.ref(value)) if isinstance(value, Tensor) else see(value)
+def weak_snapshot(value: Any) -> Snapshot:
+    """Return a snapshot that does not keep `value` alive if it is a tensor."""
+    return weakened(snapshot(value))
 
 
-def let_go(seen: Seen) -> Seen:
-    """The same, not held any longer."""
-    return seen._replace(held=None, referred=weakref.ref(seen.held)) if isinstance(seen.held, Tensor) else seen
+def weakened(past: Snapshot) -> Snapshot:
+    """Return the same snapshot with a weak reference to its tensor."""
+    is_strong = isinstance(past.strong, Tensor)
+    return past._replace(strong=None, weak=weakref.ref(past.strong)) if is_strong else past
 
 
-def is_untouched(seen: Seen, value: Any) -> bool:
-    """Whether `value` is the very object of `seen`, or the same piece of memory, unchanged since."""
-    past = seen.value
-    if value is past:
-        return version_of(value) == seen.version
-    if not isinstance(value, Tensor) or not isinstance(past, Tensor) or seen.version is None:
+def is_untouched(past: Snapshot, value: Any) -> bool:
+    """Whether `value` is the object of the snapshot, or the same piece of memory, unchanged since."""
+    before = past.value
+    if value is before:
+        return version_of(value) == past.version
+    if not isinstance(value, Tensor) or not isinstance(before, Tensor) or past.version is None:
         return False
-    alike = (value.shape, value.stride(), value.dtype) == (past.shape, past.stride(), past.dtype)
-    offset = value.storage_offset() == past.storage_offset()
-    return alike and offset and same_memory(value, past) and value._version == seen.version
+    layout, past_layout = (
+        (tensor.shape, tensor.stride(), tensor.dtype, tensor.storage_offset()) for tensor in (value, before)
+    )
+    return layout == past_layout and same_memory(value, before) and value._version == past.version
 
 
-def is_equal(seen: Seen, value: Any) -> bool:
-    """Whether `value` holds what `seen` held; comparing the content of tensors waits for their device."""
-    past = seen.value
-    if isinstance(value, Tensor) and isinstance(past, Tensor):
-        unchanged = version_of(past) == seen.version
-        alike = value.shape == past.shape and value.dtype == past.dtype and value.device == past.device
-        return unchanged and alike and torch.equal(value, past)
-    if isinstance(value, Tensor) or isinstance(past, Tensor):
+def is_equal(past: Snapshot, value: Any) -> bool:
+    """Whether `value` has the content of the snapshot; comparing tensors waits for their device."""
+    before = past.value
+    if isinstance(value, Tensor) and isinstance(before, Tensor):
+        unchanged = version_of(before) == past.version
+        alike = value.shape == before.shape and value.dtype == before.dtype and value.device == before.device
+        return unchanged and alike and torch.equal(value, before)
+    if isinstance(value, Tensor) or isinstance(before, Tensor):
         return False
-    return bool(value == past)
+    return bool(value == before)
 
 
-def are_equal(seen: Sequence[Seen], values: Sequence[Any]) -> bool:
-    """Whether all of `values` hold what `seen` held; objects are compared first, contents only then."""
-    if len(seen) != len(values):
+def are_equal(past: Sequence[Snapshot], values: Sequence[Any]) -> bool:
+    """Whether all `values` have the content of the snapshots; contents are compared only where objects differ."""
+    if len(past) != len(values):
         return False
-    changed = [(past, value) for past, value in zip(seen, values, strict=True) if not is_untouched(past, value)]
-    return all(is_equal(past, value) for past, value in changed)
+    changed = [(one, value) for one, value in zip(past, values, strict=True) if not is_untouched(one, value)]
+    return all(is_equal(one, value) for one, value in changed)
 
 
-def distance(seen: Sequence[Seen], values: Sequence[Tensor]) -> float:
-    """How far `values` lie from those seen, if both are brought to length 1; infinity where they cannot be compared.
+def distance(past: Sequence[Snapshot], values: Sequence[Tensor]) -> float:
+    """Return the L2 distance of `values`, each (batch, …), from the snapshots, if both are scaled to length 1.
 
-    0 only where they are equal. Two noises lie 1.4 apart. Where batches have two sizes, as where guidance doubles them,
-    the first samples are compared. Waits for the device.
+    It is 0 only for equal values, 1.4 for two noises, and infinity for values that cannot be compared. If the batch
+    sizes differ, as where guidance doubles one, the first samples are compared. Waits for the device.
     """
-    past = [one.value for one in seen]
     if not values or len(past) != len(values):
         return math.inf
-    if all(map(is_untouched, seen, values)):
+    if all(map(is_untouched, past, values)):
         return 0.0
     pairs = []
-    for before, now, one in zip(past, values, seen, strict=True):
+    for one, now in zip(past, values, strict=True):
+        before = one.value
         if not isinstance(before, Tensor) or version_of(before) != one.version or before.device != now.device:
             return math.inf
         if before.shape[1:] != now.shape[1:] or before.ndim != now.ndim:
@@ -109,7 +110,7 @@ def distance(seen: Sequence[Seen], values: Sequence[Tensor]) -> float:
     if all(torch.equal(before, now) for before, now in pairs):
         return 0.0
     if not all(bool(value.isfinite().all()) for pair in pairs for value in pair):
-        return NEAR  # says nothing of where it comes from
+        return NEAR  # NaN or infinity tells nothing
     wide = [(before.detach().to(widest(before)), now.detach().to(widest(now))) for before, now in pairs]
     product = sum(float((before * now).sum()) for before, now in wide)
     squares = math.prod(sum(float(value.square().sum()) for value in side) for side in zip(*wide, strict=True))
@@ -119,10 +120,10 @@ def distance(seen: Sequence[Seen], values: Sequence[Tensor]) -> float:
 
 
 def difference(timestep: Any, past: Any) -> float:
-    """How far `timestep` lies from `past`: entries added up, so that those which stand still do not count.
+    """Return `timestep - past`, summed over the entries, as video models may fix the time of some tokens.
 
-    Video models give some tokens a time of their own. Where the shapes differ the largest entries are compared. Waits
-    for the device once.
+    Both are numbers or tensors of any shape; if the shapes differ, the largest entries are compared. Waits for the
+    device once.
     """
     if isinstance(timestep, Tensor) and isinstance(past, Tensor) and timestep.shape == past.shape:
         return float((timestep.to(widest(timestep)) - past.to(widest(past))).sum())
@@ -131,21 +132,19 @@ def difference(timestep: Any, past: Any) -> float:
 
 
 def version_of(value: Any) -> int | None:
-    """The count of a tensor's changes in place, None where there is none."""
+    """Return the count of a tensor's in-place changes; None if there is none."""
     return value._version if isinstance(value, Tensor) and not value.is_inference() else None
 
 
 def same_memory(left: Any, right: Any) -> bool:
-    """Whether two tensors lie in one piece of memory."""
+    """Whether two values are tensors that share one storage; false on the meta device."""
     if not (isinstance(left, Tensor) and isinstance(right, Tensor)) or left.device != right.device:
         return False
-    if left.device.type == "meta":
-        return False
-    return left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
+    return left.device.type != "meta" and left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
 
 
 def is_entry(timestep: Any) -> bool:
-    """Whether `timestep` is one entry, perhaps expanded, of a larger tensor: of a table of timesteps."""
+    """Whether `timestep` is one entry, perhaps expanded, of a larger tensor, a table of timesteps."""
     if not isinstance(timestep, Tensor) or timestep.device.type == "meta":
         return False
     distinct = all(size == 1 or stride == 0 for size, stride in zip(timestep.shape, timestep.stride(), strict=True))
@@ -153,7 +152,7 @@ def is_entry(timestep: Any) -> bool:
 
 
 def last_entry(timestep: Tensor) -> int:
-    """The place of the last entry of the table that `timestep` is an entry of."""
+    """Return the index of the last entry of the table that `timestep` is an entry of."""
     return timestep.untyped_storage().nbytes() // timestep.element_size() - 1
 
 
@@ -163,12 +162,11 @@ def waits(values: Sequence[Tensor]) -> bool:
 
 
 def varies(timestep: Tensor) -> bool:
-    """Whether the tensor that `timestep` is an entry of holds more than one value; waits for the device."""
-    size = timestep.untyped_storage().nbytes() // timestep.element_size()
-    whole = torch.as_strided(timestep, (size,), (1,), 0)
+    """Whether the table that `timestep` is an entry of contains different values; waits for the device."""
+    whole = torch.as_strided(timestep, (last_entry(timestep) + 1,), (1,), 0)
     return bool(whole.min() != whole.max())
 
 
 def widest(value: Tensor) -> torch.dtype:
-    """The widest dtype that the device of `value` has."""
+    """Return the widest float dtype of the device of `value`."""
     return torch.float32 if value.device.type in WITHOUT_FLOAT64 else torch.float64
