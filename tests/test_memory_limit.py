@@ -189,7 +189,7 @@ def test_a_second_branch(context: bool, monkeypatch: pytest.MonkeyPatch) -> None
     branch, chosen = "uncond" if context else "1", Way("block", "bfloat16")
     assert report.notes == [
         f"memory_limit {as_text(limit)}: {chosen}: {as_text(2 * known[chosen])} of cache; as asked ({Way()}) it would "
-        f"hold {as_text(2 * known[Way()])}; chosen at step 0, when branch {branch!r} came: what was cached was dropped"
+        f"take {as_text(2 * known[Way()])}; chosen at step 0, when branch {branch!r} came: what was cached was dropped"
     ]  # fmt: skip
     assert report.full_steps[:3] == [0, 1, 2]  # the first branch has a full step less
     assert report.cache_bytes <= limit

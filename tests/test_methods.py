@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import relcache
 from relcache import (
     FORA,
     RCS,
@@ -22,6 +29,7 @@ from relcache import (
     Reuse,
     Taylor,
     TaylorSeer,
+    auto,
     method_from_config,
     method_from_text,
 )
@@ -140,3 +148,59 @@ def test_texts_that_are_refused(text: str, message: str) -> None:
 def test_numbers_longer_than_python_reads() -> None:
     assert value_from_text("9" * 5000) == float("inf")
     assert value_from_text("[" * 100_000) == "[" * 100_000
+
+
+@pytest.mark.parametrize("build", [RFC, RFE, RCS, FORA, TaylorSeer, auto])
+def test_options_are_named(build: Callable[..., Method]) -> None:
+    with pytest.raises(TypeError, match="positional argument"):
+        build(2, 4)
+    with pytest.raises(TypeError, match="positional argument"):
+        Method(Taylor(1), Interval(4), "mine")
+
+
+NEW_FILES = {
+    "forecasters/half.py": """
+from dataclasses import dataclass
+from relcache.forecasters.taylor import Taylor
+
+@dataclass(frozen=True)
+class Half(Taylor):
+    share: float = 0.5
+""",
+    "schedules/odd.py": """
+from dataclasses import dataclass
+from relcache.schedules.base import Schedule
+
+@dataclass(frozen=True)
+class Odd(Schedule):
+    def wants_full(self, state, step, error):
+        return step % 2 == 1
+""",
+    "correctors/other.py": """
+from dataclasses import dataclass
+from relcache.correctors.replay import Replay
+
+@dataclass(frozen=True)
+class Other(Replay):
+    strength: int = 1
+""",
+}
+USE = """
+import relcache
+method = relcache.method_from_text('half:order=2,share=0.25,interval=4,corrector={"name":"other","strength":3}')
+assert method == relcache.Method(
+    relcache.Half(2, share=0.25), relcache.Interval(4), name="Half", corrector=relcache.Other(strength=3)
+), method
+assert relcache.method_from_text("fora:interval=2,corrector=other").corrector == relcache.Other()
+relcache.Method(relcache.Reuse(), relcache.Odd())
+assert {"Half", "Odd", "Other"} <= set(relcache.__all__)
+"""
+
+
+def test_a_part_is_added_by_its_file_alone(tmp_path: Path) -> None:
+    package = Path(relcache.__file__).parent
+    shutil.copytree(package, tmp_path / "relcache", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, content in NEW_FILES.items():
+        (tmp_path / "relcache" / name).write_text(content, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", USE], check=True, env=environment)

@@ -25,11 +25,7 @@ REPLAY = Replay()
 
 
 def named_granularity(name: str) -> Granularity:
-    """Return the granularity of this name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Return `name` as a granularity; raise ValueError if it is none."""
     check_choice("the granularity", name, Granularity)
     return cast(Granularity, name)
 

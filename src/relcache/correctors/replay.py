@@ -12,7 +12,7 @@ from torch import Tensor
 
 from relcache.checks import check_share
 from relcache.correctors.base import Corrected, Corrector, Gap
-from relcache.correctors.sampler import Predicts, Update, predicts, slope_at, twin_of, updated
+from relcache.correctors.sampler import Predicts, Update, predicts, slope_at, twin_of
 
 THETA: dict[Predicts | None, float] = {"velocity": 0.3}  # 1 for the others
 
@@ -69,7 +69,7 @@ class Replay(Corrector):
         for link, each in zip(gap.links, weights, strict=True):
             output = sum(weight * value for weight, value in zip(each, outputs, strict=True))
             assert isinstance(output, Tensor)
-            sample = link.joined(updated(twin.step, output.to(update.output.dtype), sample, link.others))
+            sample = link.joined(Update(output.to(update.output.dtype), sample, link.others).sample_by(twin.step))
         if slope is None or response is None or update.output.shape != sample.shape:
             return Corrected(sample, update.output, twin)
         slope = slope.to(sample.device, torch.float32)
@@ -87,7 +87,7 @@ def _response(gap: Gap, weights: Sequence[float]) -> Tensor | None:
     number = gap.sample.new_zeros((1,) * gap.sample.ndim, dtype=torch.float32)
     twin = twin_of(gap.before, lambda state: state.new_zeros((1,) * state.ndim, dtype=torch.float32))
     for link, weight in zip(gap.links, weights, strict=True):
-        number = updated(twin.step, torch.full_like(number, weight), number, link.others)
+        number = Update(torch.full_like(number, weight), number, link.others).sample_by(twin.step)
     return number.flatten()[0] if number.numel() == 1 else None
 
 

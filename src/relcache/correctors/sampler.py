@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -30,8 +30,18 @@ class Update(NamedTuple):
     others: dict[str, Any]
 
     def by(self, step: Callable[..., Any]) -> Any:
-        """Make the update by `step`."""
+        """Make the update by `step`, and return its result."""
         return step(**{OUTPUT: self.output, SAMPLE: self.sample}, **self.others)
+
+    def sample_by(self, step: Callable[..., Any]) -> Tensor:
+        """Make the update by `step`, and return the next sample, (batch, …).
+
+        Raises:
+            TypeError: `step` returns no sample.
+        """
+        if (value := sample_of(self.by(step))) is None:
+            raise TypeError("scheduler.step returned no sample: return a tuple or an output object that begins with it")
+        return value
 
     @property
     def takes_more_samples(self) -> bool:
@@ -66,18 +76,6 @@ def update_of(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     if not isinstance(output, Tensor) or not isinstance(sample, Tensor) or not sample.is_floating_point():
         return None
     return Update(output, sample, given)
-
-
-def updated(step: Callable[..., Any], output: Tensor, sample: Tensor, others: Mapping[str, Any]) -> Tensor:
-    """Return the next sample, (batch, …), of `step` with these arguments.
-
-    Raises:
-        TypeError: `step` returns no sample.
-    """
-    value = sample_of(step(**{OUTPUT: output, SAMPLE: sample}, **others))
-    if value is None:
-        raise TypeError("scheduler.step returned no sample: return a tuple or an output object that begins with it")
-    return value
 
 
 @lru_cache(maxsize=64)

@@ -17,14 +17,8 @@ import torch
 from torch import Tensor
 
 from relcache.forecasters.expansion import (
-    Expansion,
-    largest_of,
-    most_added,
-    narrowing,
-    norm_l2,
-    shortening,
-    weighted_sum,
-)
+    Expansion, largest_of, most_added, narrowing, norm_l2, shortening, weighted_sum,
+)  # fmt: skip
 
 
 class Forecast(NamedTuple):
@@ -104,11 +98,11 @@ class Forecaster(ABC):
         return self.forecast(state, coefficients, input)
 
 
-class NarrowState(NamedTuple):
-    """A stack in float16, (batch, order + 1, …), and the greatest absolute value of each term, (batch,) float32."""
+class LadderState(NamedTuple):
+    """A stack (batch, order + 1, …), and in float16 the greatest absolute value of each term, (batch,) float32."""
 
     stack: Tensor
-    largest: tuple[Tensor, ...]
+    largest: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,33 +120,22 @@ class LadderForecaster(Forecaster):
     def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
         return self.expansion.may_stray(steps, coefficients)
 
-    def update(
-        self, state: Tensor | NarrowState | None, steps: Sequence[int], input: Tensor, output: Tensor
-    ) -> Tensor | NarrowState:
-        stack = self.expansion.extend(None if state is None else _stack(state), steps, output)
-        largest = largest_of(stack, "sample") if self.expansion.order else ()
-        return NarrowState(stack, largest) if largest else stack
+    def update(self, state: LadderState | None, steps: Sequence[int], input: Tensor, output: Tensor) -> LadderState:
+        stack = self.expansion.extend(state.stack if state else None, steps, output)
+        return LadderState(stack, largest_of(stack, "sample") if self.expansion.order else ())
 
-    def forecast(self, state: Tensor | NarrowState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+    def forecast(self, state: LadderState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
         return self._forecast(state, coefficients, None)
 
-    def forecast_far(
-        self, state: Tensor | NarrowState, coefficients: Sequence[float | Tensor], input: Tensor
-    ) -> Forecast:
-        value, *changes = (norm_l2(term, "sample") for term in _stack(state).unbind(1))
+    def forecast_far(self, state: LadderState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+        value, *changes = (norm_l2(term, "sample") for term in state.stack.unbind(1))
         return self._forecast(state, coefficients, shortening(changes, coefficients, most_added(value, changes[0])))
 
-    def _forecast(
-        self, state: Tensor | NarrowState, coefficients: Sequence[float | Tensor], scale: Tensor | None
-    ) -> Forecast:
+    def _forecast(self, state: LadderState, coefficients: Sequence[float | Tensor], scale: Tensor | None) -> Forecast:
         fallback = None if scale is None else (scale < 1).to(torch.int8) * SHORTENED
-        if isinstance(state, NarrowState):
+        if state.largest:
             scale, fallback = within_float16(state.largest, coefficients, scale, fallback)
-        return Forecast(weighted_sum(_stack(state), coefficients, scale), fallback)
-
-
-def _stack(state: Tensor | NarrowState) -> Tensor:
-    return state.stack if isinstance(state, NarrowState) else state
+        return Forecast(weighted_sum(state.stack, coefficients, scale), fallback)
 
 
 def within_float16(
@@ -161,9 +144,8 @@ def within_float16(
     """Return `scale` and `fallback`, each (batch,) or (1,), shortened where a forecast nears the end of float16."""
     factor = narrowing(largest, coefficients, scale)
     code = (factor < 1).to(torch.int8) * NARROWED
-    return factor if scale is None else scale * factor, code if fallback is None else torch.where(
-        code > 0, code, fallback
-    )
+    scale = factor if scale is None else scale * factor
+    return scale, code if fallback is None else torch.where(code > 0, code, fallback)
 
 
 def within_type(rows: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -156,8 +156,9 @@ def subsample(value: Tensor, stride: int) -> Tensor:
         return value
     if value.ndim < 3 or value.shape[-2] == 0:
         return value.clone()
-    while math.gcd(stride, value.shape[-2]) > 1:
-        stride += 1
+    tokens = value.shape[-2]
+    while any(stride % factor == tokens % factor == 0 for factor in range(2, stride + 1)):
+        stride += 1  # math.gcd of a dynamic shape would break the graph of torch.compile
     return value[..., ::stride, :].contiguous()
 
 
