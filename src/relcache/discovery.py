@@ -6,22 +6,16 @@ import inspect
 import pkgutil
 from collections.abc import Iterable
 from importlib import import_module
-from types import ModuleType
 from typing import TypeVar
 
 Part = TypeVar("Part")
-
-
-def modules_in(package: str, path: Iterable[str]) -> list[ModuleType]:
-    """Import the modules of a package, sorted by name."""
-    return [import_module(f"{package}.{found.name}") for found in pkgutil.iter_modules(path)]
 
 
 def classes_in(package: str, path: Iterable[str], base: type[Part]) -> dict[str, type[Part]]:
     """Return the concrete subclasses of `base` that the modules of a package define, by name."""
     return {
         name: value
-        for module in modules_in(package, path)
+        for module in (import_module(f"{package}.{found.name}") for found in pkgutil.iter_modules(path))
         for name, value in vars(module).items()
         if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
         if not inspect.isabstract(value) and not name.startswith("_")

@@ -19,23 +19,13 @@ from relcache.storage.packing import CacheDtype
 
 @dataclass(frozen=True)
 class Method:
-    """A forecaster and a schedule, with options of the cache.
+    """A forecaster of skipped units and a schedule of full steps, with options of the cache.
 
-    Attributes:
-        forecaster: estimates the output of a skipped unit.
-        schedule: decides which steps are full.
-        name: of the pair; by default its repr.
-        granularity: what a unit is: "module" (the paper's), a whole "block", or the "stack" of all blocks.
-        cache_dtype: what features are packed into between steps; "features" leaves them as they are.
-        offload: "cpu" keeps features in the host's memory between steps.
-        memory_limit: bytes, as a number or text; chooses those of the three options above that `enable` did not get.
-        corrector: corrects gaps between full steps once their end is known.
-        finer: multiplies the pipeline's steps, at the same number of full ones.
-        made_for: the only model and scheduler that accept it; None for all.
-
-    Raises:
-        TypeError: a part is not of its class.
-        ValueError: an option has a value that is not allowed.
+    `granularity` is the unit: "module" (the paper's), a whole "block", or the "stack" of all blocks. `cache_dtype` is
+    what features are packed into between steps; `offload="cpu"` keeps them in the host's memory. `memory_limit`, in
+    bytes or as text, chooses those of the three that `enable` did not get. `corrector` corrects gaps between full steps
+    once their end is known. `finer` multiplies the pipeline's steps at the same number of full ones. Only the model and
+    scheduler in `made_for` accept the method; None stands for all.
     """
 
     forecaster: Forecaster

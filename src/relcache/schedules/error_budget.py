@@ -86,18 +86,17 @@ class ErrorBudget(Schedule):
 
     def __post_init__(self) -> None:
         check_number("the threshold of ErrorBudget", self.threshold, least=0)
-        check_whole("the warmup of ErrorBudget", self.warmup, 1)
         check_choice("the norm of ErrorBudget", self.norm, Norm)
-        if self.longest_gap is not None:
-            check_whole("the longest_gap of ErrorBudget", self.longest_gap, 1)
-        check_whole("the token_stride of ErrorBudget", self.token_stride, 1)
-        check_whole("the full_last of ErrorBudget", self.full_last, 0)
-        if self.full_steps is not None:
-            check_whole("the full_steps of ErrorBudget", self.full_steps, 1)
-            if self.longest_gap is not None or self.full_last or not self.threshold:
-                raise ValueError(
-                    "full_steps of ErrorBudget goes with a threshold above 0, and without longest_gap and full_last"
-                )
+        for name, least in (("warmup", 1), ("token_stride", 1), ("full_last", 0)):
+            check_whole(f"the {name} of ErrorBudget", getattr(self, name), least)
+        for name in ("longest_gap", "full_steps"):
+            if getattr(self, name) is not None:
+                check_whole(f"the {name} of ErrorBudget", getattr(self, name), 1)
+        others = self.longest_gap is not None or self.full_last or not self.threshold
+        if self.full_steps is not None and others:
+            raise ValueError(
+                "full_steps of ErrorBudget goes with a threshold above 0, and without longest_gap and full_last"
+            )
 
     @property
     def needs_total_steps(self) -> str | None:

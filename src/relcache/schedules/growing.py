@@ -55,8 +55,8 @@ class Growing(Schedule):
             check_number("the growth of Growing", self.growth, above=0)
         if self.speedup is not None:
             check_number("the speedup of Growing", self.speedup, above=1)
-            if self.full_steps is not None:
-                raise ValueError("a budget is either full_steps or speedup, not both")
+        if self.full_steps is not None and self.speedup is not None:
+            raise ValueError("a budget is either full_steps or speedup, not both")
 
     @property
     def needs_cost(self) -> bool:

@@ -28,11 +28,8 @@ class Interval(Schedule):
         check_whole("the interval of Interval", self.interval, 1)
         check_whole("the warmup of Interval", self.warmup, 1)
         if self.phase is not None:
-            check_whole(
-                f"the phase of Interval (its first full step after the warm-up of {self.warmup})",
-                self.phase,
-                self.warmup,
-            )
+            what = f"the phase of Interval (its first full step after the warm-up of {self.warmup})"
+            check_whole(what, self.phase, self.warmup)
 
     def remark(self, total_steps: int) -> str | None:
         return short_of_warmup(self.warmup, total_steps)
