@@ -17,7 +17,13 @@ import torch
 from torch import Tensor
 
 from relcache.forecasters.expansion import (
-    Expansion, largest_of, most_added, narrowing, norm_l2, shortening, weighted_sum,
+    Expansion,
+    largest_of,
+    most_added,
+    narrowing,
+    norm_l2,
+    shortening,
+    weighted_sum,
 )  # fmt: skip
 
 
