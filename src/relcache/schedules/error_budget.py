@@ -36,8 +36,8 @@ class Spent(NamedTuple):
     def next_gap(self, step: int) -> float:
         """Return the length of the gap after the full step `step` at which the rest of the budget lasts to the end.
 
-        On the course this is the course's own gap. Beside the course, the gap is multiplied by the ratio of the
-        course's remaining full steps to the budget's, and by the fraction of the remaining course that is ahead.
+        On the course this is the course's own gap. Beside it, that gap is multiplied by two ratios: of the course's
+        remaining full steps to the budget's, and of the steps ahead to those after the course's last full step.
         """
         left, full_left = self.left or 1, self.full_left or 1
         behind = bisect_right(self.course, step)
