@@ -26,7 +26,7 @@ from relcache.bench.speed.stopwatch import Clock
 from relcache.bench.speed.subjects import Course, course_of, where
 
 FEW = {"dit": [4], "flux": [1, 2]}
-METHODS = {"taylorseer": relcache.TaylorSeer(2, 4), "rfc": relcache.RFC(2, 0.5)}
+METHODS = {"taylorseer": relcache.TaylorSeer(2, interval=4), "rfc": relcache.RFC(2, threshold=0.5)}
 
 
 @torch.no_grad()

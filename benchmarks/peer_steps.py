@@ -58,7 +58,7 @@ def main() -> None:
         images, full = sampled(trial, contestant)
         row = {"peer": peer.name, "full_steps": full, "psnr": float(psnr(images, reference).mean())}
         for name, forecaster in FORECASTERS.items():
-            own = relcache.Method(forecaster, relcache.Plan(full), name, "stack")
+            own = relcache.Method(forecaster, relcache.Plan(full), name=name, granularity="stack")
             row[name] = float(psnr(sampled(trial, ours(name, own))[0], reference).mean())
         rows.append(row)
         numbers = " | ".join(f"{row[name]:.2f}" for name in ("psnr", *FORECASTERS))

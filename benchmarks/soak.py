@@ -126,7 +126,7 @@ def snapshots(requests: int, interval: int, seed: int = 0) -> Iterator[Snapshot]
     """Make requests, and measure the memory every `interval` of them, each time after the same request."""
     random.seed(seed)
     model, lasting, handle = small_model(), small_model(), None
-    always = relcache.enable(lasting, relcache.RFC(2, 0.3), memory_limit="60 kB")
+    always = relcache.enable(lasting, relcache.RFC(2, threshold=0.3), memory_limit="60 kB")
     for size, rows, branches in itertools.product(SIZES, ROWS, BRANCHES):
         request(lasting, 3, size, rows, branches)
     for number in range(1, requests + 1):
@@ -135,7 +135,7 @@ def snapshots(requests: int, interval: int, seed: int = 0) -> Iterator[Snapshot]
         else:
             handle = one_of_many(model, handle)
         if number % interval == 0:
-            handle = relcache.enable(model, relcache.RFC(2, 0.3))
+            handle = relcache.enable(model, relcache.RFC(2, threshold=0.3))
             for used in (model, lasting):
                 request(used, 4, 8, 2, 2)
             assert always.enabled

@@ -21,7 +21,7 @@ from torch import Tensor
 import relcache
 from relcache.bench import files
 from relcache.forecasters.base import Forecast, Forecaster
-from relcache.forecasters.expansion import Expansion, every, norm_l2
+from relcache.forecasters.expansion import Expansion, norm_l2, subsample
 from relcache.schedules import Always, Interval
 
 STRIDES = (3, 5, 11, 23)
@@ -64,7 +64,7 @@ class Probe(Forecaster):
 
 def ratio(input: Tensor, now: Tensor, before: Tensor, stride: int) -> Tensor:
     """Return ‖I(t-k) - I(t)‖ / ‖Δ_N I‖ of each sample, (samples, 1, …)."""
-    input, now, before = (every(value, stride) for value in (input, now, before))
+    input, now, before = (subsample(value, stride) for value in (input, now, before))
     return norm_l2(input - now, "sample") / norm_l2(now - before, "sample")
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--interval", type=int, default=4)
     options = parser.parse_args()
-    probe = relcache.Method(Probe(Interval(options.interval)), Always(), "probe")
+    probe = relcache.Method(Probe(Interval(options.interval)), Always(), name="probe")
     rows = []
     for model in MODELS:
         pipeline, sample = one_batch(model, options.steps, range(options.samples), "cpu", "float32")

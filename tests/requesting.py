@@ -15,7 +15,7 @@ from torch import Tensor
 from relcache import FORA, RFC, TaylorSeer
 
 STEPS = 10
-METHODS = [FORA(4), TaylorSeer(1, 4), RFC(2, 0.6)]
+METHODS = [FORA(4), TaylorSeer(1, interval=4), RFC(2, threshold=0.6)]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 

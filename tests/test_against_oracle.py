@@ -31,11 +31,14 @@ LABELS = {"cond": torch.tensor([3, 5]), "uncond": torch.tensor([NULL_CLASS, NULL
 INTERVALS = [
     (Recipe("reuse", 0, interval=4), FORA(4)),
     (Recipe("reuse", 0, interval=3, warmup=1), FORA(3, warmup=1)),
-    *[(Recipe("taylor", m, interval=4), TaylorSeer(m, 4)) for m in (1, 2)],
-    (Recipe("taylor", 3, interval=3, warmup=3), TaylorSeer(3, 3, warmup=3)),
+    *[(Recipe("taylor", m, interval=4), TaylorSeer(m, interval=4)) for m in (1, 2)],
+    (Recipe("taylor", 3, interval=3, warmup=3), TaylorSeer(3, interval=3, warmup=3)),
     *[(Recipe("newton", m, interval=4), Method(Newton(m), Interval(4))) for m in (1, 2)],
     *[
-        (Recipe("relational", m, direction, norm, interval=4), RFE(m, 4, 2, direction, norm))
+        (
+            Recipe("relational", m, direction, norm, interval=4),
+            RFE(m, interval=4, warmup=2, direction=direction, norm=norm),
+        )
         for m in (1, 2)
         for direction in ("taylor", "newton")
         for norm in ("sample", "tensor")
@@ -45,20 +48,20 @@ INTERVALS = [
 NORMS_AND_THRESHOLDS = [("sample", 0.3), ("sample", 0.4), ("sample", 0.8), ("tensor", 0.4), ("tensor", 0.8)]
 BUDGETS = [
     *[
-        (Recipe("relational", m, direction, norm, threshold=tau), RFC(m, tau, direction=direction, norm=norm))
+        (Recipe("relational", m, direction, norm, threshold=tau), RFC(m, threshold=tau, direction=direction, norm=norm))
         for m in (1, 2)
         for direction in ("taylor", "newton")
         for norm, tau in NORMS_AND_THRESHOLDS
     ],
     *[
-        (Recipe("taylor", m, norm=norm, threshold=tau), RCS(m, tau, norm=norm))
+        (Recipe("taylor", m, norm=norm, threshold=tau), RCS(m, threshold=tau, norm=norm))
         for m in (1, 2)
         for norm, tau in NORMS_AND_THRESHOLDS
     ],
     (Recipe("newton", 2, threshold=0.4), Method(Newton(2), ErrorBudget(0.4))),
     (Recipe("reuse", 0, threshold=0.8), Method(Reuse(), ErrorBudget(0.8))),
-    (Recipe("relational", 2, threshold=0.4, warmup=1), RFC(2, 0.4, warmup=1)),
-    (Recipe("relational", 2, threshold=0.0), RFC(2, 0.0)),
+    (Recipe("relational", 2, threshold=0.4, warmup=1), RFC(2, threshold=0.4, warmup=1)),
+    (Recipe("relational", 2, threshold=0.0), RFC(2, threshold=0.0)),
 ]
 
 FEW = INTERVALS + [(recipe, method) for recipe, method in BUDGETS if recipe.threshold == 0.4 and recipe.order == 2]

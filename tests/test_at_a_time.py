@@ -117,7 +117,7 @@ def test_steps_of_one_loop_in_several_threads(guided: bool, method: Method) -> N
 
 @pytest.mark.parametrize("number", [9, 12])
 def test_many_loops_at_a_time(number: int) -> None:
-    model, method = tiny_dit(), TaylorSeer(1, 4)
+    model, method = tiny_dit(), TaylorSeer(1, interval=4)
     with relcache.enable(model, method) as handle:
         alone = [(last(loop(model, seed=seed)), handle.reset())[0] for seed in range(number)]
     handle = relcache.enable(model, method)
@@ -150,7 +150,7 @@ def test_a_pipeline_within_a_loop_by_hand() -> None:
                 run(pipe, call, steps=4)
         return x
 
-    handle = relcache.enable(pipe, TaylorSeer(1, 4))
+    handle = relcache.enable(pipe, TaylorSeer(1, interval=4))
     alone = by_hand(between=False)
     assert torch.equal(by_hand(between=True), alone)
     assert (handle.report().steps, handle.full_steps) == (STEPS, [0, 1, 5, 9])
@@ -159,7 +159,7 @@ def test_a_pipeline_within_a_loop_by_hand() -> None:
 def test_an_exception_that_is_kept_keeps_no_features() -> None:
     """A notebook keeps the last traceback, and with it the frame of the pipeline's call."""
     pipe, call = flux()
-    handle = relcache.enable(pipe, TaylorSeer(1, 4))
+    handle = relcache.enable(pipe, TaylorSeer(1, interval=4))
     kept = []
     for seed in range(4):
         try:

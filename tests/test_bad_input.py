@@ -39,7 +39,7 @@ from relcache import (
         (lambda: Relational(-1), "order of Relational.*got -1"),
         (lambda: Relational(1.5), r"order of Relational.*got 1\.5"),
         (lambda: RFC(order=0), "order of Relational.*got 0"),
-        (lambda: RFE(0, 4), "order of Relational.*got 0"),
+        (lambda: RFE(0, interval=4), "order of Relational.*got 0"),
         (
             lambda: Relational(1, direction="tailor"),
             "direction of Relational is one of 'taylor', 'newton', got 'tailor'",
@@ -47,12 +47,12 @@ from relcache import (
         (lambda: Relational(1, norm="batch"), "norm of Relational is one of 'sample', 'tensor', got 'batch'"),
         (lambda: RFC(norm="samples"), "norm of ErrorBudget is one of 'sample', 'tensor', got 'samples'"),
         (lambda: Taylor(-1), "order of an expansion is a whole number of at least 0, got -1"),
-        (lambda: TaylorSeer(-2, 4), "order of an expansion.*got -2"),
+        (lambda: TaylorSeer(-2, interval=4), "order of an expansion.*got -2"),
         (lambda: Newton(1.0), r"order of an expansion.*got 1\.0"),
         (lambda: Linear(float("nan")), "weight of Linear is a finite number, got nan"),
         (lambda: ErrorBudget(-0.1), r"threshold of ErrorBudget is a finite number of at least 0, got -0\.1"),
         (lambda: RFC(threshold=-1), "threshold of ErrorBudget.*got -1"),
-        (lambda: RCS(1, float("inf")), "threshold of ErrorBudget.*got inf"),
+        (lambda: RCS(1, threshold=float("inf")), "threshold of ErrorBudget.*got inf"),
         (lambda: ErrorBudget(float("nan")), "threshold of ErrorBudget.*got nan"),
         (lambda: ErrorBudget("0.1"), r"threshold of ErrorBudget.*got '0\.1'"),
         (lambda: ErrorBudget(0.1, warmup=0), "warmup of ErrorBudget is a whole number of at least 1, got 0"),
@@ -162,7 +162,7 @@ def test_a_module_that_returns_no_tensor(model: DiTTransformer2DModel) -> None:
 
 
 def test_full_last_without_a_number_of_steps(pipeline: DiTPipeline) -> None:
-    method = RFC(2, 100.0, full_last=2)
+    method = RFC(2, threshold=100.0, full_last=2)
     relcache.enable(pipeline.transformer, method)
     with pytest.raises(ValueError, match=r"full_last=2 needs the number of steps.*num_inference_steps"):
         run_loop(pipeline.transformer)

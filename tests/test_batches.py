@@ -19,13 +19,13 @@ SHARED = "one decision for the whole batch"
 
 FIXED = [
     FORA(4),
-    TaylorSeer(1, 4),
-    TaylorSeer(2, 4),
+    TaylorSeer(1, interval=4),
+    TaylorSeer(2, interval=4),
     Method(Linear(0.8), Interval(4)),
     Method(Newton(2), Interval(4)),
-    RFE(1, 4),
-    RFE(2, 4),
-    RFE(2, 4, direction="newton"),
+    RFE(1, interval=4),
+    RFE(2, interval=4),
+    RFE(2, interval=4, direction="newton"),
     Method(Relational(2), Plan([0, 1, 3, 6, 10])),
 ]
 
@@ -45,7 +45,7 @@ def test_alone_and_in_a_batch(method: Method) -> None:
     assert report.decision == batch_report.decision == INDEPENDENT
 
 
-@pytest.mark.parametrize("method", [TaylorSeer(2, 4), RFE(2, 4)], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", [TaylorSeer(2, interval=4), RFE(2, interval=4)], ids=lambda method: method.name)
 def test_alone_and_in_a_batch_of_a_pipeline(method: Method) -> None:
     """Guidance doubles the batch; both halves keep to themselves."""
     pipeline = tiny_pipeline()
@@ -58,14 +58,21 @@ def test_alone_and_in_a_batch_of_a_pipeline(method: Method) -> None:
 def test_whole_tensor_norm_does_depend_on_the_batch() -> None:
     """Which is why it is not the default."""
     model = tiny_dit()
-    relcache.enable(model, RFE(2, 4, norm="tensor"))
+    relcache.enable(model, RFE(2, interval=4, norm="tensor"))
     batch = run_loop(model, LABELS, STEPS, SEEDS)
     alone = run_loop(model, LABELS[ONE : ONE + 1], STEPS, SEEDS[ONE : ONE + 1])
     assert relative_error(alone, batch[ONE : ONE + 1]) > 1e-3
 
 
 @pytest.mark.parametrize(
-    "method", [RFC(2, 0.8), RFC(1, 0.8, norm="tensor"), RCS(1, 0.8), Method(Newton(1), ErrorBudget(0.8))], ids=str
+    "method",
+    [
+        RFC(2, threshold=0.8),
+        RFC(1, threshold=0.8, norm="tensor"),
+        RCS(1, threshold=0.8),
+        Method(Newton(1), ErrorBudget(0.8)),
+    ],
+    ids=str,
 )
 def test_one_decision_for_the_batch_is_said(method: Method) -> None:
     model = tiny_dit()
@@ -80,7 +87,7 @@ def test_one_decision_for_the_batch_is_said(method: Method) -> None:
 def test_samples_of_a_batch_share_one_plan() -> None:
     """What the shared decision means: with the plan that the batch took, a sample alone gives the same picture."""
     model = tiny_dit()
-    handle = relcache.enable(model, RFC(2, 0.8))
+    handle = relcache.enable(model, RFC(2, threshold=0.8))
     batch = run_loop(model, LABELS, STEPS, SEEDS)
     plan = Plan(handle.report().full_steps)
     relcache.enable(model, forecaster=Relational(2), schedule=plan)

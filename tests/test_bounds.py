@@ -21,7 +21,7 @@ from relcache.forecasters.expansion import LIMIT, Expansion
 PLAIN = "input moved too far for what it did before: plain expansion"
 LONG = "forecast too long: shortened"
 NEAR_THE_END = "forecast near the end of float16: shortened"
-HELD = "input and change of a block beyond float16: held at its end"
+CLAMPED = "input and change of a block beyond float16: clamped"
 
 
 def noise(count: int, rows: int = 2) -> list[Tensor]:
@@ -212,8 +212,18 @@ def call_fast(model: DiTTransformer2DModel, scales: tuple[float, float] = (1.0, 
     return torch.stack(outputs)
 
 
-METHODS = [FORA(4), TaylorSeer(1, 4), TaylorSeer(2, 4), TaylorSeer(3, 4), RFE(1, 4), RFE(2, 4), RFC(2, 1.5),
-           RCS(2, 1.5), Method(Newton(2), Interval(4)), Method(Relational(2, "newton"), Interval(4))]  # fmt: skip
+METHODS = [
+    FORA(4),
+    TaylorSeer(1, interval=4),
+    TaylorSeer(2, interval=4),
+    TaylorSeer(3, interval=4),
+    RFE(1, interval=4),
+    RFE(2, interval=4),
+    RFC(2, threshold=1.5),
+    RCS(2, threshold=1.5),
+    Method(Newton(2), Interval(4)),
+    Method(Relational(2, "newton"), Interval(4)),
+]
 
 
 @pytest.mark.parametrize("options", [{}, {"cache_dtype": "int8"}, {"cache_dtype": "float8"}, {"granularity": "block"},
@@ -233,7 +243,7 @@ def test_a_transformer_in_float16(method: Method, options: dict[str, Any]) -> No
 
 
 def test_a_compiled_transformer_in_float16() -> None:
-    for method in (TaylorSeer(2, 4), RFE(2, 4)):
+    for method in (TaylorSeer(2, interval=4), RFE(2, interval=4)):
         model = scaled(1e3)
         model.compile(backend="eager")
         with relcache.enable(model, method) as handle:
@@ -244,14 +254,14 @@ def test_a_compiled_transformer_in_float16() -> None:
 
 def test_usual_features_in_float16_are_not_touched() -> None:
     model = tiny_dit().half()
-    for method in (TaylorSeer(2, 4), RFE(2, 4)):
+    for method in (TaylorSeer(2, interval=4), RFE(2, interval=4)):
         with relcache.enable(model, method) as handle:
             call_fast(model)
             assert handle.report().fallbacks == {}
 
 
 def test_a_block_whose_change_is_beyond_float16() -> None:
-    """From -6·10⁴ to 6·10⁴ is further than float16 goes: held at its end and counted, not infinite."""
+    """From -6·10⁴ to 6·10⁴ is further than float16 goes: clamped and counted, not infinite."""
     got, code = within_type(torch.tensor([[6e4], [1.0]]).half() - torch.tensor([[-6e4], [0.5]]).half())
     assert got.tolist() == [[65504.0], [0.5]]
     assert code is not None

@@ -14,7 +14,7 @@ import relcache
 from relcache import FORA, RFC, Interval, Method, Newton, Plan, Relational, TaylorSeer
 
 STEPS = 12
-METHODS = [FORA(4), TaylorSeer(2, 4), Method(Relational(2), Interval(3)), RFC(2, 0.6)]
+METHODS = [FORA(4), TaylorSeer(2, interval=4), Method(Relational(2), Interval(3)), RFC(2, threshold=0.6)]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 
@@ -32,7 +32,7 @@ def test_steps_are_counted_once(method: Method, context: bool, model_with_contex
 
 
 def test_steps_are_counted_once_in_a_joint_batch(pipeline: DiTPipeline) -> None:
-    handle = relcache.enable(pipeline, TaylorSeer(1, 4))
+    handle = relcache.enable(pipeline, TaylorSeer(1, interval=4))
     run_pipeline(pipeline, [3], STEPS)
     assert handle.report().steps == STEPS
     assert handle.report().full_steps == [0, 1, 5, 9]
@@ -44,13 +44,13 @@ def test_steps_are_counted_once_in_a_joint_batch(pipeline: DiTPipeline) -> None:
 def test_guidance_interval(uncond_steps: list[int]) -> None:
     """The second branch is called in some steps only: steps and the first branch's outputs do not notice."""
     model = tiny_dit()
-    handle = relcache.enable(model, TaylorSeer(2, 4))
+    handle = relcache.enable(model, TaylorSeer(2, interval=4))
     guided = call_along(model, trajectory(STEPS), {"cond": range(STEPS), "uncond": uncond_steps})
     assert handle.report().steps == STEPS
     assert handle.report().full_steps == [0, 1, 5, 9]
 
     alone = tiny_dit()
-    relcache.enable(alone, TaylorSeer(2, 4))
+    relcache.enable(alone, TaylorSeer(2, interval=4))
     expected = call_along(alone, trajectory(STEPS), {"cond": range(STEPS)})
     assert all(torch.equal(a, b) for a, b in zip(guided["cond"], expected["cond"], strict=True))
 
@@ -67,7 +67,7 @@ def test_guidance_interval_in_which_the_first_branch_pauses() -> None:
 def test_a_branch_that_begins_late_is_computed_until_it_has_history() -> None:
     """Its first two calls fall on cached steps; nothing is forecast from one full step, and it is counted."""
     model, plain = tiny_dit(), tiny_dit()
-    handle = relcache.enable(model, TaylorSeer(1, 8))
+    handle = relcache.enable(model, TaylorSeer(1, interval=8))
     late = call_along(model, trajectory(STEPS), {"cond": range(STEPS), "uncond": range(3, STEPS)})
     expected = call_along(plain, trajectory(STEPS), {"uncond": range(3, STEPS)})
     same = [torch.equal(a, b) for a, b in zip(late["uncond"], expected["uncond"], strict=True)]
@@ -127,7 +127,7 @@ def test_a_poisoned_branch_leaves_the_other_alone(method: Method, poisoned: str)
 def test_conditioning_is_told_apart_by_content_where_the_tensor_is_new(timestep: Callable[[int], Tensor]) -> None:
     """A loop that builds its tensors anew in every call has two branches all the same."""
     model = tiny_dit()
-    handle = relcache.enable(model, TaylorSeer(1, 4))
+    handle = relcache.enable(model, TaylorSeer(1, interval=4))
     for _ in range(2):
         with torch.no_grad():
             for step, sample in enumerate(trajectory(STEPS)):
@@ -141,7 +141,7 @@ def test_conditioning_is_told_apart_by_content_where_the_tensor_is_new(timestep:
 def test_conditioning_in_one_buffer_never_mixes_branches() -> None:
     """A label tensor that is overwritten between the calls holds no branch: each call is computed in full."""
     model, plain = tiny_dit(), tiny_dit()
-    relcache.enable(model, TaylorSeer(1, 4))
+    relcache.enable(model, TaylorSeer(1, interval=4))
 
     def run(transformer: DiTTransformer2DModel) -> list[Tensor]:
         labels, timesteps = torch.zeros(2, dtype=torch.int64), timesteps_for(STEPS)
@@ -160,7 +160,7 @@ def test_conditioning_in_one_buffer_never_mixes_branches() -> None:
 def test_conditioning_that_changes_at_every_step_is_computed_in_full() -> None:
     """Each change looks like a new branch; it must not be forecast from another's features."""
     model, plain = tiny_dit(), tiny_dit()
-    relcache.enable(model, TaylorSeer(1, 4))
+    relcache.enable(model, TaylorSeer(1, interval=4))
 
     def run(transformer: DiTTransformer2DModel) -> list[torch.Tensor]:
         with torch.no_grad():

@@ -98,7 +98,15 @@ def test_every_forecaster_meets_a_budget(forecaster: Any, granularity: Any) -> N
 
 
 @pytest.mark.parametrize(
-    "method", [RFC(2, 0.2), RFC(1, 3.0), RCS(1, 1e-6), RCS(2, 1e6), "rfc:order=2,threshold=0.1"], ids=str
+    "method",
+    [
+        RFC(2, threshold=0.2),
+        RFC(1, threshold=3.0),
+        RCS(1, threshold=1e-6),
+        RCS(2, threshold=1e6),
+        "rfc:order=2,threshold=0.1",
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("full", [2, 3, 5, 11])
 def test_a_threshold_is_steered_to_the_budget(method: Any, full: int) -> None:
@@ -219,7 +227,14 @@ def test_texts_and_budgets() -> None:
 
 def test_methods_of_papers_are_not_corrected() -> None:
     """They are baselines: what their authors published, and nothing of ours."""
-    for method in (FORA(4), TaylorSeer(1, 4), TaylorSeer(2, 4), RFC(2, 0.1), RFE(2, 4), RCS(2, 0.1)):
+    for method in (
+        FORA(4),
+        TaylorSeer(1, interval=4),
+        TaylorSeer(2, interval=4),
+        RFC(2, threshold=0.1),
+        RFE(2, interval=4),
+        RCS(2, threshold=0.1),
+    ):
         assert method.corrector is None
         assert method.granularity == "module"
         assert method.schedule.needs_total_steps is None

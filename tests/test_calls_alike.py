@@ -74,7 +74,7 @@ def test_a_controlnet_in_one_of_two_calls() -> None:
     text, pooled = torch.randn(1, 5, 16, generator=generator), torch.randn(1, 16, generator=generator)
     x = torch.randn(1, 6, 16, generator=generator)
     residuals = [torch.randn(1, 6, 32, generator=generator) for _ in range(2)]
-    handle = relcache.enable(model, TaylorSeer(1, 3))
+    handle = relcache.enable(model, TaylorSeer(1, interval=3))
     with torch.no_grad():
         for step, t in enumerate(torch.linspace(1, 0.1, STEPS)):
             for control in (None, [residual * (1 - step / 20) for residual in residuals]):

@@ -53,7 +53,7 @@ def run(model: Stack, steps: int = 10) -> list[Tensor]:
 
 def test_a_spec_of_ones_own() -> None:
     model = Stack().eval()
-    handle = relcache.enable(model, TaylorSeer(1, 4), spec=SPEC)
+    handle = relcache.enable(model, TaylorSeer(1, interval=4), spec=SPEC)
     run(model)
     assert handle.units == ["layers.0.mix", "layers.1.mix", "layers.2.mix"]
     assert handle.report().full_steps == [0, 1, 5, 9]
@@ -175,7 +175,10 @@ class Adder(nn.Module):
 
 
 @pytest.mark.parametrize("granularity", ["module", "block"])
-@pytest.mark.parametrize("method", [relcache.RFE(1, 3), relcache.RFE(2, 3), relcache.RFC(1, 0.5), relcache.FORA(3)])
+@pytest.mark.parametrize(
+    "method",
+    [relcache.RFE(1, interval=3), relcache.RFE(2, interval=3), relcache.RFC(1, threshold=0.5), relcache.FORA(3)],
+)
 def test_an_input_may_be_written_over(method: relcache.Method, granularity: str) -> None:
     """The features that a unit was given are read again after it has run, and at the next full step."""
     part = relcache.Part("layers.*", residual=granularity == "block")

@@ -75,7 +75,9 @@ def test_fallbacks_keep_the_dtype(order: int, dtype: torch.dtype) -> None:
     assert torch.equal(got[2], rows(4.0, 7.0).to(dtype))
 
 
-@pytest.mark.parametrize("method", [RFE(1, 4, warmup=1), RFC(2, 5.0, warmup=1), Method(Taylor(1), Plan([0, 5]))])
+@pytest.mark.parametrize(
+    "method", [RFE(1, interval=4, warmup=1), RFC(2, threshold=5.0, warmup=1), Method(Taylor(1), Plan([0, 5]))]
+)
 def test_a_difference_needs_two_full_steps(method: Method, model: DiTTransformer2DModel) -> None:
     """With a warm-up of 1, step 1 is full although nobody asked for it, and is counted."""
     handle = relcache.enable(model, method)
@@ -97,7 +99,7 @@ def test_a_signal_that_is_no_number_makes_the_step_full(bad: float) -> None:
     inputs = [rows(1.0), rows(1.1), rows(1.2), rows(bad), rows(bad), rows(1.5)]
     outputs = [rows(float(i)) for i in range(6)]
     with pytest.warns(UserWarning, match="error signal was NaN or infinite") as caught:
-        got, report = play(RFC(1, 100.0), inputs, outputs)
+        got, report = play(RFC(1, threshold=100.0), inputs, outputs)
     assert len([w for w in caught if "error signal" in str(w.message)]) == 1
     assert {0, 1, 3, 4} <= set(report.full_steps)
     assert torch.equal(got[3], outputs[3])
@@ -109,11 +111,13 @@ def test_a_signal_that_is_no_number_makes_the_step_full(bad: float) -> None:
 def test_an_input_of_zeros_makes_the_step_full() -> None:
     """‖I‖₁ = 0 leaves no ratio."""
     with pytest.warns(UserWarning, match="error signal"):
-        _, report = play(RFC(1, 100.0), [rows(0.0)] * 4, [rows(float(i)) for i in range(4)])
+        _, report = play(RFC(1, threshold=100.0), [rows(0.0)] * 4, [rows(float(i)) for i in range(4)])
     assert report.full_steps == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("method", [FORA(6), RFE(2, 6), RFC(2, 100.0)], ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method", [FORA(6), RFE(2, interval=6), RFC(2, threshold=100.0)], ids=lambda method: method.name
+)
 def test_a_shape_that_changes_is_computed_in_full(method: Method, model: DiTTransformer2DModel) -> None:
     """From step 4 on the picture is larger: never a stale or wrong-shaped feature."""
     handle = relcache.enable(model, method)
@@ -205,7 +209,7 @@ def test_training_with_gradients_is_an_error(model: DiTTransformer2DModel) -> No
 
 def test_the_cache_holds_no_graph(model: DiTTransformer2DModel) -> None:
     """With gradients on, features are kept detached; else every past step would stay alive."""
-    handle = relcache.enable(model, RFC(2, 0.5))
+    handle = relcache.enable(model, RFC(2, threshold=0.5))
     for step, sample in enumerate(trajectory(4)):
         model(sample, timestep=torch.tensor([900 - step] * 2), class_labels=torch.tensor([1, 1]))
     session = handle._session
@@ -225,7 +229,7 @@ def test_a_branch_without_history_forces_a_full_step(model: DiTTransformer2DMode
 
 def test_full_last(model: DiTTransformer2DModel) -> None:
     """The last steps are full where the number of steps is known."""
-    handle = relcache.enable(model, RFC(2, 100.0, full_last=3), num_inference_steps=10)
+    handle = relcache.enable(model, RFC(2, threshold=100.0, full_last=3), num_inference_steps=10)
     run_loop(model, steps=10)
     assert handle.report().full_steps == [0, 1, 7, 8, 9]
     assert Interval(4).needs_total_steps is None

@@ -45,7 +45,11 @@ class Shim(FluxTransformer2DModel):
             self.handle.reset()
 
 
-CONFIGS = [relcache.FORA(3, warmup=1), relcache.TaylorSeer(1, 3, warmup=2), relcache.RFC(1, 1e9, warmup=2)]
+CONFIGS = [
+    relcache.FORA(3, warmup=1),
+    relcache.TaylorSeer(1, interval=3, warmup=2),
+    relcache.RFC(1, threshold=1e9, warmup=2),
+]
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda config: config.name)

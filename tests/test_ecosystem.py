@@ -21,7 +21,7 @@ import relcache
 from relcache import FORA, Always, Plan, Relational, TaylorSeer
 
 STEPS = 8
-METHOD = TaylorSeer(1, 3)
+METHOD = TaylorSeer(1, interval=3)
 FULL_STEPS = [0, 1, 4, 7]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import relcache
 from relcache import FORA, RFC, TaylorSeer
 
-METHOD = TaylorSeer(2, 4)
+METHOD = TaylorSeer(2, interval=4)
 STEPS = 10
 
 
@@ -164,7 +164,7 @@ def test_two_pipelines_of_the_same_class() -> None:
 
 def test_two_models_whose_calls_interleave() -> None:
     """Step by step in turn, with other methods: each as if alone."""
-    methods = {"a": METHOD, "b": RFC(2, 0.8)}
+    methods = {"a": METHOD, "b": RFC(2, threshold=0.8)}
     alone = {}
     for name, method in methods.items():
         model = tiny_dit(seed=ord(name))

@@ -110,3 +110,7 @@ def test_first_orders_are_one_and_the_same(schedule: Schedule) -> None:
         pictures.append(run_loop(model, steps=STEPS))
     assert relative_error(pictures[1], pictures[0]) < 1e-5
     assert relative_error(pictures[2], pictures[0]) < 1e-5
+
+
+def test_every_forecaster_is_in_the_table() -> None:
+    assert {type(forecaster) for forecaster in FORECASTERS} == set(relcache.forecasters.FORECASTERS.values())

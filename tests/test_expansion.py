@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from relcache import ErrorBudget, Forecaster, Linear, Newton, Relational, Reuse, Taylor
-from relcache.forecasters.expansion import Expansion, every, gram, gram_norm, norm_l2, sum_absolute, weighted_sum
+from relcache.forecasters.expansion import Expansion, gram, gram_norm, norm_l2, subsample, sum_absolute, weighted_sum
 
 settings.register_profile("short", max_examples=60, deadline=None)
 settings.load_profile("short")
@@ -365,10 +365,10 @@ def test_a_stride_sees_every_column() -> None:
     """Of 14 lines of 14 tokens every seventh would be two columns; every ninth is all of them."""
     columns = (torch.arange(196) % 14).float().reshape(1, 196, 1)
     for stride in (2, 4, 7, 14):
-        seen = every(columns, stride)
+        seen = subsample(columns, stride)
         assert seen.unique().numel() == 14
         assert 196 / (stride + 3) <= seen.shape[1] <= 196 / stride
-    assert torch.equal(every(columns, 3), columns[:, ::3])
+    assert torch.equal(subsample(columns, 3), columns[:, ::3])
 
 
 def test_a_stride_below_one_is_refused() -> None:

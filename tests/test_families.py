@@ -49,8 +49,8 @@ TABLE = rows_of(FAMILIES)
 
 def method_for(recipe: Recipe) -> relcache.Method:
     if recipe.threshold is not None:
-        return RFC(recipe.order, recipe.threshold)
-    return relcache.FORA(3) if recipe.forecast == "reuse" else TaylorSeer(recipe.order, 3)
+        return RFC(recipe.order, threshold=recipe.threshold)
+    return relcache.FORA(3) if recipe.forecast == "reuse" else TaylorSeer(recipe.order, interval=3)
 
 
 def recipe_for(name: str, family: Family) -> Recipe:
@@ -59,7 +59,7 @@ def recipe_for(name: str, family: Family) -> Recipe:
     if recipe.threshold is None:
         return recipe
     model = family.model()
-    handle = relcache.enable(model, RFC(recipe.order, 1e9))
+    handle = relcache.enable(model, RFC(recipe.order, threshold=1e9))
     sample(model, along(family, model, STEPS))
     errors = [error for error in request_of(handle).signal if error is not None]
     assert len(errors) == STEPS - 2, handle.report().fallbacks
@@ -248,7 +248,7 @@ def test_a_sample_does_not_depend_on_its_batch(family: Family) -> None:
 @pytest.mark.parametrize("family", TABLE)
 def test_the_estimate_is_the_size_of_the_cache(family: Family) -> None:
     model = family.model()
-    handle = relcache.enable(model, RFC(2, 1e-9))
+    handle = relcache.enable(model, RFC(2, threshold=1e-9))
     size = family.size
     estimate = handle.estimate(size.height, width=size.width, frames=size.frames, batch=size.batch, text=size.text)
     sample(model, along(family, model, 4))

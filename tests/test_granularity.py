@@ -136,7 +136,7 @@ def test_cost_of_a_cached_step() -> None:
     held, flops = {}, {}
     for granularity in ("module", "block", "stack"):
         model = tiny_dit(blocks=6)
-        handle = relcache.enable(model, relcache.TaylorSeer(1, 4), granularity=granularity)
+        handle = relcache.enable(model, relcache.TaylorSeer(1, interval=4), granularity=granularity)
         run_loop(model)
         report = handle.report()
         held[granularity] = report.cache_bytes
@@ -197,7 +197,7 @@ def climb(model: Tower, step: int, **options: Any) -> Tensor:
 
 def test_a_run_without_its_last_block_is_an_error() -> None:
     model = Tower().eval()
-    handle = relcache.enable(model, relcache.TaylorSeer(1, 4), spec=SPEC, granularity="stack")
+    handle = relcache.enable(model, relcache.TaylorSeer(1, interval=4), spec=SPEC, granularity="stack")
     for step in range(2):
         climb(model, step, without=9)
     with pytest.raises(RuntimeError, match=r"the last block of layers was left out of a cached step"):
@@ -208,7 +208,7 @@ def test_a_run_without_its_last_block_is_an_error() -> None:
 
 def test_a_run_without_its_first_block_is_computed() -> None:
     model, plain = Tower().eval(), Tower()
-    relcache.enable(model, relcache.TaylorSeer(1, 4), spec=SPEC, granularity="stack")
+    relcache.enable(model, relcache.TaylorSeer(1, interval=4), spec=SPEC, granularity="stack")
     for step in range(2):
         climb(model, step)
     with pytest.warns(UserWarning, match="reached none of the cached modules"):
@@ -219,7 +219,7 @@ def test_a_run_without_its_first_block_is_computed() -> None:
 def test_an_error_inside_a_run() -> None:
     """Half a run is not built upon: the next call begins a request."""
     model, plain = Tower().eval(), Tower()
-    handle = relcache.enable(model, relcache.TaylorSeer(1, 4), spec=SPEC, granularity="stack")
+    handle = relcache.enable(model, relcache.TaylorSeer(1, interval=4), spec=SPEC, granularity="stack")
     climb(model, 0)
     with pytest.raises(BrokenOff):
         climb(model, 1, fail=True)
@@ -276,7 +276,7 @@ def test_the_error_is_read_at_the_first_module_whatever_the_units_are(granularit
     found = []
     for chosen in ("module", granularity):
         model = tiny_dit(blocks=3)
-        handle = relcache.enable(model, relcache.RCS(2, 0.4, token_stride=stride), granularity=chosen)
+        handle = relcache.enable(model, relcache.RCS(2, threshold=0.4, token_stride=stride), granularity=chosen)
         given = {"class_labels": torch.tensor([1, 2])}
         with torch.no_grad():
             for step in range(12):
@@ -293,7 +293,7 @@ def test_a_sampled_error_is_another_and_holds_less() -> None:
     reports = []
     for stride in (1, 3):
         model = tiny_dit(blocks=3)
-        handle = relcache.enable(model, relcache.RFC(1, 0.4, token_stride=stride), granularity="stack")
+        handle = relcache.enable(model, relcache.RFC(1, threshold=0.4, token_stride=stride), granularity="stack")
         run_loop(model)
         reports.append(handle.report())
     assert reports[0].signal[2] != reports[1].signal[2]
@@ -309,7 +309,7 @@ def test_enabled_in_inference_mode(granularity: Any) -> None:
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             model = tiny_dit(blocks=3)
-            handle = relcache.enable(model, relcache.RFC(1, 2.0), granularity=granularity)
+            handle = relcache.enable(model, relcache.RFC(1, threshold=2.0), granularity=granularity)
             outputs.append(run_loop(model))
         assert handle.report().nfc < handle.report().steps
     torch.testing.assert_close(outputs[1], outputs[0])
@@ -336,7 +336,7 @@ def test_compiled_blocks(granularity: Any, first: str) -> None:
 
     if first == "compiled":
         compile()
-    handle = relcache.enable(model, relcache.TaylorSeer(1, 3), granularity=granularity)
+    handle = relcache.enable(model, relcache.TaylorSeer(1, interval=3), granularity=granularity)
     if first == "enabled":
         compile()
     before = run_loop(model, steps=8)
@@ -344,7 +344,7 @@ def test_compiled_blocks(granularity: Any, first: str) -> None:
     assert graphs == alone.frame_count
     assert handle.report().full_steps == [0, 1, 4, 7]
     eager = tiny_dit(blocks=3)
-    with relcache.enable(eager, relcache.TaylorSeer(1, 3), granularity=granularity):
+    with relcache.enable(eager, relcache.TaylorSeer(1, interval=3), granularity=granularity):
         assert relative_error(before, run_loop(eager, steps=8)) < 1e-5
     run_loop(model, steps=12)
     assert counter.frame_count == graphs

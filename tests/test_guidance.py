@@ -177,9 +177,9 @@ def test_two_tiles_of_one_picture() -> None:
     tiles = list(again)
     again.clear()
     hook.remove()
-    with relcache.enable(pipe, RFC(1, 1e9)) as handle:
+    with relcache.enable(pipe, RFC(1, threshold=1e9)) as handle:
         alone = run((pipe, call)), handle.report().full_steps
-    with relcache.enable(pipe, RFC(1, 1e9)) as handle:
+    with relcache.enable(pipe, RFC(1, threshold=1e9)) as handle:
         plain.register_forward_hook(second_tile, with_kwargs=True)  # behind relcache's own
         first = run((pipe, call))
         report = handle.report()

@@ -28,7 +28,7 @@ from relcache.engine.forwards import replacement_of
 from relcache.engine.watch import Watch
 
 CPU = torch.device("cpu")
-BLOCKS = relcache.RFC(1, 0.5)
+BLOCKS = relcache.RFC(1, threshold=0.5)
 CONDITION = {"timestep": torch.ones(2), "class_labels": torch.tensor([1, 2])}
 BLOCKS_AT = {"granularity": "block"}
 

@@ -21,7 +21,7 @@ from torch import nn
 import relcache
 
 CPU = torch.device("cpu")
-METHOD = relcache.RFC(1, 0.8)
+METHOD = relcache.RFC(1, threshold=0.8)
 
 
 class Pairs:

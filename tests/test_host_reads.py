@@ -86,7 +86,7 @@ OPENING = 8
 over_branches = pytest.mark.parametrize("branches", [["cond"], ["cond", "uncond"]], ids=["one branch", "two branches"])
 over_modes = pytest.mark.parametrize("inference", [False, True], ids=["no_grad", "inference_mode"])
 over_fixed = pytest.mark.parametrize(
-    "method", [FORA(4), TaylorSeer(2, 4), RFE(2, 4)], ids=lambda m: f"{m.name}-{m.order}"
+    "method", [FORA(4), TaylorSeer(2, interval=4), RFE(2, interval=4)], ids=lambda m: f"{m.name}-{m.order}"
 )
 
 
@@ -107,7 +107,7 @@ def test_fixed_plan_never_waits(
 @over_branches
 @over_modes
 def test_error_budget_waits_once_a_step(branches: list[str], inference: bool, model: DiTTransformer2DModel) -> None:
-    relcache.enable(model, RFC(2, 0.6))
+    relcache.enable(model, RFC(2, threshold=0.6))
     for steps in (10, 20):
         reads = host_reads(model, branches, steps, inference)
         assert steps - 2 <= reads <= steps - 2 + OPENING

@@ -34,11 +34,11 @@ def test_a_picture_that_is_only_reworked(kind: type[Any]) -> None:
     if kind is diffusers.FluxInpaintPipeline:
         options["mask_image"] = torch.ones(1, 1, 16, 24)
     full = run(built, **options)
-    with relcache.enable(built[0], TaylorSeer(1, 4)) as handle:
+    with relcache.enable(built[0], TaylorSeer(1, interval=4)) as handle:
         cached = run(built, **options)
         assert handle.report().steps == 6
         assert handle.report().full_steps == [0, 1, 5]
-    with relcache.enable(built[0], RFC(1, 1e9, full_last=2)) as handle:
+    with relcache.enable(built[0], RFC(1, threshold=1e9, full_last=2)) as handle:
         run(built, **options)
         assert handle.report().full_steps == [0, 1, 4, 5], "the number of steps is known"
     assert not torch.equal(cached, full)
@@ -69,7 +69,7 @@ def test_a_scheduler_of_the_second_order(make: Any) -> None:
     pipe, call = make()
     pipe.scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
     full = run((pipe, call), 6)
-    with relcache.enable(pipe, TaylorSeer(1, 4)) as handle:
+    with relcache.enable(pipe, TaylorSeer(1, interval=4)) as handle:
         cached = run((pipe, call), 6)
     report = handle.report()
     assert report.steps == 2 * 6 - 1
@@ -82,7 +82,7 @@ def test_a_scheduler_of_the_second_order(make: Any) -> None:
 def test_a_scheduler_of_several_orders() -> None:
     pipe, call = wan()
     pipe.scheduler = diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")
-    with relcache.enable(pipe, TaylorSeer(1, 4)) as handle:
+    with relcache.enable(pipe, TaylorSeer(1, interval=4)) as handle:
         run((pipe, call))
     assert handle.report().steps == STEPS
     assert handle.report().full_steps == [0, 1, 5, 9]
@@ -96,7 +96,7 @@ def test_an_interrupt_from_a_callback() -> None:
         pipe._interrupt = step >= 3
         return tensors
 
-    with relcache.enable(pipe, TaylorSeer(2, 4)) as handle:
+    with relcache.enable(pipe, TaylorSeer(2, interval=4)) as handle:
         clean = run((pipe, call))
         run((pipe, call), callback_on_step_end=stop)
         assert handle.report().steps == 4
@@ -108,7 +108,7 @@ def test_batches_and_several_pictures_of_one_prompt() -> None:
     """A fixed schedule: a picture is the same alone, beside another prompt's, and as one of several."""
     built = flux()
     prompts = [PROMPT, "a cat"]
-    with relcache.enable(built[0], TaylorSeer(1, 4)):
+    with relcache.enable(built[0], TaylorSeer(1, interval=4)):
         alone = [run(built, prompt=prompt) for prompt in prompts]
         generators = [torch.Generator().manual_seed(0) for _ in prompts]
         together = run(built, prompt=prompts, generator=generators)
@@ -123,9 +123,9 @@ def test_other_steps_and_sizes_between_calls() -> None:
     built = flux()
     clean = {}
     for options in ({"steps": 10}, {"steps": 6}, {"steps": 10, "height": 32}, {"steps": 10}):
-        with relcache.enable(built[0], TaylorSeer(2, 3)):
+        with relcache.enable(built[0], TaylorSeer(2, interval=3)):
             clean[str(options)] = run(built, **options)
-    with relcache.enable(built[0], TaylorSeer(2, 3)) as handle:
+    with relcache.enable(built[0], TaylorSeer(2, interval=3)) as handle:
         for options in ({"steps": 10}, {"steps": 6}, {"steps": 10, "height": 32}, {"steps": 10}):
             assert torch.equal(run(built, **options), clean[str(options)])
             assert handle.report().steps == options["steps"]
@@ -136,7 +136,7 @@ def test_other_steps_and_sizes_between_calls() -> None:
 def test_experts_share_the_steps_and_not_the_features() -> None:
     """Wan 2.2: the second expert's first step is full, and the first one's features are dropped."""
     pipe, call = wan(experts=2)
-    with relcache.enable(pipe, RFC(1, 1e9)) as handle:
+    with relcache.enable(pipe, RFC(1, threshold=1e9)) as handle:
         run((pipe, call))
         report = handle.report()
         both = handle.estimate(call["height"], width=call["width"], frames=call["num_frames"], branches=2, text=24)
@@ -147,7 +147,7 @@ def test_experts_share_the_steps_and_not_the_features() -> None:
     assert report.units == 2 * 6
     assert handle.units[0] == "transformer.blocks.0.attn1"
     assert handle.units[6] == "transformer_2.blocks.0.attn1"
-    with relcache.enable(wan()[0], RFC(1, 1e9)) as alone:
+    with relcache.enable(wan()[0], RFC(1, threshold=1e9)) as alone:
         size = {"width": call["width"], "frames": call["num_frames"]}
         assert alone.estimate(call["height"], **size, branches=2, text=24) == both
     assert abs(report.cache_bytes - both) <= 0.05 * both
@@ -175,7 +175,7 @@ def flux_control() -> tuple[Built, dict[str, Any]]:
 def test_the_other_pipelines_of_flux(make: Any) -> None:
     built, options = make()
     full = run(built, **options)
-    with relcache.enable(built[0], TaylorSeer(1, 4)) as handle:
+    with relcache.enable(built[0], TaylorSeer(1, interval=4)) as handle:
         cached = run(built, **options)
         report = handle.report()
     assert report.full_steps == [0, 1, 5, 9]

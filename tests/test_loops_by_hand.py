@@ -78,7 +78,7 @@ def test_halves_of_two_loops_on_one_table(on_cpu: bool, monkeypatch: pytest.Monk
         monkeypatch.setattr("relcache.session.tracker.waits", lambda values: True)
     model, plain = tiny_dit(), tiny_dit()
     table = list(timesteps_for(STEPS).float())
-    handle = relcache.enable(model, TaylorSeer(1, 4))
+    handle = relcache.enable(model, TaylorSeer(1, interval=4))
     loops = [loop(model, seed=seed, timesteps=table) for seed in range(2)]
     firsts = [[next(each) for _ in range(STEPS // 2)] for each in loops]
     assert len(firsts) == 2
@@ -124,7 +124,7 @@ def test_repeated_timesteps_give_the_same_full_steps_each_time(table: list[int],
 
 def test_tables_walked_either_way_after_one_another() -> None:
     model = tiny_dit()
-    handle = relcache.enable(model, TaylorSeer(1, 4))
+    handle = relcache.enable(model, TaylorSeer(1, interval=4))
     falling = timesteps_for(STEPS).float()
     rising = falling.flip(0).contiguous()
     ways = {"falling": list(falling), "rising": [rising[place] for place in reversed(range(STEPS))]}
@@ -147,7 +147,7 @@ def test_a_scheduler_given_beside_a_bare_transformer() -> None:
     model, scheduler = pipe.transformer, diffusers.FlowMatchHeunDiscreteScheduler()
     text = torch.randn(1, 5, model.config.joint_attention_dim)
     pooled = torch.randn(1, model.config.pooled_projection_dim)
-    handle = relcache.enable(model, TaylorSeer(1, 4), scheduler=scheduler, free_at_end=True)
+    handle = relcache.enable(model, TaylorSeer(1, interval=4), scheduler=scheduler, free_at_end=True)
 
     def sample(seed: int) -> Tensor:
         scheduler.set_timesteps(6)

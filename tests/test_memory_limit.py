@@ -17,7 +17,7 @@ from relcache.checks import as_text, bytes_from
 from relcache.memory import choice as memory
 from relcache.memory.choice import Way, ways
 
-METHOD = TaylorSeer(1, 4)
+METHOD = TaylorSeer(1, interval=4)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_each_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         report = handle.report()
         assert report.cache_bytes == known[way] <= limit
         choice = handle.choose(8, width=8, batch=2)
-        assert (choice.way, choice.chosen.held_bytes) == (way, report.cache_bytes)
-        asked = "" if way == Way() else f"; as asked ({Way()}) it would hold {as_text(known[Way()])}"
+        assert (choice.way, choice.chosen.cache_bytes) == (way, report.cache_bytes)
+        asked = "" if way == Way() else f"; as asked ({Way()}) it would take {as_text(known[Way()])}"
         assert report.notes == [
             f"memory_limit {as_text(limit)}: {way}: {as_text(known[way])} of cache{asked or ', as asked'}"
         ]
@@ -189,7 +189,7 @@ def test_a_second_branch(context: bool, monkeypatch: pytest.MonkeyPatch) -> None
     branch, chosen = "uncond" if context else "1", Way("block", "bfloat16")
     assert report.notes == [
         f"memory_limit {as_text(limit)}: {chosen}: {as_text(2 * known[chosen])} of cache; as asked ({Way()}) it would "
-        f"hold {as_text(2 * known[Way()])}; chosen at step 0, when branch {branch!r} came: its cache was dropped"
+        f"take {as_text(2 * known[Way()])}; chosen at step 0, when branch {branch!r} came: its cache was dropped"
     ]  # fmt: skip
     assert report.full_steps[:3] == [0, 1, 2]  # the first branch has a full step less
     assert report.cache_bytes <= limit
@@ -252,7 +252,7 @@ def test_in_other_modes(surroundings: Any) -> None:
     assert report.full_steps == [0, 1, 5]
 
 
-@pytest.mark.parametrize("method", [RFC(2, 0.6), RCS(1, 0.6)], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", [RFC(2, threshold=0.6), RCS(1, threshold=0.6)], ids=lambda method: method.name)
 def test_a_pipeline(method: Any) -> None:
     """Sizes in pixels, rows doubled by guidance."""
     pipeline = tiny_pipeline(blocks=3)
@@ -262,7 +262,7 @@ def test_a_pipeline(method: Any) -> None:
     before = handle.choose(8, width=8, batch=4)
     run_pipeline(pipeline, [3, 5])
     report = handle.report()
-    assert report.cache_bytes == before.chosen.held_bytes <= asked // 3
+    assert report.cache_bytes == before.chosen.cache_bytes <= asked // 3
     assert str(before) == report.notes[0]
 
 
@@ -301,22 +301,22 @@ def hunyuan() -> HunyuanVideoTransformer3DModel:
 def test_hunyuan_video(hunyuan: HunyuanVideoTransformer3DModel) -> None:
     """720p, 129 frames: latents of 90 x 160 x 33, bfloat16. Of 80 GB the weights leave 50, of 24 GB (packed) 6."""
     size = {"height": 90, "width": 160, "frames": 33}
-    handle = relcache.enable(hunyuan, TaylorSeer(1, 5))
+    handle = relcache.enable(hunyuan, TaylorSeer(1, interval=5))
     by_limit = {limit: handle.choose(**size, memory_limit=limit) for limit in ("50 GB", "6 GB", "1 GB")}
     assert {limit: choice.way[:2] for limit, choice in by_limit.items()} == {
         "50 GB": ("block", "int8"), "6 GB": ("stack", "features"), "1 GB": ("stack", "int8"),
     }  # fmt: skip
     assert by_limit["6 GB"].chosen.device_bytes <= 1.5e9
-    assert by_limit["6 GB"].options[0].held_bytes > 100e9
+    assert by_limit["6 GB"].options[0].cache_bytes > 100e9
     # RFC also keeps the input and, of the first module's, the error signal: at the stack three more features
-    relational = relcache.enable(hunyuan, RFC(1, 0.1), granularity="stack")
+    relational = relcache.enable(hunyuan, RFC(1, threshold=0.1), granularity="stack")
     with pytest.raises(
         ValueError, match=r"granularity 'stack': 3\.65 GB of cache; granularity 'stack', int8: 1\.83 GB"
     ):
         relational.choose(**size, memory_limit="1.5 GB")
-    sampled = relcache.enable(hunyuan, RFC(1, 0.1, token_stride=8), granularity="stack")
+    sampled = relcache.enable(hunyuan, RFC(1, threshold=0.1, token_stride=8), granularity="stack")
     assert sampled.choose(**size, memory_limit="1.5 GB").way == Way("stack", "int8")
-    sampled = relcache.enable(hunyuan, RFC(1, 0.1, token_stride=64), granularity="stack")
+    sampled = relcache.enable(hunyuan, RFC(1, threshold=0.1, token_stride=64), granularity="stack")
     assert sampled.choose(**size, memory_limit="1.5 GB").way == Way("stack", "features")
     # in the host's memory a cache takes, on the device, what is on its way: two units in and two states out
     moved = handle._session.chooser.weigh(Way("module", "int8", "cpu"), handle._calls(90, 160, 33, None, None, None))
@@ -330,7 +330,7 @@ def test_a_limit_knows_of_compiled_code(what: str) -> None:
     plain, model = tiny_dit(blocks=4), tiny_dit(blocks=4)
     for module in [model] if what == "model" else model.transformer_blocks:
         module.compile(backend="eager")
-    there, handle = (relcache.enable(each, TaylorSeer(1, 5)) for each in (plain, model))
+    there, handle = (relcache.enable(each, TaylorSeer(1, interval=5)) for each in (plain, model))
 
     def weighed(handle: relcache.Handle, way: Way) -> Any:
         return handle._session.chooser.weigh(way, handle._calls(8, 8, 1, 2, None, None))
@@ -338,7 +338,7 @@ def test_a_limit_knows_of_compiled_code(what: str) -> None:
     feature = 2 * 16 * 16 * 4
     inside, outside = weighed(handle, Way()), weighed(there, Way())
     assert inside.device_bytes - outside.device_bytes == 8 * 2 * feature
-    assert inside.held_bytes == outside.held_bytes
+    assert inside.cache_bytes == outside.cache_bytes
     assert "no use inside compiled code" in weighed(handle, Way(offload="cpu")).problem
     blocks = Way("block", offload="cpu")
     assert (weighed(handle, blocks) == weighed(there, blocks)) == (what == "blocks")
@@ -349,10 +349,10 @@ def test_a_limit_knows_of_compiled_code(what: str) -> None:
 def test_requests_that_take_turns_within_a_limit() -> None:
     """What is held never exceeds it, whichever takes its turn; each reads that the other has cost it its cache."""
     model = tiny_dit(blocks=4)
-    free = relcache.enable(model, TaylorSeer(1, 4))
+    free = relcache.enable(model, TaylorSeer(1, interval=4))
     run_loop(model)
     limit = free.report().cache_bytes
-    handle = relcache.enable(model, TaylorSeer(1, 4), memory_limit=limit)
+    handle = relcache.enable(model, TaylorSeer(1, interval=4), memory_limit=limit)
     names = [handle.request(), handle.request()]
     seen: list[int] = []
 

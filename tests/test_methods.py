@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import relcache
 from relcache import (
     FORA,
     RCS,
@@ -22,6 +29,7 @@ from relcache import (
     Reuse,
     Taylor,
     TaylorSeer,
+    auto,
     method_from_config,
     method_from_text,
 )
@@ -29,24 +37,31 @@ from relcache.methods import value_from_text
 
 
 def test_pairs_of_the_literature() -> None:
-    assert FORA(4) == Method(Reuse(), Interval(4, warmup=2), "FORA")
-    assert TaylorSeer(2, 4) == Method(Taylor(2), Interval(4, warmup=2), "TaylorSeer")
-    assert RFC(2, 0.12) == Method(Relational(2, "taylor", "sample"), ErrorBudget(0.12, 2, "sample"), "RFC")
-    assert RFC(1, 0.2, 3, "newton", "tensor") == Method(
-        Relational(1, "newton", "tensor"), ErrorBudget(0.2, 3, "tensor"), "RFC"
+    assert FORA(4) == Method(Reuse(), Interval(4, warmup=2), name="FORA")
+    assert TaylorSeer(2, interval=4) == Method(Taylor(2), Interval(4, warmup=2), name="TaylorSeer")
+    assert RFC(2, threshold=0.12) == Method(
+        Relational(2, "taylor", "sample"), ErrorBudget(0.12, 2, "sample"), name="RFC"
     )
-    assert RFE(2, 4) == Method(Relational(2), Interval(4), "RFE")
-    assert RCS(2, 0.1) == Method(Taylor(2), ErrorBudget(0.1), "RCS")
+    assert RFC(1, threshold=0.2, warmup=3, direction="newton", norm="tensor") == Method(
+        Relational(1, "newton", "tensor"), ErrorBudget(0.2, 3, "tensor"), name="RFC"
+    )
+    assert RFE(2, interval=4) == Method(Relational(2), Interval(4), name="RFE")
+    assert RCS(2, threshold=0.1) == Method(Taylor(2), ErrorBudget(0.1), name="RCS")
 
 
 def test_order_of_a_method() -> None:
-    assert [method.order for method in (FORA(4), TaylorSeer(2, 4), RFC(1), Method(Linear(), Always()))] == [0, 2, 1, 1]
+    assert [method.order for method in (FORA(4), TaylorSeer(2, interval=4), RFC(1), Method(Linear(), Always()))] == [
+        0,
+        2,
+        1,
+        1,
+    ]
 
 
 def test_other_threshold() -> None:
-    method = RFC(2, 0.12, norm="tensor", full_last=3)
-    assert method.with_threshold(0.5) == RFC(2, 0.5, norm="tensor", full_last=3)
-    assert method == RFC(2, 0.12, norm="tensor", full_last=3)
+    method = RFC(2, threshold=0.12, norm="tensor", full_last=3)
+    assert method.with_threshold(0.5) == RFC(2, threshold=0.5, norm="tensor", full_last=3)
+    assert method == RFC(2, threshold=0.12, norm="tensor", full_last=3)
 
 
 def test_a_pair_of_ones_own_has_a_name() -> None:
@@ -58,12 +73,12 @@ def test_a_pair_of_ones_own_has_a_name() -> None:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"method": "rfc", "order": 2, "threshold": 0.1}, RFC(2, 0.1)),
+        ({"method": "rfc", "order": 2, "threshold": 0.1}, RFC(2, threshold=0.1)),
         ({"method": "RFC"}, RFC()),
-        ({"method": "fora", "interval": 5, "warmup": 1}, FORA(5, 1)),
-        ({"method": "taylorseer", "order": 1, "interval": 4, "phase": 3}, TaylorSeer(1, 4, phase=3)),
-        ({"method": "plan", "full_steps": [0, 1, 5]}, Method(Relational(2), Plan([0, 1, 5]), "RFE on a plan")),
-        ({"method": "full"}, Method(Reuse(), Always(), "full")),
+        ({"method": "fora", "interval": 5, "warmup": 1}, FORA(5, warmup=1)),
+        ({"method": "taylorseer", "order": 1, "interval": 4, "phase": 3}, TaylorSeer(1, interval=4, phase=3)),
+        ({"method": "plan", "full_steps": [0, 1, 5]}, Method(Relational(2), Plan([0, 1, 5]), name="RFE on a plan")),
+        ({"method": "full"}, Method(Reuse(), Always(), name="full")),
     ],
 )
 def test_from_config(config: dict[str, Any], expected: Method) -> None:
@@ -75,14 +90,14 @@ def test_from_config(config: dict[str, Any], expected: Method) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("full", Method(Reuse(), Always(), "full")),
+        ("full", Method(Reuse(), Always(), name="full")),
         ("fora:interval=4", FORA(4)),
-        ("rfc:order=2,threshold=0.12,direction=newton", RFC(2, 0.12, direction="newton")),
-        (" rfe : order = 1 , interval = 6 ", RFE(1, 6)),
-        ("plan:full_steps=[0, 1, 5],order=1", Method(Relational(1), Plan([0, 1, 5]), "RFE on a plan")),
-        ("linear:interval=4,weight=0.8", Method(Linear(0.8), Interval(4), "Linear")),
-        ("newton:order=2,interval=4,phase=3", Method(Newton(2), Interval(4, phase=3), "Newton")),
-        ("rcs:order=1,threshold=0.3,longest_gap=null", RCS(1, 0.3)),
+        ("rfc:order=2,threshold=0.12,direction=newton", RFC(2, threshold=0.12, direction="newton")),
+        (" rfe : order = 1 , interval = 6 ", RFE(1, interval=6)),
+        ("plan:full_steps=[0, 1, 5],order=1", Method(Relational(1), Plan([0, 1, 5]), name="RFE on a plan")),
+        ("linear:interval=4,weight=0.8", Method(Linear(0.8), Interval(4), name="Linear")),
+        ("newton:order=2,interval=4,phase=3", Method(Newton(2), Interval(4, phase=3), name="Newton")),
+        ("rcs:order=1,threshold=0.3,longest_gap=null", RCS(1, threshold=0.3)),
     ],
 )
 def test_from_text(text: str, expected: Method) -> None:
@@ -95,7 +110,7 @@ def test_from_text(text: str, expected: Method) -> None:
 )
 def test_numbers_as_people_write_them(text: str, number: float) -> None:
     assert method_from_text(f"rfc:threshold={text}") == RFC(threshold=number)
-    assert method_from_text(f"rcs:order=1,threshold={text}") == RCS(1, number)
+    assert method_from_text(f"rcs:order=1,threshold={text}") == RCS(1, threshold=number)
     assert method_from_text(f"linear:interval=2,weight={text}").forecaster == Linear(number)
 
 
@@ -133,3 +148,59 @@ def test_texts_that_are_refused(text: str, message: str) -> None:
 def test_numbers_longer_than_python_reads() -> None:
     assert value_from_text("9" * 5000) == float("inf")
     assert value_from_text("[" * 100_000) == "[" * 100_000
+
+
+@pytest.mark.parametrize("build", [RFC, RFE, RCS, FORA, TaylorSeer, auto])
+def test_options_are_named(build: Callable[..., Method]) -> None:
+    with pytest.raises(TypeError, match="positional argument"):
+        build(2, 4)
+    with pytest.raises(TypeError, match="positional argument"):
+        Method(Taylor(1), Interval(4), "mine")
+
+
+NEW_FILES = {
+    "forecasters/half.py": """
+from dataclasses import dataclass
+from relcache.forecasters.taylor import Taylor
+
+@dataclass(frozen=True)
+class Half(Taylor):
+    share: float = 0.5
+""",
+    "schedules/odd.py": """
+from dataclasses import dataclass
+from relcache.schedules.base import Schedule
+
+@dataclass(frozen=True)
+class Odd(Schedule):
+    def wants_full(self, state, step, error):
+        return step % 2 == 1
+""",
+    "correctors/other.py": """
+from dataclasses import dataclass
+from relcache.correctors.replay import Replay
+
+@dataclass(frozen=True)
+class Other(Replay):
+    strength: int = 1
+""",
+}
+USE = """
+import relcache
+method = relcache.method_from_text('half:order=2,share=0.25,interval=4,corrector={"name":"other","strength":3}')
+assert method == relcache.Method(
+    relcache.Half(2, share=0.25), relcache.Interval(4), name="Half", corrector=relcache.Other(strength=3)
+), method
+assert relcache.method_from_text("fora:interval=2,corrector=other").corrector == relcache.Other()
+relcache.Method(relcache.Reuse(), relcache.Odd())
+assert {"Half", "Odd", "Other"} <= set(relcache.__all__)
+"""
+
+
+def test_a_part_is_added_by_its_file_alone(tmp_path: Path) -> None:
+    package = Path(relcache.__file__).parent
+    shutil.copytree(package, tmp_path / "relcache", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, content in NEW_FILES.items():
+        (tmp_path / "relcache" / name).write_text(content, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", USE], check=True, env=environment)

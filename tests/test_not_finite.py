@@ -16,7 +16,7 @@ import relcache
 from relcache import FORA, RFC, RFE, Method, Plan, TaylorSeer
 
 OWN, FORECAST = "the model's own output was NaN or infinite at step", "the output was NaN or infinite at step"
-METHODS = [FORA(4), TaylorSeer(2, 4), RFE(2, 4), RFC(2, 0.5)]
+METHODS = [FORA(4), TaylorSeer(2, interval=4), RFE(2, interval=4), RFC(2, threshold=0.5)]
 each_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 
@@ -51,7 +51,7 @@ def test_weights(method: Method, options: dict[str, Any]) -> None:
 def test_the_end_of_a_pipelines_request() -> None:
     """The last step is known: the sentence comes with the black picture."""
     pipeline = tiny_pipeline()
-    relcache.enable(pipeline, TaylorSeer(1, 4))
+    relcache.enable(pipeline, TaylorSeer(1, interval=4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run_pipeline(pipeline, [3])
@@ -62,7 +62,7 @@ def test_the_end_of_a_pipelines_request() -> None:
 
 def test_the_number_of_steps_tells_a_loops_end() -> None:
     model = tiny_dit()
-    relcache.enable(model, TaylorSeer(1, 4), num_inference_steps=12)
+    relcache.enable(model, TaylorSeer(1, interval=4), num_inference_steps=12)
     spoil(model)
     with pytest.warns(UserWarning, match=OWN):
         run_loop(model, steps=12)
@@ -72,7 +72,7 @@ def test_the_number_of_steps_tells_a_loops_end() -> None:
 def test_what_comes_after_a_request_says_it(then: str) -> None:
     model = tiny_dit()
     spoil(model)
-    handle = relcache.enable(model, TaylorSeer(1, 4))
+    handle = relcache.enable(model, TaylorSeer(1, interval=4))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run_loop(model)
@@ -112,7 +112,7 @@ def test_latents_of_one_sample(method: Method, bad: float) -> None:
 def test_a_branch_of_its_own() -> None:
     """The weights are good; what one branch is given is not."""
     model = tiny_dit()
-    handle = relcache.enable(model, TaylorSeer(1, 4))
+    handle = relcache.enable(model, TaylorSeer(1, interval=4))
     samples = trajectory(8)
     samples[5, 0, 0, 0, 0] = math.nan
     call_along(model, samples, {"cond": range(8), "uncond": range(8)})
@@ -130,7 +130,7 @@ def test_a_forecast_that_runs_over_is_told_from_the_models_own() -> None:
             return self.blocks[0](hidden_states) * self.gate
 
     model = Gated().eval()
-    handle = relcache.enable(model, Method(TaylorSeer(1, 4).forecaster, Plan([0, 1])), spec=SPEC)
+    handle = relcache.enable(model, Method(TaylorSeer(1, interval=4).forecaster, Plan([0, 1])), spec=SPEC)
     with torch.no_grad():
         for step in range(4):
             model.blocks[0].present, model.gate = rows(1.0 + step), 1.0 if step < 2 else math.inf

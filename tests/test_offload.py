@@ -26,7 +26,7 @@ from relcache.storage.offload import Copy, Mover, StreamMover
 from relcache.storage.store import MOST_LEAVING, Away, Store, tensors, tensors_on_device
 
 CPU = torch.device("cpu")
-METHODS = [FORA(4), TaylorSeer(1, 4), RFC(2, 0.6)]
+METHODS = [FORA(4), TaylorSeer(1, interval=4), RFC(2, threshold=0.6)]
 
 
 class Journal(Mover):
@@ -120,7 +120,7 @@ def order_of(handle: relcache.Handle) -> dict[int, int]:
 def test_the_next_unit_is_on_its_way(full: bool, journal: Journal) -> None:
     """While a unit is computed or forecast, its features and the next one's are there or coming, and no others."""
     model = tiny_dit(blocks=4)
-    handle = relcache.enable(model, RFE(1, 3) if not full else RFE(1, 100, warmup=3), offload="cpu")
+    handle = relcache.enable(model, RFE(1, interval=3) if not full else RFE(1, interval=100, warmup=3), offload="cpu")
     stop_after(model, 2)
     order, held = order_of(handle), []
     journal.entries.clear()
@@ -227,9 +227,9 @@ def test_what_nobody_came_for_is_dropped(journal: Journal) -> None:
 def test_a_request_broken_off(error: type[BaseException], journal: Journal) -> None:
     """Nothing stays on the device, and the next request is as if nothing had been."""
     model, plain = tiny_dit(blocks=3), tiny_dit(blocks=3)
-    relcache.enable(plain, RFC(2, 0.6))
+    relcache.enable(plain, RFC(2, threshold=0.6))
     expected = run_loop(plain)
-    relcache.enable(model, RFC(2, 0.6), offload="cpu")
+    relcache.enable(model, RFC(2, threshold=0.6), offload="cpu")
     layer, calls = model.transformer_blocks[1].ff.net[0], []
 
     def stumble(*_: Any) -> None:
@@ -247,16 +247,16 @@ def test_a_request_broken_off(error: type[BaseException], journal: Journal) -> N
 
 def test_two_branches(journal: Journal) -> None:
     model, plain = tiny_dit(kind=DiTWithContext), tiny_dit(kind=DiTWithContext)
-    relcache.enable(plain, RFC(2, 0.6))
-    relcache.enable(model, RFC(2, 0.6), offload="cpu", cache_dtype="features")
+    relcache.enable(plain, RFC(2, threshold=0.6))
+    relcache.enable(model, RFC(2, threshold=0.6), offload="cpu", cache_dtype="features")
     assert torch.equal(run_guided(model, context=True), run_guided(plain, context=True))
     assert journal.alive == 0
 
 
 def test_nothing_changes_where_features_lie_on_the_cpu(model: DiTTransformer2DModel) -> None:
-    handle = relcache.enable(model, RFC(2, 0.6), offload="cpu")
+    handle = relcache.enable(model, RFC(2, threshold=0.6), offload="cpu")
     plain = tiny_dit()
-    there = relcache.enable(plain, RFC(2, 0.6))
+    there = relcache.enable(plain, RFC(2, threshold=0.6))
     assert torch.equal(run_loop(model), run_loop(plain))
     report, other = handle.report(), there.report()
     assert report.cache_bytes == report.device_bytes == other.cache_bytes
@@ -378,11 +378,11 @@ def test_no_use_inside_compiled_code(what: str, journal: Journal) -> None:
         module.compile(backend="eager")
     calls: list[Any] = []
     model.pos_embed.register_forward_hook(lambda *given: calls.append(given))
-    relcache.enable(model, TaylorSeer(1, 4), offload="cpu")
+    relcache.enable(model, TaylorSeer(1, interval=4), offload="cpu")
     with pytest.raises(ValueError, match="offload='cpu' has no use inside compiled code"):
         run_loop(model)
     assert not calls
     if what == "blocks":
-        handle = relcache.enable(model, TaylorSeer(1, 4), offload="cpu", granularity="block")
+        handle = relcache.enable(model, TaylorSeer(1, interval=4), offload="cpu", granularity="block")
         run_loop(model)
         assert handle.report().device_bytes < handle.report().cache_bytes

@@ -184,7 +184,9 @@ def test_the_models_themselves_do_not_depend_on_it(name: str) -> None:
 
 @each_family
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("method", [RFE(1, 3), RFE(2, 3), TaylorSeer(2, 3)], ids=lambda m: f"{m.name}-{m.order}")
+@pytest.mark.parametrize(
+    "method", [RFE(1, interval=3), RFE(2, interval=3), TaylorSeer(2, interval=3)], ids=lambda m: f"{m.name}-{m.order}"
+)
 def test_alone_and_beside_a_longer_prompt(name: str, options: dict[str, Any], method: Method) -> None:
     error, reports = compare(name, method, options)
     assert error < (1e-3 if "cache_dtype" in options else 2e-5)  # packing rounds what differs in the last digit
@@ -194,7 +196,7 @@ def test_alone_and_beside_a_longer_prompt(name: str, options: dict[str, Any], me
 @each_family
 def test_compiled(name: str) -> None:
     torch._dynamo.reset()
-    assert compare(name, RFE(2, 3), {"granularity": "block"}, compiled=True)[0] < 2e-5
+    assert compare(name, RFE(2, interval=3), {"granularity": "block"}, compiled=True)[0] < 2e-5
     torch._dynamo.reset()
 
 
@@ -206,7 +208,7 @@ def test_the_error_that_decides(name: str, granularity: Any) -> None:
     signals = []
     for lengths, rows in (([LONG, SHORT], [1, 2]), ([LONG], [1]), ([SHORT], [2])):
         model = FAMILY[name].model()
-        with relcache.enable(model, RFC(1, 1e6), granularity=granularity) as handle:
+        with relcache.enable(model, RFC(1, threshold=1e6), granularity=granularity) as handle:
             outputs_of(model, calls_of(name, lengths, rows), len(rows))
             signals.append(torch.tensor([error for error in handle.report().signal if error is not None]))
     both, first, second = signals

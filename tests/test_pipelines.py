@@ -13,7 +13,7 @@ import relcache
 from relcache import FORA, RFC, Method, TaylorSeer
 
 STEPS = 10
-METHODS = [FORA(4), TaylorSeer(1, 4), RFC(1, 1e9), RFC(2, 1e9)]
+METHODS = [FORA(4), TaylorSeer(1, interval=4), RFC(1, threshold=1e9), RFC(2, threshold=1e9)]
 
 # How each pipeline guides: the branches that the transformer is called with, and its rows for one picture.
 BRANCHES = {
@@ -92,7 +92,7 @@ def test_the_cache_is_as_large_as_estimated(name: str, built: tuple[Built, Tenso
     (pipe, call), _ = built
     branches, rows = BRANCHES[name]
     size = {"height": call.get("height", 16), "width": call.get("width", 16), "frames": call.get("num_frames", 1)}
-    with relcache.enable(pipe, RFC(2, 1e-9)) as handle:
+    with relcache.enable(pipe, RFC(2, threshold=1e-9)) as handle:
         if name == "DiTPipeline":
             run((pipe, {**call, "class_labels": [3] * pictures}))
         else:

@@ -72,7 +72,9 @@ def test_a_preset_in_requests_of_other_lengths() -> None:
         assert handle.report().notes == []
         run(pipe, 23)
         assert handle.full_steps == [0, 2, 8, 16]
-        assert "the Plan is one of 12 steps: its full steps lie at the same shares" in "".join(handle.report().notes)
+        assert "the Plan is for 12 steps: its full steps are moved to the same fractions" in "".join(
+            handle.report().notes
+        )
         run(pipe, 3)
         assert handle.full_steps == [0, 1, 2]
     model = tiny_dit()
@@ -329,7 +331,7 @@ def test_what_is_between_updates() -> None:
     assert torch.equal(run(pipe), expected)
 
 
-@pytest.mark.parametrize("method", [None, RFC(2, 0.2), "taylorseer:order=1,interval=4"], ids=str)
+@pytest.mark.parametrize("method", [None, RFC(2, threshold=0.2), "taylorseer:order=1,interval=4"], ids=str)
 def test_a_plan_is_found(method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of exactly so many steps, no worse than Growing's on what it was judged on; and it goes on where it was left."""
     pipe, told = tiny_pipeline(), []
@@ -416,14 +418,14 @@ def test_schedulers_of_other_numbers_of_steps_and_of_chance(scheduler: str) -> N
             made = [run_call(pipe, call, seed) for seed, call in enumerate(CALLS)]
             assert handle.full_steps == list(preset.full_steps)
             assert handle.report().steps == preset.steps
-            assert not any("shares of the way" in note for note in handle.report().notes)
+            assert not any("same fractions" in note for note in handle.report().notes)
     exact = [run_call(pipe, call, seed) for seed, call in enumerate(CALLS)]
     assert decibels(made, exact) == pytest.approx(preset.judged["plan"])
 
 
 def test_what_is_at_work_already() -> None:
     pipe = tiny_pipeline()
-    with relcache.enable(pipe, RFC(2, 0.2)) as handle:
+    with relcache.enable(pipe, RFC(2, threshold=0.2)) as handle:
         with pytest.raises(ValueError, match="relcache is enabled on this pipeline: call disable"):
             calibrate(pipe, CALLS, 4, num_inference_steps=STEPS)
         assert handle.enabled

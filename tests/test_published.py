@@ -127,11 +127,11 @@ def test_rfe_at_unequal_gaps(order: int) -> None:
 @pytest.mark.parametrize("relational", [False, True])
 def test_intervals(interval: int, relational: bool) -> None:
     """The first gap after the warm-up is as many times the one before as the interval."""
-    method = (RFE if relational else TaylorSeer)(2, interval)
+    method = (RFE if relational else TaylorSeer)(2, interval=interval)
     both(method, 2, lambda step: (step - 1) % interval == 0, relational)
 
 
 @pytest.mark.parametrize("threshold", [0.4, 0.6, 0.8])
 @pytest.mark.parametrize("relational", [False, True])
 def test_thresholds(threshold: float, relational: bool) -> None:
-    both((RFC if relational else RCS)(2, threshold), 2, threshold, relational)
+    both((RFC if relational else RCS)(2, threshold=threshold), 2, threshold, relational)

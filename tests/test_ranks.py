@@ -23,8 +23,8 @@ from torch.distributed.fsdp import fully_shard
 
 import relcache
 
-SIGNAL = [relcache.RFC(1, 0.5), relcache.RCS(1, 0.5)]
-FIXED = [relcache.FORA(3), relcache.TaylorSeer(1, 4), relcache.RFE(1, 4)]
+SIGNAL = [relcache.RFC(1, threshold=0.5), relcache.RCS(1, threshold=0.5)]
+FIXED = [relcache.FORA(3), relcache.TaylorSeer(1, interval=4), relcache.RFE(1, interval=4)]
 GRANULARITIES: list[Any] = ["module", "block", "stack"]
 DIVIDED = r"runs under context parallelism.*Interval or Plan, as FORA, TaylorSeer and RFE"
 SHARDED = r"has FSDP-sharded modules inside what a cached step skips.*Interval or Plan, as FORA, TaylorSeer and RFE"
@@ -54,7 +54,7 @@ def test_processes_that_may_share_a_picture_are_warned_of_once(two_processes: No
 def test_one_process_is_not_warned() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run_loop_with(relcache.RFC(1, 0.5))
+        run_loop_with(relcache.RFC(1, threshold=0.5))
 
 
 def run_loop_with(method: relcache.Method) -> None:
@@ -71,14 +71,14 @@ class ContextParallelSplitHook(ModelHook):
 @pytest.mark.parametrize("where", ["", "transformer_blocks.0"])
 def test_context_parallelism_that_was_applied_by_hand(two_processes: None, where: str) -> None:
     model = tiny_dit()
-    handle = relcache.enable(model, relcache.RFC(1, 0.5))
+    handle = relcache.enable(model, relcache.RFC(1, threshold=0.5))
     run_loop(model)
     registry = HookRegistry.check_if_exists_or_initialize(model.get_submodule(where))
     registry.register_hook(ContextParallelSplitHook(), f"cp_input---{where}")
     with pytest.raises(ValueError, match=DIVIDED):
         run_loop(model)
     with pytest.raises(ValueError, match=DIVIDED):
-        relcache.enable(model, relcache.RCS(1, 0.5))
+        relcache.enable(model, relcache.RCS(1, threshold=0.5))
     registry.remove_hook(f"cp_input---{where}")
     run_loop(model)
     assert handle.enabled
@@ -106,16 +106,16 @@ def shard(module: nn.Module) -> None:
 def test_modules_that_are_sharded_inside_units(two_processes: None, where: str, refused: list[str]) -> None:
     for granularity in GRANULARITIES:
         model = tiny_dit()
-        relcache.enable(model, relcache.RFC(1, 0.5), granularity=granularity)
+        relcache.enable(model, relcache.RFC(1, threshold=0.5), granularity=granularity)
         shard(model.get_submodule(where))
         if granularity not in refused:
             run_loop(model)
-            relcache.enable(model, relcache.RFC(1, 0.5), granularity=granularity)
+            relcache.enable(model, relcache.RFC(1, threshold=0.5), granularity=granularity)
             continue
         with pytest.raises(ValueError, match=SHARDED):
             run_loop(model)
         with pytest.raises(ValueError, match=SHARDED):
-            relcache.enable(model, relcache.RFC(1, 0.5), granularity=granularity)
+            relcache.enable(model, relcache.RFC(1, threshold=0.5), granularity=granularity)
         relcache.enable(model, relcache.FORA(3), granularity=granularity)
         run_loop(model)
 
@@ -124,7 +124,7 @@ def test_modules_that_are_sharded_inside_units(two_processes: None, where: str, 
 def test_a_compiled_model_with_sharded_blocks_is_not_looked_into(two_processes: None) -> None:
     model = tiny_dit()
     shard(model.transformer_blocks[0])
-    relcache.enable(model, relcache.RFC(1, 0.5), granularity="stack")
+    relcache.enable(model, relcache.RFC(1, threshold=0.5), granularity="stack")
     model.compile(backend="eager")
     with pytest.raises(ValueError, match=SHARDED):
         run_loop(model)

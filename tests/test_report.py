@@ -74,7 +74,9 @@ def module_flops(rows: int, tokens: int = 16, width: int = 16) -> int:
     return rows * (attention + feed_forward)
 
 
-@pytest.mark.parametrize("method", [FORA(4), TaylorSeer(2, 3), RFC(2, 0.8)], ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method", [FORA(4), TaylorSeer(2, interval=3), RFC(2, threshold=0.8)], ids=lambda method: method.name
+)
 def test_flops_of_a_request(method: Method, model: DiTTransformer2DModel) -> None:
     """Full steps cost a forward, cached ones a forward less its modules."""
     forward = relcache.count_flops(
@@ -106,9 +108,9 @@ def test_reporting_does_not_disturb_a_request(model: DiTTransformer2DModel) -> N
     """Counting runs the model on the meta device; a report between two steps changes nothing."""
     samples = {"cond": range(STEPS), "uncond": range(STEPS)}
     expected_model = tiny_dit()
-    relcache.enable(expected_model, RFE(2, 4))
+    relcache.enable(expected_model, RFE(2, interval=4))
     expected = call_along(expected_model, trajectory(STEPS), samples)
-    handle = relcache.enable(model, RFE(2, 4))
+    handle = relcache.enable(model, RFE(2, interval=4))
     outputs = call_along(model, trajectory(STEPS), samples, after=lambda step, branch: str(handle.report()))
     for branch in samples:
         assert all(torch.equal(a, b) for a, b in zip(outputs[branch], expected[branch], strict=True))
@@ -128,7 +130,7 @@ def test_cache_bytes_of_reuse(model: DiTTransformer2DModel) -> None:
 
 def test_cache_bytes_of_taylor(model: DiTTransformer2DModel) -> None:
     """Order 2: an output and two differences."""
-    handle = relcache.enable(model, TaylorSeer(2, 4))
+    handle = relcache.enable(model, TaylorSeer(2, interval=4))
     run_loop(model, steps=STEPS)
     assert handle.report().cache_bytes == MODULES * 3 * FEATURE
 
@@ -140,27 +142,27 @@ SMALL = 2 * (4 + 8 + 2 * 2 * 8 + 1 + 1)
 
 def test_cache_bytes_of_relational(model: DiTTransformer2DModel) -> None:
     """Order 2: an output, two differences, the last input, and some numbers per sample."""
-    handle = relcache.enable(model, RFE(2, 4))
+    handle = relcache.enable(model, RFE(2, interval=4))
     run_loop(model, steps=STEPS)
     assert handle.report().cache_bytes == MODULES * (4 * FEATURE + SMALL)
 
 
 def test_cache_bytes_of_the_error_signal(model: DiTTransformer2DModel) -> None:
     """The first module's input adds its two differences; the input itself is held once, not twice."""
-    handle = relcache.enable(model, RFC(2, 0.8))
+    handle = relcache.enable(model, RFC(2, threshold=0.8))
     run_loop(model, steps=STEPS)
     assert handle.report().cache_bytes == MODULES * (4 * FEATURE + SMALL) + 2 * FEATURE
 
 
 def test_cache_bytes_of_two_branches(model: DiTTransformer2DModel) -> None:
-    handle = relcache.enable(model, TaylorSeer(2, 4))
+    handle = relcache.enable(model, TaylorSeer(2, interval=4))
     run_guided(model, STEPS)
     assert handle.report().cache_bytes == 2 * MODULES * 3 * FEATURE
 
 
 def test_cache_takes_the_features_dtype(model: DiTTransformer2DModel) -> None:
     model.to(torch.bfloat16)
-    handle = relcache.enable(model, TaylorSeer(2, 4))
+    handle = relcache.enable(model, TaylorSeer(2, interval=4))
     with torch.no_grad():
         for timestep in timesteps_for(STEPS):
             sample = torch.zeros(2, 4, 8, 8, dtype=torch.bfloat16)
@@ -169,7 +171,7 @@ def test_cache_takes_the_features_dtype(model: DiTTransformer2DModel) -> None:
 
 
 def test_report_of_a_request(pipeline: DiTPipeline) -> None:
-    handle = relcache.enable(pipeline, RFC(2, 0.8))
+    handle = relcache.enable(pipeline, RFC(2, threshold=0.8))
     run_pipeline(pipeline, [3, 5], STEPS)
     report = handle.report()
     assert report.method == handle.method == "RFC"
@@ -183,7 +185,7 @@ def test_report_of_a_request(pipeline: DiTPipeline) -> None:
 
 
 def test_report_becomes_json(pipeline: DiTPipeline) -> None:
-    handle = relcache.enable(pipeline, RFC(2, 0.8, warmup=1))
+    handle = relcache.enable(pipeline, RFC(2, threshold=0.8, warmup=1))
     run_pipeline(pipeline, [3], STEPS)
     report = handle.report()
     again = json.loads(json.dumps(report.to_dict()))
@@ -193,7 +195,7 @@ def test_report_becomes_json(pipeline: DiTPipeline) -> None:
 
 
 def test_report_as_text(pipeline: DiTPipeline) -> None:
-    handle = relcache.enable(pipeline, RFC(2, 0.8, warmup=1))
+    handle = relcache.enable(pipeline, RFC(2, threshold=0.8, warmup=1))
     run_pipeline(pipeline, [3], STEPS)
     report = handle.report()
     text = str(report)

@@ -30,7 +30,7 @@ import relcache
 from relcache import FORA, RFC, ErrorBudget, Method, Report, Taylor, TaylorSeer
 
 STEPS = 12
-METHODS = [TaylorSeer(2, 4), RFC(2, 0.6)]
+METHODS = [TaylorSeer(2, interval=4), RFC(2, threshold=0.6)]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 
@@ -231,7 +231,7 @@ def test_going_on_after_an_error_begins_anew(method: Method) -> None:
 
 
 def test_reset_begins_a_request(model: DiTTransformer2DModel) -> None:
-    handle = relcache.enable(model, TaylorSeer(1, 4))
+    handle = relcache.enable(model, TaylorSeer(1, interval=4))
     run_loop(model, steps=STEPS)
     handle.reset()
     assert handle.report().steps == 0
@@ -257,7 +257,7 @@ FORMS_OF_TIME: dict[str, Callable[[], list[torch.Tensor]]] = {
 
 @pytest.mark.parametrize("timesteps", FORMS_OF_TIME.values(), ids=FORMS_OF_TIME)
 def test_forms_of_timesteps(timesteps: Callable[[], list[torch.Tensor]], model: DiTTransformer2DModel) -> None:
-    handle = relcache.enable(model, TaylorSeer(1, 4))
+    handle = relcache.enable(model, TaylorSeer(1, interval=4))
     for _ in range(2):
         loop_over(model, timesteps())
         assert handle.report().steps == STEPS
@@ -266,7 +266,7 @@ def test_forms_of_timesteps(timesteps: Callable[[], list[torch.Tensor]], model: 
 
 def test_one_ascending_tensor_walked_from_its_end(model: DiTTransformer2DModel) -> None:
     """`for i in reversed(range(n)): t = timesteps[i]`: time falls as it should, only memory runs the other way."""
-    handle = relcache.enable(model, TaylorSeer(1, 4))
+    handle = relcache.enable(model, TaylorSeer(1, interval=4))
     rising = timesteps_for(STEPS).flip(0).contiguous()
     loop_over(model, [rising[i] for i in reversed(range(STEPS))])
     assert handle.report().steps == STEPS
@@ -274,7 +274,7 @@ def test_one_ascending_tensor_walked_from_its_end(model: DiTTransformer2DModel) 
 
 
 def test_a_timestep_tensor_that_is_overwritten(model: DiTTransformer2DModel) -> None:
-    handle = relcache.enable(model, TaylorSeer(1, 4))
+    handle = relcache.enable(model, TaylorSeer(1, interval=4))
     timestep = torch.zeros(2)
     with torch.no_grad():
         for _ in range(2):
@@ -296,7 +296,7 @@ def test_known_number_of_steps_ends_a_request(model: DiTTransformer2DModel) -> N
 
 def test_a_loop_that_begins_in_the_middle_of_another_table(model: DiTTransformer2DModel) -> None:
     """A loop that was broken off, then one that reworks a picture: the second begins clean, further down its table."""
-    handle = relcache.enable(model, TaylorSeer(1, 3))
+    handle = relcache.enable(model, TaylorSeer(1, interval=3))
     table = timesteps_for(STEPS)
     loop_over(model, [table[step] for step in range(2)])
     other = timesteps_for(STEPS).clone()
@@ -368,8 +368,8 @@ def test_counting_flops_is_not_a_step(model: DiTTransformer2DModel) -> None:
 def test_a_shorter_loop_after_one_broken_off_early(steps: int, break_at: int) -> None:
     """The second loop's first timestep may lie below the last one of the first."""
     used, fresh = tiny_dit(), tiny_dit()
-    relcache.enable(used, TaylorSeer(2, 4))
-    relcache.enable(fresh, TaylorSeer(2, 4))
+    relcache.enable(used, TaylorSeer(2, interval=4))
+    relcache.enable(fresh, TaylorSeer(2, interval=4))
     broken(BrokenOff, lambda: run_loop(used, LABELS, 50, break_at=break_at))
     assert torch.equal(run_loop(used, LABELS, steps), run_loop(fresh, LABELS, steps))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scripted import play, rows
 
-from relcache import Always, ErrorBudget, Interval, Plan, Schedule
+from relcache import Always, ErrorBudget, Interval, Method, Plan, Reuse, Schedule, Taylor
+from relcache.forecasters.expansion import Expansion
 from relcache.schedules.base import Setting
 
 
@@ -108,5 +110,26 @@ def test_plan() -> None:
 def test_fixed_schedules_ask_for_no_signal() -> None:
     for schedule in (Always(), Interval(3), Plan([0])):
         assert not any(schedule.wants_signal(step) for step in range(10))
-        with pytest.raises(TypeError, match="asks for no signal"):
+        with pytest.raises(TypeError, match="needs no error signal"):
             schedule.error(torch.ones(1), torch.ones(1))
+
+
+class Predicted(ErrorBudget):
+    """Predicts the input by an expansion of its own."""
+
+    def __init__(self, expansion: Expansion, warmup: int) -> None:
+        super().__init__(1e9, warmup)
+        object.__setattr__(self, "expansion", expansion)
+
+    def predictor(self, expansion: Expansion) -> Expansion:
+        return self.expansion
+
+
+def test_a_schedule_may_predict_the_input_by_an_expansion_of_its_own() -> None:
+    inputs = [rows(1.0), rows(3.0), rows(6.0)]
+    for schedule, error in ((Predicted(Expansion(0), 2), 3 / 6), (ErrorBudget(1e9), 1 / 6)):
+        _, report = play(Method(Taylor(1), schedule), inputs, inputs)
+        assert report.signal == [None, None, pytest.approx(error)]
+    squares = [rows(float(step**2)) for step in range(1, 6)]
+    _, report = play(Method(Reuse(), Predicted(Expansion(2, "newton"), 3)), squares, squares)
+    assert report.signal == [None, None, None, pytest.approx(0, abs=1e-6), pytest.approx(0, abs=1e-6)]

@@ -24,10 +24,19 @@ import relcache
 from relcache import FORA, RCS, RFC, RFE, Interval, Method, Newton, Plan, Replay, Taylor, TaylorSeer
 
 METHODS = [
-    FORA(3), FORA(2, warmup=1), TaylorSeer(1, 3), TaylorSeer(2, 4), RFE(1, 3), RFE(2, 3), RFC(1, 0.5), RFC(2, 0.8),
-    RCS(1, 0.6), Method(Newton(2), Plan([0, 1, 3, 6])), Method(Taylor(1), Interval(3), corrector=Replay()),
+    FORA(3),
+    FORA(2, warmup=1),
+    TaylorSeer(1, interval=3),
+    TaylorSeer(2, interval=4),
+    RFE(1, interval=3),
+    RFE(2, interval=3),
+    RFC(1, threshold=0.5),
+    RFC(2, threshold=0.8),
+    RCS(1, threshold=0.6),
+    Method(Newton(2), Plan([0, 1, 3, 6])),
+    Method(Taylor(1), Interval(3), corrector=Replay()),
     Method(Taylor(2, reuse_first=True, damping=0.5), Plan([0, 2, 5]), corrector=Replay(2)),
-]  # fmt: skip
+]
 
 
 class Scheduler:

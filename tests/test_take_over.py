@@ -56,7 +56,7 @@ def test_an_enable_that_fails_half_way_changes_nothing(
     with monkeypatch.context() as patch:
         fails(patch, owner, name, error, calls)
         with pytest.raises(type(error), match="half-way"):
-            relcache.enable(model, RFC(2, 0.3))
+            relcache.enable(model, RFC(2, threshold=0.3))
     after = attributes(model)
     for now, then in zip(after, there, strict=True):
         now, then = ({key: value for key, value in each.items() if "hooks" not in key} for each in (now, then))
@@ -104,12 +104,12 @@ def test_an_enable_that_fails_at_the_second_transformer(monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         fails(patch, Host, "swap_units", RuntimeError("half-way"), calls=1)
         with pytest.raises(RuntimeError, match="half-way"):
-            relcache.enable(pipeline, RFC(2, 0.3))
+            relcache.enable(pipeline, RFC(2, threshold=0.3))
     assert all(handle.enabled for handle in handles)
     run_loop(pipeline.transformer, steps=STEPS)
     run_loop(pipeline.transformer_2, steps=STEPS)
     assert [handle.full_steps for handle in handles] == [[0, 1, 5, 9], [0, 1, 4, 7]]
-    both = relcache.enable(pipeline, RFC(2, 0.3))
+    both = relcache.enable(pipeline, RFC(2, threshold=0.3))
     assert [handle.enabled for handle in (*handles, both)] == [False, False, True]
 
 
@@ -121,7 +121,7 @@ def test_an_enable_that_fails_on_a_compiled_model(monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patch:
         fails(patch, Host, "swap_units", RuntimeError("half-way"))
         with pytest.raises(RuntimeError, match="half-way"):
-            relcache.enable(model, RFC(2, 0.3))
+            relcache.enable(model, RFC(2, threshold=0.3))
     run_loop(model, steps=STEPS)
     assert handle.full_steps == [0, 1, 5, 9]
 
@@ -160,7 +160,7 @@ def test_a_handle_keeps_no_weights(state: str, granularity: Any, compiled: bool)
     model = tiny_dit()
     if compiled:
         model.compile(backend="eager")
-    handle = relcache.enable(model, RFC(1, 0.5), granularity=granularity)
+    handle = relcache.enable(model, RFC(1, threshold=0.5), granularity=granularity)
     if state != "enabled":
         run_loop(model, steps=STEPS)
     if state == "reported":

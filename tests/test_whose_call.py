@@ -94,7 +94,7 @@ def test_a_request_within_another_ones_callback(method: Method) -> None:
 def test_the_enabled_pipeline_is_gone() -> None:
     first, call = flux()
     second = with_scheduler(first)
-    handle = relcache.enable(first, TaylorSeer(1, 4))
+    handle = relcache.enable(first, TaylorSeer(1, interval=4))
     alone = run(second, call)
     del first
     gc.collect()
@@ -107,7 +107,7 @@ def test_a_bare_transformer_is_enabled_and_pipelines_run() -> None:
     pipe, call = qwen_image()
     rework = diffusers.QwenImageImg2ImgPipeline(**pipe.components)
     options = {"image": torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(1)), "strength": 0.2}
-    handle = relcache.enable(pipe.transformer, TaylorSeer(1, 4))
+    handle = relcache.enable(pipe.transformer, TaylorSeer(1, interval=4))
     fresh = run(rework, {**call, "prompt": "a red bus"}, steps=20, **options)
     handle.reset()
     run(pipe, call, steps=4)
@@ -117,7 +117,7 @@ def test_a_bare_transformer_is_enabled_and_pipelines_run() -> None:
 
 def test_another_transformer_in_the_pipeline_is_noticed() -> None:
     pipe, call = flux()
-    handle = relcache.enable(pipe, TaylorSeer(1, 4))
+    handle = relcache.enable(pipe, TaylorSeer(1, interval=4))
     run(pipe, call)
     pipe.transformer = flux_transformer()
     with pytest.warns(UserWarning, match=r"another one than the FluxTransformer2DModel.*enable\(pipeline\) again"):
@@ -152,7 +152,7 @@ def test_a_scheduler_that_is_copied_for_each_frame(ar_step: int) -> None:
     run(pipe, call, steps=6, **options)
     expected = len(calls)
     assert expected == 6 if not ar_step else expected > 6
-    with relcache.enable(pipe, TaylorSeer(1, 3)) as handle:
+    with relcache.enable(pipe, TaylorSeer(1, interval=3)) as handle:
         alone = run(pipe, call, steps=6, **options)
         report = handle.report()
         assert (report.steps, report.full_steps) == (expected, [0, 1, *range(4, expected, 3)])
@@ -166,7 +166,9 @@ def test_a_scheduler_that_is_copied_for_each_frame(ar_step: int) -> None:
 # Requests that are legal
 
 
-@pytest.mark.parametrize("method", [FORA(4), TaylorSeer(2, 4), RFC(), RFE(1, 3)], ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method", [FORA(4), TaylorSeer(2, interval=4), RFC(), RFE(1, interval=3)], ids=lambda method: method.name
+)
 @pytest.mark.parametrize("bare", [False, True])
 def test_a_request_of_one_step(method: Method, bare: bool) -> None:
     pipe, call = flux()
@@ -207,7 +209,7 @@ def test_notes_are_those_of_the_last_request() -> None:
     def blend(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         return {**tensors, "prompt_embeds": tensors["prompt_embeds"] * 1.01}
 
-    handle = relcache.enable(pipe, TaylorSeer(1, 4))
+    handle = relcache.enable(pipe, TaylorSeer(1, interval=4))
     with pytest.warns(UserWarning, match="conditioning changed"):
         run(pipe, call, steps=14, callback_on_step_end=blend,
             callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"])  # fmt: skip
@@ -218,7 +220,7 @@ def test_notes_are_those_of_the_last_request() -> None:
 
 def test_a_reset_is_of_this_thread() -> None:
     """What another thread samples goes on."""
-    model, method = tiny_dit(), TaylorSeer(1, 4)
+    model, method = tiny_dit(), TaylorSeer(1, interval=4)
     handle = relcache.enable(model, method)
     outs, ready, go = [], threading.Event(), threading.Event()
 

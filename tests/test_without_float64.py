@@ -38,7 +38,13 @@ def sample(model: Any, steps: int = 12) -> Tensor:
     return value
 
 
-METHODS = [relcache.FORA(3), relcache.TaylorSeer(2, 3), relcache.RFE(2, 3), relcache.RCS(2, 0.5), relcache.RFC(2, 0.5)]
+METHODS = [
+    relcache.FORA(3),
+    relcache.TaylorSeer(2, interval=3),
+    relcache.RFE(2, interval=3),
+    relcache.RCS(2, threshold=0.5),
+    relcache.RFC(2, threshold=0.5),
+]
 
 
 @pytest.mark.parametrize("granularity", ["module", "block", "stack"])

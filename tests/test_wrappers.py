@@ -109,11 +109,11 @@ def test_a_forward_that_is_compiled(
     compiler: CompileCounter, change: Callable[[Any, Any], None], granularity: Any, first: str
 ) -> None:
     model, expected, plain = tiny_dit(), tiny_dit(), run_loop(tiny_dit())
-    theirs = relcache.enable(expected, relcache.RFC(1, 0.8), granularity=granularity)
+    theirs = relcache.enable(expected, relcache.RFC(1, threshold=0.8), granularity=granularity)
     picture = run_loop(expected)
     if first == "compiled":
         change(model, compiler)
-    ours = relcache.enable(model, relcache.RFC(1, 0.8), granularity=granularity)
+    ours = relcache.enable(model, relcache.RFC(1, threshold=0.8), granularity=granularity)
     if first == "enabled":
         change(model, compiler)
     assert torch.allclose(run_loop(model), picture, rtol=1e-4, atol=1e-5)

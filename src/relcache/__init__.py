@@ -2,14 +2,14 @@
 
 from relcache.api import Handle, disable, enable
 from relcache.calibration import calibrate
-from relcache.correctors import Corrector, Replay
-from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
+from relcache.correctors import CORRECTORS, Corrector, Replay
+from relcache.forecasters import FORECASTERS, Forecaster, Linear, Newton, Relational, Reuse, Taylor
 from relcache.inspection import Inspection, inspect
 from relcache.method import Method
 from relcache.methods import FORA, RCS, RFC, RFE, TaylorSeer, auto, method_from_config, method_from_text
 from relcache.models import ModelSpec, Part, Size, joint, parallel
 from relcache.presets import Preset
-from relcache.schedules import Always, ErrorBudget, Growing, Interval, Plan, Schedule
+from relcache.schedules import SCHEDULES, Always, ErrorBudget, Growing, Interval, Plan, Schedule
 from relcache.session.report import Report
 from relcache.shapes.flops import count_flops
 
@@ -54,3 +54,7 @@ __all__ = [
     "method_from_text",
     "parallel",
 ]
+
+_PARTS = FORECASTERS | SCHEDULES | CORRECTORS  # all files of the three folders; type checkers know those named above
+globals().update(_PARTS)
+__all__ += sorted(_PARTS.keys() - set(__all__))

@@ -136,7 +136,7 @@ class Handle:
         option = session.chooser.weigh(session.way, self._calls(height, width, frames, batch, branches, text))
         if option.problem:
             raise ValueError(f"a forward without values failed: {option.problem}")
-        return option.held_bytes
+        return option.cache_bytes
 
     def choose(
         self,

@@ -1,36 +1,36 @@
-"""A method: what a skipped unit returns, when a step is full, and how gaps are made good.
+"""A method: a forecaster of skipped units, a schedule of full steps, and perhaps a corrector of gaps.
 
-Knows forecasters, schedules and correctors, nothing of sessions, models, or the names that methods have.
+Knows forecasters, schedules and correctors, nothing of sessions, models, or names of methods.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 from relcache.checks import bytes_from, check_choice, check_whole
 from relcache.correctors import Corrector
 from relcache.forecasters import Forecaster
 from relcache.models.coarse import Granularity
 from relcache.models.origin import Origin
-from relcache.schedules import ErrorBudget, Growing, Schedule
+from relcache.schedules import ErrorBudget, Schedule
 from relcache.storage.offload import Offload
 from relcache.storage.packing import CacheDtype
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a skipped unit returns (`forecaster`), when a step is full (`schedule`), and what the pair is called.
+    """A forecaster of skipped units and a schedule of full steps, with options of the cache.
 
-    `granularity` says what a unit is: "module" (the paper's), a whole "block", or the "stack" of all blocks;
-    `cache_dtype` what features are packed into between the steps: "features" leaves them as they are; `offload="cpu"`
-    keeps them in the host's memory. With a `memory_limit`, those of the three that are not named here are chosen.
-    `corrector` makes gaps between full steps good once their end is known. `finer` times as many steps are made as are
-    asked of the pipeline, at the same number of full ones. `made_for` is the only model and scheduler that it may be
-    enabled on, where it was found for one.
+    `granularity` is the unit: "module" (the paper's), a whole "block", or the "stack" of all blocks. `cache_dtype` is
+    what features are packed into between steps; `offload="cpu"` keeps them in the host's memory. `memory_limit`, in
+    bytes or as text, chooses those of the three that `enable` did not get. `corrector` corrects gaps between full steps
+    once their end is known. `finer` multiplies the pipeline's steps at the same number of full ones. Only the model and
+    scheduler in `made_for` accept the method; None stands for all.
     """
 
     forecaster: Forecaster
     schedule: Schedule
+    _: KW_ONLY
     name: str = ""
     granularity: Granularity = "module"
     cache_dtype: CacheDtype = "features"
@@ -41,11 +41,10 @@ class Method:
     made_for: Origin | None = None
 
     def __post_init__(self) -> None:
-        for value, kind, other in ((self.forecaster, Forecaster, "forecaster"), (self.schedule, Schedule, "schedule")):
-            if not isinstance(value, kind):
-                raise TypeError(f"a method's {other} is a relcache {kind.__name__}, got {type(value).__name__}")
-        if self.corrector is not None and not isinstance(self.corrector, Corrector):
-            raise TypeError(f"a method's corrector is a relcache Corrector, got {type(self.corrector).__name__}")
+        for value, kind in ((self.forecaster, Forecaster), (self.schedule, Schedule), (self.corrector, Corrector)):
+            if not isinstance(value, kind) and not (value is None and kind is Corrector):
+                name = kind.__name__
+                raise TypeError(f"a method's {name.lower()} is a relcache {name}, got {type(value).__name__}")
         check_whole("finer", self.finer, 1, 16)
         check_choice("the granularity", self.granularity, Granularity)
         check_choice("the cache_dtype", self.cache_dtype, CacheDtype)
@@ -61,10 +60,10 @@ class Method:
         return self.forecaster.expansion.order
 
     def with_budget(self, full_steps: int | None = None, speedup: float | None = None) -> Method:
-        """The same method with exactly `full_steps` full steps, or as many as make sampling `speedup` times faster.
+        """Return this method with exactly `full_steps` full steps, or as many as make the loop `speedup` times faster.
 
         Raises:
-            ValueError: both; or the schedule has full steps of its own.
+            ValueError: both are set, or the schedule does not take the budget.
         """
         if full_steps is not None and speedup is not None:
             raise ValueError("a budget is either full_steps or speedup, not both")
@@ -72,19 +71,17 @@ class Method:
             return self
         if self.made_for is not None:
             raise ValueError("a preset has full steps of its own: leave full_steps and speedup out, or take another")
-        if isinstance(self.schedule, Growing):
-            return replace(self, schedule=replace(self.schedule, full_steps=full_steps, speedup=speedup))
-        if isinstance(self.schedule, ErrorBudget) and speedup is None:
-            schedule = replace(self.schedule, full_steps=full_steps, longest_gap=None, full_last=0)
+        schedule = self.schedule.with_budget(full_steps, speedup)
+        if schedule is not None:
             return replace(self, schedule=schedule)
         option = "full_steps" if speedup is None else "speedup"
         raise ValueError(
             f"{option} does not go with {self.name}, whose schedule is {self.schedule}: take the method auto, or "
-            f"in Python forecaster=relcache.{self.forecaster}, for which Growing lays the full steps"
+            f"in Python forecaster=relcache.{self.forecaster}, for which Growing plans the full steps"
         )
 
     def with_threshold(self, threshold: float) -> Method:
-        """The same method with another threshold.
+        """Return this method with another threshold.
 
         Raises:
             ValueError: the schedule has no threshold.

@@ -1,6 +1,6 @@
 """Methods by name: those of the literature, the default, and presets.
 
-Knows forecasters and schedules, nothing of sessions or models.
+Knows forecasters, schedules and correctors, nothing of sessions or models.
 """
 
 from __future__ import annotations
@@ -13,30 +13,26 @@ from dataclasses import replace
 from typing import Any, cast
 
 from relcache.checks import check_choice, unknown
-from relcache.correctors import Corrector, Replay
-from relcache.forecasters import Forecaster, Linear, Newton, Relational, Reuse, Taylor
+from relcache.correctors import CORRECTORS, Corrector, Replay
+from relcache.forecasters import FORECASTERS, Forecaster, Newton, Relational, Reuse, Taylor
 from relcache.forecasters.expansion import Form, Norm
 from relcache.method import Method
 from relcache.models.coarse import Granularity
 from relcache.presets import Preset
 from relcache.schedules import Always, ErrorBudget, Growing, Interval, Plan, Schedule
 
+REPLAY = Replay()
+
 
 def named_granularity(name: str) -> Granularity:
-    """The granularity of this name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Return `name` as a granularity; raise ValueError if it is none."""
     check_choice("the granularity", name, Granularity)
     return cast(Granularity, name)
 
 
-REPLAY = Replay()
-
-
 def auto(
     full_steps: int | None = None,
+    *,
     speedup: float | None = None,
     order: int = 2,
     damping: float = 0.5,
@@ -44,36 +40,38 @@ def auto(
     granularity: Granularity = "stack",
     corrector: Corrector | None = REPLAY,
 ) -> Method:
-    """The default: the stack of blocks forecast by Taylor, `Growing` full steps, gaps made good by `Replay`.
+    """Return the default: `Taylor` forecasts the stack of blocks, `Growing` plans full steps, `Replay` corrects gaps.
 
-    Which steps are full, and how an output follows its corrected sample, depend on what the scheduler says that the
-    model predicts, not on the model's name.
+    The full steps and the correction of an output depend on the scheduler's prediction type, not on the model's name.
 
     Args:
-        full_steps: exactly so many full steps; by default `schedules.growing.default_budget`.
-        speedup: instead, as many as make the loop so many times faster, by measured times.
-        order: of the expansion. Order 1 holds two features instead of three.
-        damping: weight of the term of order 2, as of `Taylor`.
-        growth: of the gaps, as of `Growing`.
-        granularity: what is forecast as one.
-        corrector: None leaves gaps as they were forecast.
+        full_steps: exact number of full steps; by default `schedules.growing.default_budget`.
+        speedup: instead, a speed of the loop relative to full compute, by measured times.
+        order: of the expansion. Order 1 caches two features instead of three.
+        damping: weight of the term of order 2, as in `Taylor`.
+        growth: of the gaps, as in `Growing`.
+        granularity: the unit that is forecast.
+        corrector: None leaves gaps uncorrected.
     """
-    schedule = Growing(full_steps, growth, speedup)
-    return Method(Taylor(order, reuse_first=True, damping=damping), schedule, "auto", granularity, corrector=corrector)
+    forecaster = Taylor(order, reuse_first=True, damping=damping)
+    return Method(
+        forecaster, Growing(full_steps, growth, speedup), name="auto", granularity=granularity, corrector=corrector
+    )
 
 
-def FORA(interval: int, warmup: int = 2, phase: int | None = None) -> Method:
-    """Reuse at a fixed interval (FORA, arXiv 2407.01425)."""
-    return Method(Reuse(), Interval(interval, warmup, phase), "FORA")
+def FORA(interval: int, *, warmup: int = 2, phase: int | None = None) -> Method:
+    """Return reuse at a fixed interval (FORA, arXiv 2407.01425)."""
+    return Method(Reuse(), Interval(interval, warmup, phase), name="FORA")
 
 
-def TaylorSeer(order: int, interval: int, warmup: int = 2, phase: int | None = None) -> Method:
-    """The published Taylor expansion at a fixed interval (TaylorSeer, arXiv 2503.06923)."""
-    return Method(Taylor(order), Interval(interval, warmup, phase), "TaylorSeer")
+def TaylorSeer(order: int, *, interval: int, warmup: int = 2, phase: int | None = None) -> Method:
+    """Return the published Taylor expansion at a fixed interval (TaylorSeer, arXiv 2503.06923)."""
+    return Method(Taylor(order), Interval(interval, warmup, phase), name="TaylorSeer")
 
 
 def RFC(
     order: int = 2,
+    *,
     threshold: float = 0.12,
     warmup: int = 2,
     direction: Form = "taylor",
@@ -83,19 +81,20 @@ def RFC(
     token_stride: int = 1,
     full_steps: int | None = None,
 ) -> Method:
-    """Relational feature caching: relational estimation with relational scheduling (RFC, arXiv 2602.19506).
+    """Return relational feature caching, relational estimation with relational scheduling (RFC, arXiv 2602.19506).
 
-    With `norm="sample"` norms run over each sample, and a batch's one decision takes the mean of its samples' errors.
-    With `norm="tensor"` norms and the error ratio run over the whole tensor, the paper's formula to the letter.
-    Norms and errors of inputs run over every `token_stride`-th token. With `full_steps` the threshold is only the first
-    one, and is steered so that exactly so many steps are full.
+    With `norm="sample"` norms are taken over each sample, and a batch's one decision over the mean of their errors.
+    With `norm="tensor"` norms and the error are taken over the whole tensor, as in the paper's formula. Norms and
+    errors of inputs use a subsample of the tokens at a `token_stride`. With `full_steps` the threshold is only the
+    first one, and adapts so that exactly so many steps are full.
     """
     schedule = ErrorBudget(threshold, warmup, norm, longest_gap, full_last, token_stride, full_steps)
-    return Method(Relational(order, direction, norm, token_stride), schedule, "RFC")
+    return Method(Relational(order, direction, norm, token_stride), schedule, name="RFC")
 
 
 def RFE(
     order: int,
+    *,
     interval: int,
     warmup: int = 2,
     direction: Form = "taylor",
@@ -103,12 +102,13 @@ def RFE(
     phase: int | None = None,
     token_stride: int = 1,
 ) -> Method:
-    """Relational feature estimation alone, at a fixed interval: an ablation of RFC."""
-    return Method(Relational(order, direction, norm, token_stride), Interval(interval, warmup, phase), "RFE")
+    """Return relational feature estimation alone, at a fixed interval: an ablation of RFC."""
+    return Method(Relational(order, direction, norm, token_stride), Interval(interval, warmup, phase), name="RFE")
 
 
 def RCS(
     order: int,
+    *,
     threshold: float,
     warmup: int = 2,
     norm: Norm = "sample",
@@ -118,30 +118,46 @@ def RCS(
     direction: Form = "taylor",
     full_steps: int | None = None,
 ) -> Method:
-    """Relational cache scheduling alone, on TaylorSeer's forecast: an ablation of RFC. Or on `Newton`'s."""
+    """Return relational cache scheduling alone, with the forecast of `Taylor` or `Newton`: an ablation of RFC."""
     check_choice("the direction of RCS", direction, Form)
     schedule = ErrorBudget(threshold, warmup, norm, longest_gap, full_last, token_stride, full_steps)
-    return Method(Taylor(order) if direction == "taylor" else Newton(order), schedule, "RCS")
-
-
-def _newton(order: int, interval: int, warmup: int = 2, phase: int | None = None) -> Method:
-    return Method(Newton(order), Interval(interval, warmup, phase), "Newton")
-
-
-def _linear(interval: int, weight: float = 1.0, warmup: int = 2, phase: int | None = None) -> Method:
-    return Method(Linear(weight), Interval(interval, warmup, phase), "Linear")
+    return Method(Taylor(order) if direction == "taylor" else Newton(order), schedule, name="RCS")
 
 
 def _full() -> Method:
-    return Method(Reuse(), Always(), "full")
+    return Method(Reuse(), Always(), name="full")
 
 
 def _plan(full_steps: list[int], order: int = 2, direction: Form = "taylor", norm: Norm = "sample") -> Method:
-    return Method(Relational(order, direction, norm), Plan(full_steps), "RFE on a plan")
+    return Method(Relational(order, direction, norm), Plan(full_steps), name="RFE on a plan")
 
 
 def _preset(name: str) -> Method:
     return Preset.named(name).method
+
+
+def _at_interval(kind: type[Forecaster]) -> Callable[..., Method]:
+    """Return a builder that pairs a forecaster with `Interval`, and takes the options of both."""
+    of_interval = inspect.signature(Interval).parameters
+
+    def build(**options: Any) -> Method:
+        schedule = Interval(**{option: options.pop(option) for option in of_interval if option in options})
+        return Method(kind(**options), schedule, name=kind.__name__)
+
+    parameters = [*inspect.signature(kind).parameters.values(), *of_interval.values()]
+    by_name = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
+    setattr(build, "__signature__", inspect.Signature(by_name))  # noqa: B010 -- no attribute of functions, to mypy
+    return build
+
+
+BY_NAME: dict[str, Callable[..., Method]] = {
+    build.__name__.strip("_").lower(): build
+    for build in (auto, _full, FORA, TaylorSeer, RFE, RCS, RFC, _plan, _preset)
+} | {
+    name.lower(): _at_interval(kind)
+    for name, kind in FORECASTERS.items()
+    if kind not in (Reuse, Taylor, Relational)  # paired by FORA, TaylorSeer and RFE
+}  # fmt: skip
 
 
 def chosen_method(
@@ -151,25 +167,23 @@ def chosen_method(
     full_steps: int | None = None,
     speedup: float | None = None,
 ) -> Method:
-    """The method that is asked for in one of these ways, by default `auto()`, with its budget.
+    """Return the method that one of these ways names, by default `auto()`, with its budget.
 
     Raises:
-        TypeError: two ways at once, a schedule alone, or something else than a method.
-        ValueError: a text that names none, or a budget that does not go with the method.
+        TypeError: two ways are used, a schedule comes alone, or the method is something else.
+        ValueError: a text names no method, or the budget does not go with the method.
     """
-    if method is None and forecaster is None:
-        if schedule is not None:
-            raise TypeError("a schedule needs a forecaster beside it: forecaster=relcache.Taylor(1), for example")
-        return auto().with_budget(full_steps, speedup)
-    if forecaster is not None:
-        if method is not None:
-            raise TypeError("take either a method, or forecaster= and schedule=, not both")
-        return Method(forecaster, Growing() if schedule is None else schedule).with_budget(full_steps, speedup)
-    if schedule is not None:
+    if forecaster is None and method is None and schedule is not None:
+        raise TypeError("a schedule needs a forecaster beside it: forecaster=relcache.Taylor(1), for example")
+    if method is not None and (forecaster is not None or schedule is not None):
         raise TypeError("take either a method, or forecaster= and schedule=, not both")
-    if isinstance(method, str):
+    if forecaster is not None:
+        method = Method(forecaster, Growing() if schedule is None else schedule)
+    elif method is None:
+        method = auto()
+    elif isinstance(method, str):
         method = method_from_text(method)
-    if isinstance(method, Preset):
+    elif isinstance(method, Preset):
         method = method.method
     if not isinstance(method, Method):
         raise TypeError(f"the method is relcache.auto(...), RFC(...) or the like, a preset or a text; got {method!r}")
@@ -177,28 +191,15 @@ def chosen_method(
 
 
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
-HELD = ("granularity", "cache_dtype", "offload", "memory_limit", "corrector", "finer")  # options that every method has
-BY_NAME: dict[str, Callable[..., Method]] = {
-    "auto": auto,
-    "full": _full,
-    "fora": FORA,
-    "linear": _linear,
-    "taylorseer": TaylorSeer,
-    "newton": _newton,
-    "rfe": RFE,
-    "rcs": RCS,
-    "rfc": RFC,
-    "plan": _plan,
-    "preset": _preset,
-}
+SHARED = ("granularity", "cache_dtype", "offload", "memory_limit", "corrector", "finer")  # options of every method
 
 
 def method_from_config(config: Mapping[str, Any]) -> Method:
-    """The method that `config` describes: `{"method": "rfc", "order": 2, "threshold": 0.12}`.
+    """Return the method that `config` describes, such as `{"method": "rfc", "order": 2, "threshold": 0.12}`.
 
     Raises:
-        ValueError: no "method", an unknown one, an unknown option (the message names the nearest right one), a missing
-            option, or a value that the method refuses.
+        ValueError: the method or an option is missing or unknown, or the method refuses a value. The message names the
+            nearest known name.
     """
     options = dict(config)
     if "method" not in options:
@@ -207,58 +208,55 @@ def method_from_config(config: Mapping[str, Any]) -> Method:
     if name not in BY_NAME:
         raise ValueError(unknown("method", name, BY_NAME))
     build = BY_NAME[name]
-    held = {name: options.pop(name) for name in HELD if name in options}
-    if "corrector" in held:
-        held["corrector"] = corrector_from(held["corrector"])
+    shared = {name: options.pop(name) for name in SHARED if name in options}
+    if "corrector" in shared:
+        shared["corrector"] = corrector_from(shared["corrector"])
     parameters = inspect.signature(build).parameters
     for option in options:
         if option not in parameters:
-            raise ValueError(unknown(f"option of {name}", option, [*parameters, *HELD]))
+            raise ValueError(unknown(f"option of {name}", option, [*parameters, *SHARED]))
     missing = [key for key, value in parameters.items() if value.default is value.empty and key not in options]
     if missing:
         raise ValueError(
             f"{name} needs {', '.join(missing)}: for example {name}:" + ",".join(f"{m}=…" for m in missing)
         )
-    return replace(build(**options), **held)
+    return replace(build(**options), **shared)
 
 
 def corrector_from(value: Any) -> Corrector | None:
-    """The corrector that a config names: "replay", "none", or the options of `Replay` as a table.
+    """Return the corrector that a config names: "replay", "none", or a table of options and, if not Replay, "name".
 
     Raises:
-        ValueError: it is neither, or an option that `Replay` has not.
+        ValueError: the value is none of these, or the corrector has no such option.
     """
-    if isinstance(value, Corrector) or value is None:
-        return value
-    if isinstance(value, Mapping):
-        known = inspect.signature(Replay).parameters
-        for option in value:
-            if option not in known:
-                raise ValueError(unknown("option of the corrector", str(option), known))
-        return Replay(**value)
-    if value == "replay":
-        return Replay()
-    if value == "none":
-        return None
-    raise ValueError(f'the corrector is "replay", "none", or {{"degree": 1, "theta": 1}}, got {value!r}')
+    if isinstance(value, Corrector) or value is None or value == "none":
+        return None if value == "none" else value
+    options = dict(value) if isinstance(value, Mapping) else {"name": value}
+    kind = {name.lower(): kind for name, kind in CORRECTORS.items()}.get(str(options.pop("name", "replay")).lower())
+    if kind is None:
+        names = ", ".join(f'"{name.lower()}"' for name in CORRECTORS)
+        raise ValueError(f'the corrector is {names}, "none", or {{"degree": 1, "theta": 1}}, got {value!r}')
+    known = inspect.signature(kind).parameters
+    for option in options:
+        if option not in known:
+            raise ValueError(unknown("option of the corrector", str(option), known))
+    return kind(**options)
 
 
 def method_from_text(text: str) -> Method:
-    """The method that a command line names: `rfc:order=2,threshold=0.12`, `fora:interval=4`, `full`.
-
-    Values are read by `value_from_text`.
+    """Return the method that a command line names: `rfc:order=2,threshold=0.12`, `fora:interval=4`, `full`.
 
     Raises:
-        ValueError: as `method_from_config`, or text that is not of this form.
+        ValueError: as in `method_from_config` and `config_from_text`.
     """
     return method_from_config(config_from_text(text))
 
 
 def config_from_text(text: str) -> dict[str, Any]:
-    """`name:key=value,…` as a config for `method_from_config`; a list is written `full_steps=[0,1,5]`.
+    """Return `name:key=value,…` as a config for `method_from_config`; a list is written `full_steps=[0,1,5]`.
 
     Raises:
-        ValueError: a part without "=", an option given twice, or a bracket that is not closed.
+        ValueError: a part lacks "=", an option comes twice, or a bracket is not closed.
     """
     name, _, rest = text.partition(":")
     config: dict[str, Any] = {"method": name.strip()}
@@ -275,7 +273,7 @@ def config_from_text(text: str) -> dict[str, Any]:
 
 
 def value_from_text(text: str) -> Any:
-    """The number that `text` writes (1e-2, 1E5, .5, 5., -1, +1), else what it is as JSON, else the text itself."""
+    """Return `text` as a number (1e-2, 1E5, .5, 5., -1, +1), else as JSON, else as it is."""
     if NUMBER.fullmatch(text):
         try:
             return int(text)

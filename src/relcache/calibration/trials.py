@@ -43,7 +43,7 @@ class Trials:
         self._pipe, self._calls, self._base, self._tell = pipe, calls, base, tell
         self._known, self._history = known, base.forecaster.full_steps_needed
         self._path: dict[tuple[int, int], Tensor] = {}
-        full, steps = Method(Reuse(), Always(), "full compute"), set()
+        full, steps = Method(Reuse(), Always(), name="full compute"), set()
         self.reference: list[Tensor] = []
         for index in range(len(calls)):
             tell("full compute", index, len(calls))

@@ -1,8 +1,8 @@
-"""What every corrector is. Knows nothing of forecasters, schedules, models or sessions.
+"""The base class of correctors. Knows nothing of forecasters, schedules, models or sessions.
 
-A corrector answers: how is a gap made good once its end is known? A gap is a run of cached steps between two full
-ones. Its outputs were forecast, from one side; when the next full step is known, they can be interpolated, from both. A
-corrector holds options, never history: what it needs of the past is a `Gap`, a value that is kept for each scheduler.
+A corrector recomputes a gap, the cached steps between two full ones. Its outputs were forecast from one side; once the
+next full step is known, they can be interpolated from both. A corrector stores options, never history: the past is in
+a `Gap`, one for each scheduler.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from relcache.storage.identity import Snapshot
 
 
 class Known(NamedTuple):
-    """A full step: its number, the output that the scheduler was given, and the calls that this was made of."""
+    """A full step: its number, the output that the scheduler got, (batch, …), and the calls that produced it."""
 
     step: int
     output: Tensor
     calls: Hashable
 
     def fits(self, calls: Hashable, output: Tensor) -> bool:
-        """Whether the outputs between it and a full step of these `calls` with this `output` can be interpolated."""
+        """Whether outputs can be interpolated between this step and a full step with these `calls` and `output`."""
         return self.calls == calls and self.output.shape == output.shape
 
 
 class Link(NamedTuple):
-    """A cached step, and how the pipeline went on from it.
+    """A cached step, and how the pipeline went on from it; all tensors have the sample's shape.
 
     Attributes:
         step: its number.
         others: arguments of its update beside output and sample.
-        result: a copy of the sample that the update returned, until the next update shows what became of it.
-        returned: the sample itself, not held.
-        handed: the sample that the next update was given, None where it is `result` as it was.
-        same: where the two are equal; elsewhere the pipeline has put in something of its own.
+        result: a copy of the sample that the update returned, until the next update.
+        returned: a weak snapshot of that sample.
+        handed: the sample that the next update got; None if it is `result` unchanged.
+        same: bool mask of the entries in which the two are equal; the pipeline has overwritten the others.
     """
 
     step: int
@@ -51,7 +51,7 @@ class Link(NamedTuple):
     same: Tensor | None = None
 
     def joined(self, result: Tensor) -> Tensor:
-        """The sample that the next update would have been given, had this one returned `result`."""
+        """Return the sample that the next update would have got if this one had returned `result`."""
         if self.handed is None or self.same is None:
             return result
         return torch.where(self.same, result.to(self.handed.dtype), self.handed)
@@ -59,12 +59,12 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True)
 class Gap:
-    """What is known of one scheduler's steps since the last full ones.
+    """One scheduler's last full steps, and its cached steps since then.
 
     Attributes:
-        known: the last full steps, newest first, all made of the same calls.
-        before: the scheduler as it was before its first update of the gap; None where no gap is open.
-        sample: the sample that this update was given.
+        known: the last full steps, newest first, all of the same calls.
+        before: a copy of the scheduler before its first update of the gap; None without an open gap.
+        sample: the sample that this update got.
         links: the cached steps, oldest first.
     """
 
@@ -80,37 +80,37 @@ class Gap:
 
     @property
     def last_step(self) -> int | None:
-        """The last step that the scheduler has made; None before the first."""
+        """The scheduler's last step; None before the first."""
         if self.links:
             return self.links[-1].step
         return self.known[0].step if self.known else None
 
     def kept(self) -> list[float] | None:
-        """Shares of the samples that went unchanged from one update to the next, as far as pipelines touched them.
+        """Return the unchanged fraction of each sample that a pipeline overwrote between updates; None without one.
 
-        None if they touched none. Waits for the device.
+        Waits for the device.
         """
         touched = [link.same.float().mean() for link in self.links if link.same is not None]
         return torch.stack(touched).tolist() if touched else None
 
     def with_link(self, link: Link) -> Gap:
-        """One cached step more."""
+        """Return the gap with one more cached step."""
         return replace(self, links=(*self.links, link))
 
     def with_handed(self, sample: Tensor, same: Tensor | None) -> Gap:
-        """The next update was given `sample`, which is the last one's result where `same`; None if it is all of it."""
+        """Return the gap after the next update got `sample`: the last result where `same`, or all of it for None."""
         *others, last = self.links
         own = sample.clone() if same is not None else None
         return replace(self, links=(*others, last._replace(result=None, returned=None, handed=own, same=same)))
 
     def closed(self, full: Known, most: int) -> Gap:
-        """No gap is open; `full` is the newest of at most `most` full steps."""
+        """Return a closed gap, with `full` as the newest of at most `most` full steps."""
         alike = [known for known in self.known if known.fits(full.calls, full.output)]
         return Gap((full, *alike)[:most])
 
 
 class Corrected(NamedTuple):
-    """Sample and output with which a scheduler goes on at a gap's end, and the state that it goes on from."""
+    """The sample and output of a scheduler's update at a gap's end, and a scheduler with the state to go on from."""
 
     sample: Tensor
     output: Tensor
@@ -118,16 +118,16 @@ class Corrected(NamedTuple):
 
 
 class Corrector(ABC):
-    """Makes a gap good when the full step at its end is known."""
+    """Corrects a gap once the full step at its end is known."""
 
     @property
     @abstractmethod
     def full_steps_needed(self) -> int:
-        """How many full steps before the gap's end it reads."""
+        """How many full steps before the gap's end `correct` reads."""
 
     @abstractmethod
     def correct(self, gap: Gap, step: int, update: Update, scheduler: Any) -> Corrected:
-        """What the full step `step` goes on with, in which `scheduler` is asked for `update`.
+        """Return the corrected `update` of `scheduler` at the full step `step`, with its shapes and dtypes.
 
         `gap.before` is not used again and may step on; `scheduler` is only read.
         """

@@ -1,4 +1,4 @@
-"""Replay: interpolate the outputs of the gap, and let the scheduler make its own updates again."""
+"""Replay: interpolate the outputs of the gap, and let the scheduler repeat its updates."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from relcache.checks import check_share
 from relcache.correctors.base import Corrected, Corrector, Gap
-from relcache.correctors.sampler import Predicts, Update, predicts, slope_at, twin_of, updated
+from relcache.correctors.sampler import Predicts, Update, predicts, slope_at, twin_of
 
-THETA: dict[Predicts | None, float] = {"velocity": 0.3}  # elsewhere 1
+THETA: dict[Predicts | None, float] = {"velocity": 0.3}  # 1 for the others
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,21 @@ class Replay(Corrector):
     with the Lagrange polynomials ℓ through n, p (`degree` 1), or n, p and the full step before (`degree` 2). The
     scheduler goes on from x̃_n, with its history rewritten; the transformer is not called again.
 
-    `v_n` belongs to `x_n`, not to `x̃_n`. While the prediction of the clean sample stays, an output changes by
-    `s = ∂v/∂x` with its sample, 1/σ_n for noise and velocity. With a share `theta` of that, and `c = x̃_n - x_n` as
+    `v_n` belongs to `x_n`, not to `x̃_n`. At a fixed prediction of the clean sample, an output changes with its sample
+    by `s = ∂v/∂x`, which is 1/σ_n for noise and velocity. With a fraction `theta` of that, and `c = x̃_n - x_n` from
     above,
 
         x̃_n = x_n + c / (1 + θρ),   v_n ← v_n + θ s (x̃_n - x_n),   ρ = -s Σ_j ℓ_n(j) ∂x_n/∂v_j
 
-    which is the solution of both equations where updates are linear. ρ is found by the same updates of one number. By
-    default θ is 1, which keeps long gaps from diverging under noise prediction, and 0.3 in flow matching, where ρ is
-    small. If the scheduler does not show its noise level, θ is 0.
+    This solves both equations where updates are linear. The same updates of a single number give ρ. By default θ is 1,
+    which keeps long gaps from diverging under noise prediction, and 0.3 in flow matching, where ρ is small. If the
+    scheduler does not expose its noise level, θ is 0.
 
-    It is the PEC mode of a predictor-corrector integrator, with any forecast as the predictor. Costs two latents, one
-    more for `degree` 2, and the time of the gap's updates.
+    Replay is the PEC mode of a predictor-corrector integrator, with any forecast as the predictor. It costs two
+    latents, one more for `degree` 2, and the time of the gap's updates.
 
     Raises:
-        ValueError: a degree other than 1 or 2; a theta that is not between 0 and 1.
+        ValueError: the degree is not 1 or 2, or theta not from 0 to 1.
     """
 
     degree: int = 1
@@ -61,9 +61,7 @@ class Replay(Corrector):
         nodes = [step, *(full.step for full in known)]
         outputs = [value.float() for value in (update.output, *(full.output for full in known))]
         weights = [lagrange(nodes, link.step) for link in gap.links]
-        theta = self.theta
-        if theta is None:
-            theta = THETA.get(predicts(scheduler), 1.0)
+        theta = THETA.get(predicts(scheduler), 1.0) if self.theta is None else self.theta
         slope = slope_at(scheduler, update.others.get("timestep")) if theta else None
         response = _response(gap, [each[0] for each in weights]) if slope is not None else None
         twin, sample = gap.before, gap.sample
@@ -71,7 +69,7 @@ class Replay(Corrector):
         for link, each in zip(gap.links, weights, strict=True):
             output = sum(weight * value for weight, value in zip(each, outputs, strict=True))
             assert isinstance(output, Tensor)
-            sample = link.joined(updated(twin.step, output.to(update.output.dtype), sample, link.others))
+            sample = link.joined(Update(output.to(update.output.dtype), sample, link.others).sample_by(twin.step))
         if slope is None or response is None or update.output.shape != sample.shape:
             return Corrected(sample, update.output, twin)
         slope = slope.to(sample.device, torch.float32)
@@ -81,16 +79,18 @@ class Replay(Corrector):
 
 
 def _response(gap: Gap, weights: Sequence[float]) -> Tensor | None:
-    """`Σ_j w_j ∂x_n/∂v_j`, a scalar: the gap's updates of one number, from nothing, with `w_j` as outputs; None where
-    tokens differ."""
+    """Return `Σ_j w_j ∂x_n/∂v_j`, a 0-d float32 tensor; None where tokens differ.
+
+    It is the result of the gap's updates of one number, starting at 0, with `w_j` as outputs.
+    """
     assert gap.sample is not None
     number = gap.sample.new_zeros((1,) * gap.sample.ndim, dtype=torch.float32)
     twin = twin_of(gap.before, lambda state: state.new_zeros((1,) * state.ndim, dtype=torch.float32))
     for link, weight in zip(gap.links, weights, strict=True):
-        number = updated(twin.step, torch.full_like(number, weight), number, link.others)
+        number = Update(torch.full_like(number, weight), number, link.others).sample_by(twin.step)
     return number.flatten()[0] if number.numel() == 1 else None
 
 
 def lagrange(nodes: Sequence[int], at: int) -> list[float]:
-    """The values at `at` of the Lagrange polynomials through `nodes`."""
+    """Return the values at `at` of the Lagrange polynomials through `nodes`."""
     return [math.prod((at - other) / (node - other) for other in nodes if other != node) for node in nodes]

@@ -1,4 +1,4 @@
-"""A sampler's update, `scheduler.step`, by its interface only: repeated, copied, and asked for its noise level.
+"""Repeat a scheduler's updates, copy its state, and read its noise level, by its interface only.
 
 Knows nothing of diffusers: a scheduler is an object whose `step` takes a `model_output` and a `sample`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -18,31 +18,38 @@ from torch.utils._pytree import tree_leaves
 OUTPUT, SAMPLE = "model_output", "sample"
 Predicts = Literal["velocity", "noise", "clean", "v"]
 NAMED: dict[str, Predicts] = {
-    "epsilon": "noise",
-    "sample": "clean",
-    "v_prediction": "v",
-    "flow_prediction": "velocity",
-}
+    "epsilon": "noise", "sample": "clean", "v_prediction": "v", "flow_prediction": "velocity",
+}  # fmt: skip
 
 
 class Update(NamedTuple):
-    """A call of `scheduler.step`: the model's output, the sample, and the other arguments by name."""
+    """A call of `scheduler.step`: output and sample, (batch, …) of any float dtype, and the others by name."""
 
     output: Tensor
     sample: Tensor
     others: dict[str, Any]
 
     def by(self, step: Callable[..., Any]) -> Any:
-        """Make the update by `step`."""
+        """Make the update by `step`, and return its result."""
         return step(**{OUTPUT: self.output, SAMPLE: self.sample}, **self.others)
+
+    def sample_by(self, step: Callable[..., Any]) -> Tensor:
+        """Make the update by `step`, and return the next sample, (batch, …).
+
+        Raises:
+            TypeError: `step` returns no sample.
+        """
+        if (value := sample_of(self.by(step))) is None:
+            raise TypeError("scheduler.step returned no sample: return a tuple or an output object that begins with it")
+        return value
 
     @property
     def takes_more_samples(self) -> bool:
-        """Whether another argument is a tensor of the sample's shape, such as noise or an earlier prediction."""
+        """Whether another argument has the sample's shape, such as noise or an earlier prediction."""
         return any(isinstance(leaf, Tensor) and leaf.shape == self.sample.shape for leaf in tree_leaves(self.others))
 
     def random_states(self) -> list[Tensor]:
-        """States of the random number generators that the update may draw from."""
+        """Return the states of the random number generators that the update may use, each a 1-d uint8 tensor."""
         given = [leaf.get_state() for leaf in tree_leaves(self.others) if isinstance(leaf, torch.Generator)]
         device = self.sample.device
         if device.type == "cpu":
@@ -52,7 +59,7 @@ class Update(NamedTuple):
 
 
 def update_of(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Update | None:
-    """The update that `step(*args, **kwargs)` asks for; None if it is not one of a floating-point sample."""
+    """Return the update that `step(*args, **kwargs)` makes; None if it does not update a floating-point sample."""
     function, owner = getattr(step, "__func__", step), getattr(step, "__self__", None)
     try:
         given = dict(_signature(function).bind(*([] if owner is None else [owner]), *args, **kwargs).arguments)
@@ -71,21 +78,13 @@ def update_of(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     return Update(output, sample, given)
 
 
-def updated(step: Callable[..., Any], output: Tensor, sample: Tensor, others: Mapping[str, Any]) -> Tensor:
-    """The next sample, by `step` with these arguments."""
-    value = sample_of(step(**{OUTPUT: output, SAMPLE: sample}, **others))
-    if value is None:
-        raise TypeError("a scheduler's step returned no sample")
-    return value
-
-
 @lru_cache(maxsize=64)
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(function)
 
 
 def sample_of(result: Any) -> Tensor | None:
-    """The next sample in the tuple, or the output object, that `scheduler.step` returned; None if there is none."""
+    """Return the sample in the tuple or output object that `scheduler.step` returned; None if there is none."""
     try:
         value = result[0]
     except (TypeError, KeyError, IndexError):
@@ -94,9 +93,9 @@ def sample_of(result: Any) -> Tensor | None:
 
 
 def twin_of(scheduler: Any, of_state: Callable[[Tensor], Tensor] = torch.clone) -> Any:
-    """A scheduler in the same state that steps by itself.
+    """Return an independent scheduler in the same state.
 
-    Tables, which have one dimension, are shared. `of_state` is applied to tensors of more: past outputs and samples.
+    It shares 1-d tensors, which are tables. `of_state` copies tensors of more dimensions: past outputs and samples.
     """
     twin = object.__new__(type(scheduler))
     vars(twin).update({name: _kept(value, of_state) for name, value in vars(scheduler).items() if name != "step"})
@@ -104,7 +103,7 @@ def twin_of(scheduler: Any, of_state: Callable[[Tensor], Tensor] = torch.clone) 
 
 
 def take_state(scheduler: Any, twin: Any) -> None:
-    """Let `scheduler` go on from the state of `twin`, which is not used again."""
+    """Move the state of `twin`, which is not used again, into `scheduler`."""
     vars(scheduler).update(vars(twin))
 
 
@@ -121,10 +120,9 @@ def _kept(value: Any, of_state: Callable[[Tensor], Tensor]) -> Any:
 
 
 def predicts(scheduler: Any) -> Predicts | None:
-    """What the scheduler takes a model's output for; None if it does not show it.
+    """Return the quantity that the scheduler expects a model to predict; None if it does not expose it.
 
-    "velocity" is noise minus clean sample, of flow matching; "v" is the prediction of that name under a diffusion's
-    alphas and sigmas.
+    "velocity" is flow matching's noise minus clean sample; "v" is v-prediction under a diffusion's alphas and sigmas.
     """
     kind = getattr(getattr(scheduler, "config", None), "prediction_type", None)
     if kind in NAMED:
@@ -134,9 +132,9 @@ def predicts(scheduler: Any) -> Predicts | None:
 
 
 def slope_at(scheduler: Any, timestep: Any) -> Tensor | None:
-    """How a model's output changes with its sample while its prediction of the clean sample stays: ∂v/∂x, a scalar.
+    """Return ∂v/∂x at a fixed prediction of the clean sample, before the update at `timestep`; a 0-d float tensor.
 
-    The scheduler is about to make the update at `timestep`. None if it does not show its noise level.
+    It is None if the scheduler does not expose its noise level.
     """
     kind, level = predicts(scheduler), _level_at(scheduler, timestep)
     if kind is None or level is None:
@@ -148,7 +146,7 @@ def slope_at(scheduler: Any, timestep: Any) -> Tensor | None:
 
 
 def _level_at(scheduler: Any, timestep: Any) -> tuple[Tensor, Tensor] | None:
-    """`alpha` and `sigma` of the present sample: it is `alpha` times the clean one and `sigma` times noise."""
+    """Return `alpha` and `sigma` of the present sample, 0-d: it is `alpha` times the clean one plus `sigma` noise."""
     sigmas, products = getattr(scheduler, "sigmas", None), getattr(scheduler, "alphas_cumprod", None)
     if isinstance(sigmas, Tensor) and sigmas.ndim == 1 and hasattr(scheduler, "step_index"):
         index = scheduler.step_index
@@ -160,7 +158,7 @@ def _level_at(scheduler: Any, timestep: Any) -> tuple[Tensor, Tensor] | None:
             return alpha, sigma
         if predicts(scheduler) == "velocity":
             return 1 - sigma, sigma
-        return (1 + sigma**2) ** -0.5, sigma  # of a sample that is not scaled; `alpha` as "v" needs it
+        return (1 + sigma**2) ** -0.5, sigma  # for a sample that is not scaled; the `alpha` that "v" needs
     if isinstance(products, Tensor) and isinstance(timestep, (int, float, Tensor)):
         product = products[int(timestep)]
         return product**0.5, (1 - product) ** 0.5

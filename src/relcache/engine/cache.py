@@ -55,7 +55,7 @@ class Cache:
     ):
         self.forecaster = forecaster
         self._most_steps = max(forecaster.full_steps_needed, forecaster.expansion.order + 1)
-        self._decision = Decision(schedule, forecaster.expansion, self._most_steps, note)
+        self._decision = Decision(schedule, schedule.predictor(forecaster.expansion), note)
         self.request: Request | None = None
         self._call: CallState | None = None  # None between calls
         self.arrange(names, parts, gauges, store)

@@ -13,7 +13,7 @@ from torch import Tensor
 from relcache.engine.features import counted, have_one_memory, with_newest_of
 from relcache.engine.gauge import Gauge
 from relcache.engine.state import CallState, Request, Signal
-from relcache.forecasters.expansion import Expansion, every, sum_absolute, weighted_sum
+from relcache.forecasters.expansion import Expansion, subsample, sum_absolute, weighted_sum
 from relcache.schedules.base import Schedule
 from relcache.storage.store import Shared, Store
 
@@ -26,13 +26,12 @@ class Decision:
 
     Args:
         schedule: when a step is computed in full.
-        expansion: predicts the first module's input.
-        most_steps: how many full steps the signal keeps.
+        predictor: the expansion that predicts the first module's input.
         note: called with a key and a text where something is to be noted once.
     """
 
-    def __init__(self, schedule: Schedule, expansion: Expansion, most_steps: int, note: Callable[[str, str], None]):
-        self._schedule, self._expansion, self._most_steps, self._note = schedule, expansion, most_steps, note
+    def __init__(self, schedule: Schedule, predictor: Expansion, note: Callable[[str, str], None]):
+        self._schedule, self._predictor, self._note = schedule, predictor, note
         self.gauges: Mapping[int, Gauge] = {}  # by the index of a model's first unit; none where no signal is wanted
 
     def use(self, gauges: Mapping[int, Gauge]) -> None:
@@ -102,11 +101,14 @@ class Decision:
             return
         valid = valid_of(features)
         known = call.branch.signal or Signal((), None)
-        steps = (request.step, *known.steps)[: self._most_steps]
-        value, before = every(counted(features, valid, own=True), self._schedule.token_stride), store.get(known.stack)
+        steps = (request.step, *known.steps)[: self._predictor.order + 1]
+        value, before = (
+            subsample(counted(features, valid, own=True), self._schedule.token_stride),
+            store.get(known.stack),
+        )
         if before is not None and before[:, 0].shape != value.shape:
             steps, before = steps[:1], None
-        stack = self._expansion.extend(before, steps, value)
+        stack = self._predictor.extend(before, steps, value)
         stored = store.put(stack, (value,), shared)
         call.branch.signal = Signal(steps, stored, valid)
         if first is not None and stored is stack and have_one_memory(first, value):
@@ -125,10 +127,10 @@ class Decision:
         return self.features(call, index)
 
     def _error(self, signal: Signal, step: int, features: Tensor, store: Store) -> float:
-        value = every(counted(features, signal.valid), self._schedule.token_stride)
+        value = subsample(counted(features, signal.valid), self._schedule.token_stride)
         stack = store.get(signal.stack)
         if value.shape != stack[:, 0].shape:
             return math.nan
-        predicted = weighted_sum(stack, self._expansion.coefficients(signal.steps, step))
+        predicted = weighted_sum(stack, self._predictor.coefficients(signal.steps, step))
         numerator, denominator = sum_absolute(value - predicted), sum_absolute(value)
         return float(self._schedule.error(numerator, denominator))  # over samples; the step's one host synchronisation

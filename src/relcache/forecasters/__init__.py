@@ -1,5 +1,6 @@
-"""What does a skipped module return? One forecaster per file."""
+"""Forecasters estimate the output of a skipped unit; each file defines one and is found by itself."""
 
+from relcache.discovery import classes_in
 from relcache.forecasters.base import Forecaster
 from relcache.forecasters.linear import Linear
 from relcache.forecasters.newton import Newton
@@ -7,4 +8,6 @@ from relcache.forecasters.relational import Relational
 from relcache.forecasters.reuse import Reuse
 from relcache.forecasters.taylor import Taylor
 
-__all__ = ["Forecaster", "Linear", "Newton", "Relational", "Reuse", "Taylor"]
+FORECASTERS = classes_in(__name__, __path__, Forecaster)  # type: ignore[type-abstract]
+
+__all__ = ["FORECASTERS", "Forecaster", "Linear", "Newton", "Relational", "Reuse", "Taylor"]

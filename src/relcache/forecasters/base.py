@@ -1,9 +1,9 @@
-"""What every forecaster is. Knows nothing of schedules, models or the session.
+"""The base class of forecasters. Knows nothing of schedules, models or the session.
 
-A forecaster answers: what does a skipped module return? It holds options, never history. The history of one stream of
-features is a `state`, which the session keeps: `update` takes the old one and returns the new one at a full step,
-`forecast` reads it at a cached step. A state is made of tuples, lists and dictionaries (a NamedTuple, say), so that the
-cache finds the tensors in it; the steps at which it was updated are not in it, as all modules share them.
+A forecaster estimates the output of a skipped unit. It stores options, never history. The history of one stream of
+features is a `state`, which the session keeps: `update` replaces it at a full step, `forecast` reads it at a cached
+one. A state is made of tuples, lists and dictionaries (a NamedTuple, say), in which the cache finds the tensors. Step
+numbers are not part of it, as all modules share them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from relcache.forecasters.expansion import (
     norm_l2,
     shortening,
     weighted_sum,
-)
+)  # fmt: skip
 
 
 class Forecast(NamedTuple):
-    """A forecast output, and for each sample what it fell back to: 0 nothing, else a key of `FALLBACKS`.
+    """A forecast output (batch, …), and the fall-back of each sample: 0 for none, else a key of `FALLBACKS`.
 
-    `fallback` is a small integer tensor of shape (batch,) or (1,), or None where there was nothing to fall back from.
+    `fallback` is an int8 tensor, (batch,) or (1,), or None where no fall-back was possible.
     """
 
     output: Tensor
@@ -43,16 +43,16 @@ FALLBACKS = {
     3: "input moved too far for what it did before: plain expansion",
     4: "forecast too long: shortened",
     5: "forecast near the end of float16: shortened",
-    6: "input and change of a block beyond float16: held at its end",
+    6: "input and change of a block beyond float16: clamped",
 }
-SHORTENED, NARROWED, HELD = 4, 5, 6
+SHORTENED, NARROWED, CLAMPED = 4, 5, 6
 
 
 class Forecaster(ABC):
-    """Estimates the output of a module from its last full steps and, if it wants to, from its present input."""
+    """Estimates the output of a module from its last full steps and, if needed, from its present input."""
 
     bounded_when_compiled: ClassVar[bool] = False
-    """Whether `forecast` with tensors as coefficients is within bounds, so that no graph is made for `forecast_far`."""
+    """Whether `forecast` with tensors as coefficients is bounded, so that `forecast_far` needs no graph."""
 
     reads_input: ClassVar[bool] = True
     """Whether `forecast` reads its input."""
@@ -60,65 +60,65 @@ class Forecaster(ABC):
     @property
     @abstractmethod
     def expansion(self) -> Expansion:
-        """The expansion of the forecast's direction; an error-driven schedule predicts inputs with the same one."""
+        """The expansion of the forecast's direction."""
 
     @property
     def keeps_input(self) -> bool:
-        """Whether states hold the module's input: `update` is then given a copy of it that nobody else writes into."""
+        """Whether states contain the module's input: `update` then gets a copy that nobody else overwrites."""
         return False
 
     @property
     def full_steps_needed(self) -> int:
-        """How many full steps a state must have seen before `forecast` may be called."""
+        """How many full steps `forecast` needs."""
         return min(self.expansion.order, 1) + 1
 
     def coefficients(self, steps: Sequence[int], step: int) -> list[float]:
-        """What `forecast` is given at the cached step `step` after full steps at `steps`, newest first."""
+        """Return the coefficients of `forecast` at the cached step `step`, after full `steps`, newest first."""
         return self.expansion.coefficients(steps, step)
 
     def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
-        """Whether these coefficients alone do not keep a forecast within bounds: `forecast_far` is then called."""
+        """Whether these coefficients may lead out of bounds: `forecast_far` is then called."""
         return False
 
     @abstractmethod
     def update(self, state: Any, steps: Sequence[int], input: Tensor, output: Tensor) -> Any:
-        """The state after the full step `steps[0]`; `state` is None at the first one.
+        """Return the state after the full step `steps[0]`.
 
         Args:
-            state: what the last full step has left; it is not used again and may be written over.
-            steps: the full steps that the state has seen, newest first, the present one included; of older ones only
-                as many as the expansion's order.
-            input, output: the module's features, batch first, detached. Others may write into them afterwards: a state
-                holds copies, or with `keeps_input` the input itself, which is a copy then.
+            state: of the full step before, None at the first one; it may be overwritten.
+            steps: the full steps so far, newest first: the present one, and as many before it as the expansion's order.
+            input, output: the module's features, (batch, …), detached. Others may overwrite them afterwards: a state
+                contains copies, or with `keeps_input` the input itself, which is a copy then.
         """
 
     @abstractmethod
     def forecast(self, state: Any, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
-        """The module's output at a cached step, of the shape and dtype of the last full step's output.
+        """Return the module's output at a cached step, with the shape and dtype of the last full step's output.
 
-        `coefficients` are those of the method of this name: numbers, or in compiled code tensors without dimensions.
+        `coefficients` are those of the method of this name: numbers, or in compiled code 0-d float tensors. `input`
+        (batch, …) is the module's present one.
         """
 
     def forecast_far(self, state: Any, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
-        """`forecast`, kept within bounds where the coefficients alone do not see to it."""
+        """Return a `forecast` within bounds where its coefficients alone do not keep it there."""
         return self.forecast(state, coefficients, input)
 
 
-class NarrowState(NamedTuple):
-    """A stack in float16, and the greatest absolute value of each term per sample."""
+class LadderState(NamedTuple):
+    """A stack (batch, order + 1, …), and in float16 the greatest absolute value of each term, (batch,) float32."""
 
     stack: Tensor
-    largest: tuple[Tensor, ...]
+    largest: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
 class LadderForecaster(Forecaster):
     """A forecaster whose state is the stack of its outputs' differences, and whose forecast is their weighted sum.
 
-    Bounds of ours, per sample, on what has no bound in the papers: the differences add at most 16 times the norms of
-    the newest output and of its last change, and are shortened to that. Only a gap of many times the last one can need
-    it: no plan of the papers does at the orders 1 and 2. In float16 they are shortened as well where the forecast nears
-    the end of the type (`expansion.narrowing`).
+    We add bounds per sample, as the papers have none. The differences add at most 16 times the norms of the newest
+    output and of its last change, and are shortened to that. Only a gap of many times the last one can need it; at
+    orders 1 and 2 no plan of the papers does. In float16 differences are also shortened where the forecast nears the
+    end of the type (`expansion.narrowing`).
     """
 
     reads_input = False
@@ -126,51 +126,40 @@ class LadderForecaster(Forecaster):
     def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
         return self.expansion.may_stray(steps, coefficients)
 
-    def update(
-        self, state: Tensor | NarrowState | None, steps: Sequence[int], input: Tensor, output: Tensor
-    ) -> Tensor | NarrowState:
-        stack = self.expansion.extend(None if state is None else _stack(state), steps, output)
-        largest = largest_of(stack, "sample") if self.expansion.order else ()
-        return NarrowState(stack, largest) if largest else stack
+    def update(self, state: LadderState | None, steps: Sequence[int], input: Tensor, output: Tensor) -> LadderState:
+        stack = self.expansion.extend(state.stack if state else None, steps, output)
+        return LadderState(stack, largest_of(stack, "sample") if self.expansion.order else ())
 
-    def forecast(self, state: Tensor | NarrowState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+    def forecast(self, state: LadderState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
         return self._forecast(state, coefficients, None)
 
-    def forecast_far(
-        self, state: Tensor | NarrowState, coefficients: Sequence[float | Tensor], input: Tensor
-    ) -> Forecast:
-        value, *changes = (norm_l2(term, "sample") for term in _stack(state).unbind(1))
+    def forecast_far(self, state: LadderState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
+        value, *changes = (norm_l2(term, "sample") for term in state.stack.unbind(1))
         return self._forecast(state, coefficients, shortening(changes, coefficients, most_added(value, changes[0])))
 
-    def _forecast(
-        self, state: Tensor | NarrowState, coefficients: Sequence[float | Tensor], scale: Tensor | None
-    ) -> Forecast:
+    def _forecast(self, state: LadderState, coefficients: Sequence[float | Tensor], scale: Tensor | None) -> Forecast:
         fallback = None if scale is None else (scale < 1).to(torch.int8) * SHORTENED
-        if isinstance(state, NarrowState):
+        if state.largest:
             scale, fallback = within_float16(state.largest, coefficients, scale, fallback)
-        return Forecast(weighted_sum(_stack(state), coefficients, scale), fallback)
-
-
-def _stack(state: Tensor | NarrowState) -> Tensor:
-    return state.stack if isinstance(state, NarrowState) else state
+        return Forecast(weighted_sum(state.stack, coefficients, scale), fallback)
 
 
 def within_float16(
     largest: Sequence[Tensor], coefficients: Sequence[float | Tensor], scale: Tensor | None, fallback: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """`scale` and `fallback` of a forecast in float16, shortened where it nears the end of the type."""
+    """Return `scale` and `fallback`, each (batch,) or (1,), shortened where a forecast nears the end of float16."""
     factor = narrowing(largest, coefficients, scale)
     code = (factor < 1).to(torch.int8) * NARROWED
-    return factor if scale is None else scale * factor, code if fallback is None else torch.where(
-        code > 0, code, fallback
-    )
+    scale = factor if scale is None else scale * factor
+    return scale, code if fallback is None else torch.where(code > 0, code, fallback)
 
 
 def within_type(rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """What a block's input and its change were added to or taken from, with nothing beyond float16, and code `HELD` for
-    each sample in which something was; other types do not run over. (batch, …), written over.
+    """Clamp float16 features (batch, …) in place to the range of the type; leave other dtypes, which do not overflow.
+
+    Returns the features, and for float16 the code `CLAMPED` of each sample that had an infinite value, (batch,) int8.
     """
     if rows.dtype != torch.float16:
         return rows, None
-    code = rows.isinf().flatten(1).any(1).to(torch.int8) * HELD
+    code = rows.isinf().flatten(1).any(1).to(torch.int8) * CLAMPED
     return rows.clamp_(-torch.finfo(rows.dtype).max, torch.finfo(rows.dtype).max), code

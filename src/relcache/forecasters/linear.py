@@ -14,7 +14,7 @@ from relcache.forecasters.expansion import Expansion
 class Linear(LadderForecaster):
     """`O(t-k) = O(t) + w (k / N) Δ_N O(t)`, with w a constant. Source: FasterCache (arXiv 2410.19355), GOC.
 
-    An error-driven schedule beside it predicts the input with the plain expansion of order 1, without w.
+    Its `expansion` is the plain one of order 1, without w.
 
     Raises:
         ValueError: the weight is not a finite number.

@@ -12,10 +12,10 @@ from relcache.forecasters.expansion import Expansion
 class Newton(LadderForecaster):
     """`O[t_0] + (t - t_0) O[t_0, t_1] + (t - t_0)(t - t_1) O[t_0, t_1, t_2] + …` over the last m + 1 full steps.
 
-    Exact for polynomials of degree m with any gaps, at the cost of `Taylor`. Order 0 is reuse.
+    It is exact for polynomials of degree m with any gaps, at the cost of `Taylor`. Order 0 is reuse.
 
     Raises:
-        ValueError: a negative order.
+        ValueError: the order is negative.
     """
 
     order: int = 1

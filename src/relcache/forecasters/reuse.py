@@ -1,4 +1,4 @@
-"""Reuse: a skipped module returns what it returned last."""
+"""Reuse: a skipped unit returns its last output."""
 
 from __future__ import annotations
 

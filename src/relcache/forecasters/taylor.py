@@ -15,16 +15,16 @@ class Taylor(LadderForecaster):
     """`O(t-k) = O(t) + Σ_{i=1..m} k^i / i! · D_i(t)`, with `D_0 = O` and `D_i(t) = (D_{i-1}(t) - D_{i-1}(t+N)) / N`.
 
     N is the gap at the full step where the difference is taken, as in the authors' code; with equal gaps that is
-    `Δ^i_N O(t) / N^i`. `Newton` is the form that knows the true positions. Order 0 is reuse.
+    `Δ^i_N O(t) / N^i`. `Newton` uses the true positions instead. Order 0 is reuse.
 
-    With `reuse_first` a forecast needs one full step only: until the second one there is no difference yet, and the
-    output is reused. The paper computes the second step in full. With a `damping` below 1 the term of order i is
-    multiplied by `damping^(i-1)`: differences of higher order hold more of what full steps differ in by chance.
+    With `reuse_first` a forecast needs one full step only, and reuses its output until the second one gives a
+    difference. The paper computes the second step in full. `damping` multiplies the term of order i by
+    `damping^(i-1)`, as differences of higher order contain more noise.
 
-    Source: TaylorSeer, arXiv 2503.06923; `damping` is ours.
+    Source: TaylorSeer, arXiv 2503.06923; `reuse_first` and `damping` are ours.
 
     Raises:
-        ValueError: a negative order, or a damping that is not between 0 and 1.
+        ValueError: the order is negative, `reuse_first` is no bool, or the damping is not from 0 to 1.
     """
 
     order: int = 1
@@ -47,4 +47,4 @@ class Taylor(LadderForecaster):
 
     def coefficients(self, steps: Sequence[int], step: int) -> list[float]:
         plain = super().coefficients(steps, step)
-        return [value * self.damping**place for place, value in enumerate(plain)] if self.damping != 1 else plain
+        return [value * self.damping**power for power, value in enumerate(plain)] if self.damping != 1 else plain

@@ -1,1 +1,1 @@
-"""How much the cache will hold, and what keeps it within a limit."""
+"""The size of a cache, and the choice of options that keeps it within a limit."""

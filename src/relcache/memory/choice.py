@@ -1,14 +1,13 @@
-"""The choice of how features are held, so that a cache stays within a limit of memory on the device.
+"""The choice of how features are stored, so that a cache stays within a memory limit on the device.
 
-Ways are tried in an order, and the first that fits is taken. What it costs in quality comes first, by what has been
-measured (benchmarks/LOG.md): features packed into bfloat16 lose nothing, in int8 little; blocks and stacks little with
-RFE, RCS and RFC, more with TaylorSeer. The host's memory costs no quality, but features that travel at every step may
-make a cached step as slow as a full one, so it is the last resort; it goes through the same order once more, as fewer
-bytes are fewer to move. What the user has fixed is kept.
+Ways are tried in order, and the first that fits is taken. The order follows the loss of quality in benchmarks/LOG.md:
+packing into bfloat16 loses nothing, int8 little. Blocks and stacks lose little with RFE, RCS and RFC, more with
+TaylorSeer. Offloading loses no quality, but transfers may make a cached step as slow as a full one. It is therefore
+the last resort, and tries the same order again, as fewer bytes travel faster. Options that the user fixed are kept.
 
-Counted is what the cache holds, and what is on its way from or to the host's memory; of units inside compiled code also
-what each was given and has returned, as these are kept until the call ends. Not counted is what the features of the
-one unit at work take for a time while they are unpacked: modules that are skipped leave memory free.
+The bytes counted are those of the cache and of transfers from and to the host. Inside compiled code they include the
+inputs and outputs of each unit, which live until the call ends. Unpacked features of the one active unit do not count:
+skipped modules leave memory free.
 """
 
 from __future__ import annotations
@@ -31,9 +30,7 @@ from relcache.storage.offload import SHARED_MEMORY, Offload
 from relcache.storage.packing import TYPES, CacheDtype
 
 WIDE = (torch.float32, torch.float64)
-EXPERT = "transformer_2"  # diffusers' name for the expert that takes over from the first; others work beside it
-
-
+EXPERT = "transformer_2"  # diffusers' name of the expert that takes over from the first
 NOT_WHERE_COMPILED = (
     "offload='cpu' has no use inside compiled code, which would need all features on the device at once: compile the "
     "blocks and use granularity='block' or 'stack', or do not offload"
@@ -41,7 +38,7 @@ NOT_WHERE_COMPILED = (
 
 
 class Way(NamedTuple):
-    """How features are held: what a unit is, what they are packed into, and where they lie between the steps."""
+    """How features are stored: the size of a unit, the dtype they are packed into, and whether they are offloaded."""
 
     granularity: Granularity = "module"
     cache_dtype: CacheDtype = "features"
@@ -53,12 +50,13 @@ class Way(NamedTuple):
 
 
 def ways(asked: Way, fixed: Collection[str], wide: bool, movable: bool) -> list[Way]:
-    """What may be chosen, the best first, beginning with what was `asked` for.
+    """Return the ways to choose from, the best first, beginning with `asked`.
 
     Args:
-        fixed: names of the fields of `asked` that stay as they are.
-        wide: whether features are float32 or wider, so that bfloat16 makes them smaller.
-        movable: whether they lie on a device with a memory of its own.
+        asked: the user's way.
+        fixed: names of its fields that must not change.
+        wide: whether features are float32 or wider, so that bfloat16 shrinks them.
+        movable: whether their device has a memory of its own.
     """
     dtypes: list[CacheDtype] = [asked.cache_dtype]
     if "cache_dtype" not in fixed:
@@ -66,12 +64,12 @@ def ways(asked: Way, fixed: Collection[str], wide: bool, movable: bool) -> list[
         dtypes += ["int8"] if asked.cache_dtype not in TYPES or TYPES[asked.cache_dtype].itemsize > 1 else []
     granularities: tuple[Granularity, ...] = get_args(Granularity)
     coarser = granularities[granularities.index(asked.granularity) :]
-    places: list[Offload] = [asked.offload]
+    offloads: list[Offload] = [asked.offload]
     if "offload" not in fixed and asked.offload == "none" and movable:
-        places.append("cpu")
+        offloads.append("cpu")
     return [
-        Way(granularity, dtype, place)
-        for place in places
+        Way(granularity, dtype, offload)
+        for offload in offloads
         for granularity in (coarser if "granularity" not in fixed else coarser[:1])
         for dtype in dtypes
     ]
@@ -79,13 +77,13 @@ def ways(asked: Way, fixed: Collection[str], wide: bool, movable: bool) -> list[
 
 @dataclass(frozen=True)
 class Option:
-    """One way, and the bytes that the cache holds with it: all, at most on the device at once, in the host's memory.
+    """One way and its bytes of cache: in all, at most on the device at once, and in the host's memory.
 
-    `problem` says why it cannot be done, "" where it can.
+    `problem` says why the way is impossible; it is "" if the way is possible.
     """
 
     way: Way
-    held_bytes: int = 0
+    cache_bytes: int = 0
     device_bytes: int = 0
     host_bytes: int = 0
     problem: str = ""
@@ -99,7 +97,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a memory limit chooses: `options` in the order in which they were tried, the last of which fits."""
+    """The result of a memory limit: the `options` in the order of trial; the last one fits."""
 
     limit: int
     options: tuple[Option, ...]
@@ -111,20 +109,20 @@ class Choice:
 
     @property
     def way(self) -> Way:
-        """Granularity, cache_dtype and offload of the chosen option."""
+        """The way of the chosen option."""
         return self.chosen.way
 
     def __str__(self) -> str:
         asked, begin = self.options[0], f"memory_limit {as_text(self.limit)}: "
         if self.chosen is asked:
             return f"{begin}{asked}, as asked"
-        otherwise = asked.problem or f"it would hold {as_text(asked.device_bytes)}"
+        otherwise = asked.problem or f"it would take {as_text(asked.device_bytes)}"
         return f"{begin}{self.chosen}; as asked ({asked.way}) {otherwise}"
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call that one branch makes of a transformer: what tells it from calls of other shapes, and its arguments."""
+    """One branch's call of a transformer: a key of its shapes, and its arguments by name."""
 
     host: Host
     spec: ModelSpec
@@ -139,11 +137,12 @@ class Call:
 
 
 class Chooser:
-    """Finds the way that keeps within a limit; remembers what it has found of calls of each shape.
+    """Finds the way that keeps a cache within a limit; remembers the sizes for each shape of call.
 
     Args:
-        asked: the way that was asked for.
-        fixed: names of its fields that stay as they are.
+        asked: the user's way.
+        fixed: names of its fields that must not change.
+        forecaster, schedule: of the session.
     """
 
     def __init__(self, asked: Way, fixed: Collection[str], forecaster: Forecaster, schedule: Schedule):
@@ -152,10 +151,10 @@ class Chooser:
         self._known: dict[Hashable, Features | str] = {}
 
     def choose(self, limit: int, calls: Sequence[Call], movable: bool) -> Choice:
-        """The best way in which the branches that make `calls` hold no more than `limit` bytes on the device together.
+        """Return the best way in which the branches of `calls` together take at most `limit` bytes of the device.
 
         Raises:
-            ValueError: there is none; the message says what each would hold.
+            ValueError: there is none; the message has the size of each.
         """
         options = []
         for way in ways(self._asked, self._fixed, any(call.is_wide for call in calls), movable):
@@ -170,7 +169,7 @@ class Chooser:
         )
 
     def weigh(self, way: Way, calls: Sequence[Call]) -> Option:
-        """What is held in this `way`. An expert that takes over from another transformer takes its place."""
+        """Return the bytes of a `way`. Experts that run one after the other are not added up."""
         found: dict[bool, list[Weight]] = {True: [], False: []}
         for call in calls:
             features = self._features(call, way.granularity)
@@ -178,29 +177,29 @@ class Chooser:
                 return Option(way, problem=features)
             weight = features.weight(way.cache_dtype, way.offload)
             if features.inside_compiled_code(call.host.present_model()):
-                if weight.held > weight.resident:
+                if weight.total > weight.resident:
                     return Option(way, problem=NOT_WHERE_COMPILED)
                 weight = weight._replace(moving=weight.moving + features.lent)
             found[call.host.name == EXPERT].append(weight)
         together = [weights for weights in found.values() if weights]
-        held = max(sum(weight.held for weight in weights) for weights in together)
+        total = max(sum(weight.total for weight in weights) for weights in together)
         resident = max(sum(weight.resident for weight in weights) for weights in together)
         moving = max(weight.moving for weights in together for weight in weights)
-        return Option(way, held, resident + moving, held - resident)
+        return Option(way, total, resident + moving, total - resident)
 
     def _features(self, call: Call, granularity: Granularity) -> Features | str:
-        """Of one branch; text that says why it cannot be found out."""
+        """Return one branch's features, or a text that says why they cannot be determined."""
         key = (call.host.place, call.shapes, granularity)
         model = call.host.present_model()
         if key not in self._known:
             try:
                 spec = coarsened(call.spec, model, granularity)
                 self._known[key] = features_of(model, spec, self._forecaster, self._schedule, call.inputs)
-            except Exception as error:  # blocks that cannot be taken whole, a forward that cannot run without values
+            except Exception as error:  # blocks that cannot be cached whole, a forward that cannot run without values
                 self._known[key] = str(error) or type(error).__name__
         return self._known[key]
 
 
 def has_own_memory(device: torch.device) -> bool:
-    """Whether features on `device` could be moved to the host; a model without weights may be meant for one."""
+    """Whether features on `device` could be offloaded; a model on the meta device may be meant for such a one."""
     return device.type == "meta" or device.type not in SHARED_MEMORY

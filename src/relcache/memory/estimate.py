@@ -1,4 +1,4 @@
-"""How much a cache will hold, before a run: a copy of the model is called without values, and its features are kept."""
+"""The size of a cache, before a run: from the features of a copy of the model that is called without values."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from relcache.engine.features import have_one_memory, with_newest_of
 from relcache.engine.host import Host, count_rows, with_ancestors
 from relcache.engine.state import Request, Work, bytes_of
 from relcache.forecasters.base import Forecaster
+from relcache.forecasters.expansion import Expansion
 from relcache.models.spec import ModelSpec
 from relcache.schedules.base import Schedule
 from relcache.shapes.meta import without_values
@@ -22,27 +23,26 @@ from relcache.storage.offload import Mover, Offload
 from relcache.storage.packing import CacheDtype
 from relcache.storage.store import Shared, Store, tensors, tensors_on_device
 
-Put = tuple[Any, Sequence[Tensor]]  # a state, and the features in it that others hold as well
+Put = tuple[Any, Sequence[Tensor]]  # a state, and the features in it that others reference as well
 
 
 class Weight(NamedTuple):
-    """Bytes of one branch's features: all that are held, those of them on the device between the steps, and the most
-    that lie there for a time, on their way from or to the host's memory."""
+    """Bytes of one branch's features: in all, resident on the device between steps, and at most moving at once."""
 
-    held: int
+    total: int
     resident: int
     moving: int
 
 
 class Features:
-    """What one branch holds once its cache is full: for each unit its states, without values."""
+    """The states of each unit in one branch's full cache, without values."""
 
     def __init__(self, units: list[list[Put]], names: Sequence[str]):
         self._units, self._names = units, names
         self._weights: dict[tuple[CacheDtype, Offload], Weight] = {}
 
     def weight(self, dtype: CacheDtype, offload: Offload) -> Weight:
-        """What they weigh packed into `dtype` and kept where `offload` says."""
+        """Return their bytes when packed into `dtype` and offloaded by `offload`."""
         if (dtype, offload) not in self._weights:
             with torch.no_grad():
                 self._weights[dtype, offload] = self._weigh(Store(dtype, offload, Mover()))
@@ -50,24 +50,24 @@ class Features:
 
     @property
     def lent(self) -> int:
-        """Bytes of what the units were given and have returned."""
+        """Bytes of the units' inputs and outputs."""
         return bytes_of([value for unit in self._units for _, lent in unit for value in lent])
 
     def inside_compiled_code(self, model: nn.Module) -> bool:
-        """Whether a unit of `model` lies inside code that is compiled, its own or that of a block."""
+        """Whether a module around a unit of `model` is compiled."""
         around = ["", *with_ancestors(name.rpartition(".")[0] for name in self._names)]
         return any(model.get_submodule(path)._compiled_call_impl is not None for path in around)
 
     def _weigh(self, store: Store) -> Weight:
         known: list[list[Any]] = [[] for _ in self._units]
         moving = 0
-        for _ in range(2 if store.offload == "cpu" else 1):  # the second time there is something to bring back
-            for place, unit in enumerate(self._units):
-                store.prefetch(known[place : place + 2])
-                for state in known[place]:
+        for _ in range(2 if store.offload == "cpu" else 1):  # the second pass loads what the first one offloaded
+            for index, unit in enumerate(self._units):
+                store.prefetch(known[index : index + 2])
+                for state in known[index]:
                     store.get(state)
                 shared: Shared = {}
-                known[place] = [store.put(state, lent, shared) for state, lent in unit]
+                known[index] = [store.put(state, lent, shared) for state, lent in unit]
             moving = max(moving, store.most_moving)
             store.close()
         return Weight(bytes_of(tensors(known)), bytes_of(tensors_on_device(known)), moving)
@@ -76,7 +76,7 @@ class Features:
 def features_of(
     model: nn.Module, spec: ModelSpec, forecaster: Forecaster, schedule: Schedule, inputs: dict[str, Any]
 ) -> Features:
-    """What one branch called with `inputs` holds, from one forward of a copy of `model` without values."""
+    """Return the features of one branch called with `inputs`, from one forward of a copy of `model` without values."""
 
     def recorded(model: nn.Module, inputs: dict[str, Any]) -> Features:
         recorder = _Recorder()
@@ -86,7 +86,7 @@ def features_of(
         return Features([filled_unit(unit) for unit in recorder.units], names)
 
     def filled_unit(unit: list[Put]) -> list[Put]:
-        """The states of a unit, filled: an input that is the error signal's newest term as well is held once."""
+        """Return a unit's states after enough full steps; an input shared with the error signal is stored once."""
         made = [(filled(state, lent), lent) for state, lent in unit]
         signals = [(stack, value) for stack, (value, *others) in made if not others]
         for stack, value in signals:
@@ -96,10 +96,13 @@ def features_of(
             ]
         return made
 
+    predictor = schedule.predictor(forecaster.expansion)
+
     def filled(state: Any, lent: Sequence[Tensor]) -> Any:
-        """`state` of the first full step after as many more as fill it. Of the error signal only an input is lent."""
-        for step in range(1, forecaster.expansion.order + 1):
-            update = forecaster.update if len(lent) == 2 else forecaster.expansion.extend
+        """Return `state`, of the first full step, after as many as fill it; only an error signal lends one tensor."""
+        expansion = predictor if len(lent) == 1 else forecaster.expansion
+        update = predictor.extend if len(lent) == 1 else forecaster.update
+        for step in range(1, expansion.order + 1):
             state = update(state, range(step, -1, -1), *lent)
         return state
 
@@ -107,9 +110,9 @@ def features_of(
 
 
 class Filled(NamedTuple):
-    """A model whose cache is full: most bytes that it held, and a call of the first branch in a cached step."""
+    """A model whose cache is full: its most bytes, and a function that calls the first branch in a cached step."""
 
-    held_bytes: int
+    cache_bytes: int
     call: Callable[[], Any]
 
 
@@ -122,19 +125,22 @@ def fill(
     branches: int = 1,
     cache_dtype: CacheDtype = "features",
 ) -> Filled:
-    """Call `model`, a copy without values, in as many full steps as fill the cache."""
+    """Call `model`, a copy without values, in enough full steps to fill the cache."""
     enabled = _Enabled(model, spec, forecaster, _Unread(schedule), inputs, Store(cache_dtype))
-    for _ in range(forecaster.expansion.order + 1):
+    for _ in range(max(forecaster.expansion.order, schedule.predictor(forecaster.expansion).order) + 1):
         enabled.step(True, branches)
     return Filled(enabled.request.cache_bytes, lambda: enabled.step(None))
 
 
 class _Unread(Schedule):
-    """A schedule whose error is worked out as ever, and cannot be read: without values every step is cached."""
+    """A schedule that computes the error but does not read it, as there are no values; every step is cached."""
 
     def __init__(self, schedule: Schedule):
         self._schedule = schedule
         self.needs_signal, self.token_stride = schedule.needs_signal, schedule.token_stride  # type: ignore[misc]
+
+    def predictor(self, expansion: Expansion) -> Expansion:
+        return self._schedule.predictor(expansion)
 
     def wants_signal(self, step: int) -> bool:
         return self.needs_signal
@@ -148,7 +154,7 @@ class _Unread(Schedule):
 
 
 class _Enabled:
-    """A copy without values of a model, with a cache."""
+    """A copy of a model without values, with a cache."""
 
     def __init__(
         self,
@@ -172,7 +178,7 @@ class _Enabled:
         self.request = self._cache.request = Request(None, None, count_rows(inputs.get(host.sample)))
 
     def step(self, full: bool | None, branches: int = 1) -> None:
-        """A step that is full, or for which the schedule decides."""
+        """Make a step: full, cached, or as the schedule decides where `full` is None."""
         self.request.open_step(full)
         for branch in range(branches):
             self._cache.open_call(0, str(branch), self.request.batch, Work(0, ((), {})))
@@ -181,7 +187,7 @@ class _Enabled:
 
 
 class _Recorder(Store):
-    """Keeps states as they are, and remembers those of each unit as they were put, and what was lent of them."""
+    """Keeps states as they are, and records those of each unit with the features lent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,7 +203,7 @@ class _Recorder(Store):
 
 
 def _or_like_its_input(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """`forward`, or a tensor like its input where it cannot run without values: experts chosen by routing."""
+    """Return a `forward` that gives a tensor like its input where it fails without values, as routed experts do."""
 
     @wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from relcache import correctors, forecasters
 from relcache.checks import check_whole, did_you_mean
+from relcache.correctors import CORRECTORS
+from relcache.forecasters import FORECASTERS
 from relcache.method import Method
 from relcache.models.origin import Component, Origin
 from relcache.presets.writing import write_whole
@@ -95,8 +96,8 @@ class Preset:
             "scheduler": _component(self.origin.scheduler),
             "steps": self.steps,
             "full_steps": list(self.full_steps),
-            "forecaster": _part(self.method.forecaster, forecasters),
-            "corrector": None if corrector is None else _part(corrector, correctors),
+            "forecaster": _part(self.method.forecaster, FORECASTERS),
+            "corrector": None if corrector is None else _part(corrector, CORRECTORS),
             **{name: getattr(self.method, name) for name in OPTIONS},
             "date": self.date,
             "judged": dict(self.judged),
@@ -117,9 +118,9 @@ class Preset:
             if name in judged:
                 _field(judged, name, (int, float))
         steps = Plan(_field(table, "full_steps", list)).full_steps
-        corrector = None if table.get("corrector") is None else _part_from(table, "corrector", correctors)
+        corrector = None if table.get("corrector") is None else _part_from(table, "corrector", CORRECTORS)
         options = {name: table[name] for name in OPTIONS if name in table}
-        method = Method(_part_from(table, "forecaster", forecasters), Plan(steps), corrector=corrector, **options)
+        method = Method(_part_from(table, "forecaster", FORECASTERS), Plan(steps), corrector=corrector, **options)
         return cls(origin, _field(table, "steps", int), steps, method, _field(table, "date", str), judged)
 
 
@@ -146,19 +147,19 @@ def _component_from(among: Mapping[str, Any], name: str) -> Component:
     return Component(_field(table, "class", str), _field(table, "config", Mapping))
 
 
-def _part(part: Any, among: Any) -> dict[str, Any]:
+def _part(part: Any, among: Mapping[str, Any]) -> dict[str, Any]:
     """Return a forecaster's or corrector's class name and options."""
     name = type(part).__name__
-    if name not in among.__all__ or type(part) is not getattr(among, name):
+    if type(part) is not among.get(name):
         raise ValueError(f"a preset holds forecasters and correctors of relcache; {part!r} is neither")
     return {"name": name, **asdict(part)}
 
 
-def _part_from(table: Mapping[str, Any], what: str, among: Any) -> Any:
+def _part_from(table: Mapping[str, Any], what: str, among: Mapping[str, Any]) -> Any:
     """Return the forecaster or corrector that a table describes."""
     options = dict(_field(table, what, Mapping))
     name = _field(options, "name", str)
-    if name not in among.__all__:
-        raise ValueError(f"this relcache has no {name!r} among {', '.join(among.__all__)}")
+    if name not in among:
+        raise ValueError(f"this relcache has no {name!r} among {', '.join(among)}")
     del options["name"]
-    return getattr(among, name)(**options)
+    return among[name](**options)

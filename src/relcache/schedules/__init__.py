@@ -1,5 +1,6 @@
-"""When is a step computed in full? One schedule per file."""
+"""Schedules decide which steps are full; each file defines one and is found by itself."""
 
+from relcache.discovery import classes_in
 from relcache.schedules.always import Always
 from relcache.schedules.base import Schedule
 from relcache.schedules.error_budget import ErrorBudget
@@ -7,4 +8,6 @@ from relcache.schedules.growing import Growing
 from relcache.schedules.interval import Interval
 from relcache.schedules.plan import Plan
 
-__all__ = ["Always", "ErrorBudget", "Growing", "Interval", "Plan", "Schedule"]
+SCHEDULES = classes_in(__name__, __path__, Schedule)  # type: ignore[type-abstract]
+
+__all__ = ["SCHEDULES", "Always", "ErrorBudget", "Growing", "Interval", "Plan", "Schedule"]

@@ -1,7 +1,7 @@
-"""What every schedule is. Knows nothing of forecasters, models or the session.
+"""The base class of schedules. Knows expansions, nothing of forecasters, models or the session.
 
-A schedule answers: when is a step computed in full? It holds options, never history: `start` makes the state of one
-request from its `Setting`, `wants_full` reads it before a step, `advance` returns it after the decision.
+A schedule decides when a step is computed in full. It stores options, never history: `start` makes the state of a
+request from its `Setting`, `wants_full` reads it before a step, `advance` replaces it after the decision.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from relcache.forecasters.expansion import Expansion
+
 
 class Setting(NamedTuple):
-    """What is known of a request when it begins.
+    """The facts about a request that are known when it begins.
 
     Attributes:
-        total_steps: its number of steps; None if nothing tells.
-        predicts: what its scheduler takes the model's output for: "velocity", "noise", "clean", "v"; None if unknown.
-        history: full steps that a forecast needs. Until there are so many, every step is full.
-        cost: time of a cached step, of a full one's; None if it has not been measured.
-        finer: how many times as many steps as the pipeline was asked for.
+        total_steps: its number of steps; None if unknown.
+        predicts: the quantity that the model predicts: "velocity", "noise", "clean", "v"; None if unknown.
+        history: full steps that a forecast needs; every step is full until there are so many.
+        cost: time of a cached step relative to a full one; None if not measured.
+        finer: factor by which it has more steps than the pipeline asked for.
     """
 
     total_steps: int | None = None
@@ -34,66 +36,74 @@ class Schedule(ABC):
     """Decides, step by step, which steps are full."""
 
     needs_signal: ClassVar[bool] = False
-    """Whether `wants_full` needs the error of the first module's predicted input at steps past the warm-up."""
+    """Whether `wants_full` needs the error of the first module's predicted input."""
     token_stride: int = 1
-    """The error runs over each token of that input whose number this divides."""
+    """The error is computed on every `token_stride`-th token of that input, as `subsample` selects them."""
+
+    def predictor(self, expansion: Expansion) -> Expansion:
+        """Return the expansion that predicts the first module's input; by default `expansion`, the forecaster's."""
+        return expansion
 
     @property
     def needs_total_steps(self) -> str | None:
-        """The option for which the number of a request's steps has to be known, as text; None if there is none."""
+        """The option that needs the number of a request's steps, as text; None if there is none."""
         return None
 
     def remark(self, total_steps: int) -> str | None:
-        """What is to be said of a request of `total_steps` steps that cannot follow this schedule to its end."""
+        """Return a note for a request of `total_steps` steps that cannot follow this schedule to its end."""
         return None
 
     def start(self, setting: Setting) -> Any:
-        """State at the beginning of a request; None where the schedule keeps none."""
+        """Return the state at the beginning of a request; None if the schedule needs none."""
+        return None
+
+    def with_budget(self, full_steps: int | None, speedup: float | None) -> Schedule | None:
+        """Return this schedule with one of the two budgets; None if it does not take it."""
         return None
 
     @property
     def needs_cost(self) -> bool:
-        """Whether full and cached steps are to be timed."""
+        """Whether full and cached steps are timed."""
         return False
 
     def with_cost(self, state: Any, step: int, cost: float) -> Any:
-        """State from step `step` on, where the cost of a cached step has become known in the middle of a request."""
+        """Return the state from step `step` on, once the cost of a cached step is known in the middle of a request."""
         return state
 
     def short_of_speed(self, setting: Setting) -> str | None:
-        """What is to be said where the cost of a cached step leaves the schedule short of what was asked for."""
+        """Return a note where the cost of a cached step makes the requested speed impossible."""
         return None
 
     def wants_signal(self, step: int) -> bool:
-        """Whether the error signal has a say in step `step`."""
+        """Whether the decision on step `step` depends on the error."""
         return False
 
     def error(self, numerator: Tensor, denominator: Tensor) -> Tensor:
-        """The one error, a scalar tensor, of the whole batch from the signal's sums, each of shape (batch,).
+        """Return the error of the whole batch, a scalar tensor, from the sums of its samples, each (batch,).
 
-        `numerator` is ‖I - I_T‖₁ and `denominator` ‖I‖₁ of each sample, summed over the tokens that this process sees:
-        nothing is reduced over ranks, and a transformer that ranks share by its sequence is refused.
+        `numerator` is ‖I - I_T‖₁ and `denominator` ‖I‖₁ of each sample, summed over the tokens of this process. Nothing
+        is reduced over ranks: a transformer that is split over ranks by its sequence is refused.
         """
-        raise TypeError(f"{type(self).__name__} asks for no signal")
+        raise TypeError(f"{type(self).__name__} needs no error signal: leave wants_signal false, or override error")
 
     @abstractmethod
     def wants_full(self, state: Any, step: int, error: float | None) -> bool:
-        """Whether step `step` (from 0) is to be full; `error` is the signal at this step if it was asked for."""
+        """Whether step `step`, from 0, is full; `error` is the signal at this step where `wants_signal`, else None."""
 
     def advance(self, state: Any, step: int, error: float | None, full: bool) -> Any:
-        """State after step `step`, which was computed in full if `full` (also where something else forced it)."""
+        """Return the state after step `step`; `full` may be true where `wants_full` was false."""
         return state
 
 
 def short_of_warmup(warmup: int, total_steps: int) -> str | None:
-    """What is to be said of a request that is shorter than its warm-up."""
+    """Return a note for a request that is shorter than its warm-up."""
     if total_steps >= warmup:
         return None
     return f"the request has fewer steps ({total_steps}) than the warm-up ({warmup}): all of them are full"
 
 
 def short_of_budget(full_steps: int | None, total_steps: int) -> str | None:
-    """What is to be said of a request that has no more steps than may be full."""
+    """Return a note for a request whose budget covers all its steps."""
     if full_steps is None or total_steps > full_steps:
         return None
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -11,19 +11,19 @@ from torch import Tensor
 from relcache.checks import check_choice, check_number, check_whole
 from relcache.forecasters.expansion import Norm
 from relcache.schedules.base import Schedule, Setting, short_of_budget, short_of_warmup
-from relcache.schedules.growing import laid
+from relcache.schedules.growing import planned_steps
 
 
 class Spent(NamedTuple):
-    """What a request has spent since its last full step, and what is left to it.
+    """The errors since the last full step, and the rest of the request.
 
     Attributes:
         threshold: the present one.
         error: the sum of errors since the last full step.
         steps: the cached steps since then.
-        left: steps of the request that are not decided yet; None if their number is not known.
-        full_left: how many of them may be full; None if there is no budget.
-        course: the full steps that `Growing` would lay with the same budget; none if there is no budget.
+        left: undecided steps of the request; None if their number is unknown.
+        full_left: how many of them may be full; None without a budget.
+        course: the full steps that `Growing` would plan with the same budget; empty without one.
     """
 
     threshold: float
@@ -34,10 +34,10 @@ class Spent(NamedTuple):
     course: tuple[int, ...] = ()
 
     def next_gap(self, step: int) -> float:
-        """After the full step `step`, how long the next gap has to be for what is left of the budget to last.
+        """Return the length of the gap after the full step `step` at which the rest of the budget lasts to the end.
 
-        On the course it is the course's own. Beside it, it is as many times longer as the course has more full steps
-        left than the budget, and shorter by the share of the present gap of the course that is behind already.
+        On the course this is the course's own gap. Beside it, that gap is multiplied by two ratios: of the course's
+        remaining full steps to the budget's, and of the steps ahead to those after the course's last full step.
         """
         left, full_left = self.left or 1, self.full_left or 1
         behind = bisect_right(self.course, step)
@@ -53,27 +53,26 @@ class ErrorBudget(Schedule):
     """Relational cache scheduling (RCS): full when the errors since the last full step add up to more than `threshold`.
 
     The error of a step is `E = ‖I - I_T‖₁ / ‖I‖₁`, where I is the input of the model's first module and I_T its
-    prediction from the last full steps. The errors run from the step after a full one up to the present, which is full
-    when the sum exceeds the threshold; the sum then restarts. The first `warmup` steps are full whatever the error.
+    prediction from the last full steps, by the `predictor`. The sum starts at the step after a full one. A step whose
+    own error takes it beyond the threshold is full. The first `warmup` steps are always full.
 
-    One decision serves the whole batch: with `norm="sample"` it takes the mean of the samples' errors, with
-    `norm="tensor"` the ratio of the sums over the batch (the paper's formula; the same at batch 1). A sample's full
-    steps therefore depend on its batch mates; Interval and Plan do not.
+    One decision serves the whole batch. With `norm="sample"` it takes the mean of the samples' errors. With
+    `norm="tensor"` it takes the ratio of sums over the batch, the paper's formula, which is the same at batch 1. A
+    sample's full steps therefore depend on its batch mates, unlike with Interval and Plan.
 
-    With `full_steps` exactly so many steps are full. `threshold` is then the first one only: after each gap the next
-    threshold is `G / g` times the last, where g is the gap that it led to and G the next gap of a course that uses up
-    the budget, which is `Growing`'s. When as many steps are left as may be full, all of them are; when none may, none.
+    With `full_steps` exactly so many steps are full, and `threshold` is only the first one. After each gap of length g
+    the threshold is multiplied by `G / g`, where G is the next gap of the course that uses up the budget, `Growing`'s.
+    When as many steps are left as may be full, all of them are; when none may, none.
 
-    `longest_gap` caps the number of steps from one full step to the next; the last `full_last` steps are always full.
-    With a `token_stride` above 1 both sums run over every so manieth token, and only these are kept; the stride is the
-    next one without a factor in common with the number of tokens.
+    `longest_gap` is the most steps from one full step to the next. The last `full_last` steps are always full.
+    With a `token_stride` above 1 the error is computed and stored on a subsample of the tokens; the stride grows to the
+    next number coprime to the number of tokens.
 
     Source: RFC, arXiv 2602.19506.
 
     Raises:
-        ValueError: a negative or infinite threshold, a warm-up below 1, a longest gap below 1, a negative
-            `full_last`, a `token_stride` below 1, `full_steps` below 1 or with a threshold of 0, `longest_gap` or
-            `full_last`, which it leaves nothing to say.
+        ValueError: a value is out of its range, or `full_steps` comes with a threshold of 0, `longest_gap` or
+            `full_last`.
     """
 
     threshold: float
@@ -87,18 +86,17 @@ class ErrorBudget(Schedule):
 
     def __post_init__(self) -> None:
         check_number("the threshold of ErrorBudget", self.threshold, least=0)
-        check_whole("the warmup of ErrorBudget", self.warmup, 1)
         check_choice("the norm of ErrorBudget", self.norm, Norm)
-        if self.longest_gap is not None:
-            check_whole("the longest_gap of ErrorBudget", self.longest_gap, 1)
-        check_whole("the token_stride of ErrorBudget", self.token_stride, 1)
-        check_whole("the full_last of ErrorBudget", self.full_last, 0)
-        if self.full_steps is not None:
-            check_whole("the full_steps of ErrorBudget", self.full_steps, 1)
-            if self.longest_gap is not None or self.full_last or not self.threshold:
-                raise ValueError(
-                    "full_steps of ErrorBudget goes with a threshold above 0, and without longest_gap and full_last"
-                )
+        for name, least in (("warmup", 1), ("token_stride", 1), ("full_last", 0)):
+            check_whole(f"the {name} of ErrorBudget", getattr(self, name), least)
+        for name in ("longest_gap", "full_steps"):
+            if getattr(self, name) is not None:
+                check_whole(f"the {name} of ErrorBudget", getattr(self, name), 1)
+        others = self.longest_gap is not None or self.full_last or not self.threshold
+        if self.full_steps is not None and others:
+            raise ValueError(
+                "full_steps of ErrorBudget goes with a threshold above 0, and without longest_gap and full_last"
+            )
 
     @property
     def needs_total_steps(self) -> str | None:
@@ -110,10 +108,14 @@ class ErrorBudget(Schedule):
         return short_of_budget(self.full_steps, total_steps) or short_of_warmup(self.warmup, total_steps)
 
     def start(self, setting: Setting) -> Spent:
+        state = Spent(self.threshold, left=setting.total_steps)
         if self.full_steps is None:
-            return Spent(self.threshold, left=setting.total_steps)
-        course = laid(setting._replace(history=self.warmup), self.full_steps)
-        return Spent(self.threshold, left=setting.total_steps, full_left=self.full_steps, course=course)
+            return state
+        course = planned_steps(setting._replace(history=self.warmup), self.full_steps)
+        return state._replace(full_left=self.full_steps, course=course)
+
+    def with_budget(self, full_steps: int | None, speedup: float | None) -> ErrorBudget | None:
+        return None if full_steps is None else replace(self, full_steps=full_steps, longest_gap=None, full_last=0)
 
     def wants_signal(self, step: int) -> bool:
         return step >= self.warmup

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -11,14 +11,14 @@ from relcache.checks import check_number, check_whole
 from relcache.schedules.base import Schedule, Setting, short_of_budget
 
 GROWTH = {"velocity": 1.7, "noise": 0.9}
-FINE, FINE_GROWTH = 64, 2.0  # in flow matching with more steps than so many, where first gaps can be shorter
-LONGER = 1.7  # times: the most that one gap is longer than the one before
-UNKNOWN = 1.0  # growth where nothing shows what the model predicts
-SUPPOSED = 0.05  # cost of a cached step, of a full one, until it has been measured
+FINE, FINE_GROWTH = 64, 2.0  # in flow matching with more than 64 steps, as first gaps can then be shorter
+LONGER = 1.7  # greatest ratio of a gap to the one before
+UNKNOWN = 1.0  # growth where the model's prediction is unknown
+SUPPOSED = 0.05  # cost of a cached step relative to a full one, until it is measured
 
 
-class Laid(NamedTuple):
-    """Full steps that are still to come, how many there were, and what the request is like."""
+class Progress(NamedTuple):
+    """The full steps still planned, the number of full steps done, and the setting of the request."""
 
     planned: tuple[int, ...]
     done: int
@@ -27,21 +27,21 @@ class Laid(NamedTuple):
 
 @dataclass(frozen=True)
 class Growing(Schedule):
-    """Exactly `full_steps` full steps, laid by the number of steps and by what the model predicts alone.
+    """Exactly `full_steps` full steps, planned from the number of steps and the kind of prediction alone.
 
-    Full step i of K, from 0, is at `L (i / (K - 1))^growth`, where L is close to the last step. An error made early
-    in flow matching grows until the end, so gaps grow there: 1.7, and 2 with more than 64 steps. Under noise prediction
-    the first steps, at high noise, are made good by the next full step, so gaps are about even: 0.9. Where the model's
-    prediction is unknown, 1. Needs no signal and no synchronisation, and depends on no batch mate.
+    Full step i of K, from 0, is at `L (i / (K - 1))^growth`, where L is close to the last step. In flow matching an
+    early error grows until the end, so gaps grow: by 1.7, and by 2 with more than 64 steps. Under noise prediction the
+    next full step corrects errors of the first steps, at high noise, so gaps are about even: 0.9. If the kind of
+    prediction is unknown, growth is 1. The schedule needs no signal and no synchronisation, and no batch mate matters.
 
-    Without `full_steps` the budget is `default_budget`. With `speedup` it is as large as lets the loop run so many
+    Without `full_steps` the budget is `default_budget`. With `speedup` it is the largest that makes the loop so many
     times faster, by the times of full and cached steps that the first request of each size measures.
 
-    Where something else makes a step full, such as a branch that comes later, the next planned full step is cached
-    instead. Steps beyond the number that was told are full.
+    Where something else makes a step full, such as a branch that begins late, the next planned full step is cached
+    instead. Steps beyond the known number are full.
 
     Raises:
-        ValueError: `full_steps` below 1, a `speedup` not above 1, a `growth` not above 0, or both budgets.
+        ValueError: `full_steps` is below 1, `speedup` not above 1, `growth` not above 0, or both budgets are set.
     """
 
     full_steps: int | None = None
@@ -55,8 +55,8 @@ class Growing(Schedule):
             check_number("the growth of Growing", self.growth, above=0)
         if self.speedup is not None:
             check_number("the speedup of Growing", self.speedup, above=1)
-            if self.full_steps is not None:
-                raise ValueError("a budget is either full_steps or speedup, not both")
+        if self.full_steps is not None and self.speedup is not None:
+            raise ValueError("a budget is either full_steps or speedup, not both")
 
     @property
     def needs_cost(self) -> bool:
@@ -71,26 +71,29 @@ class Growing(Schedule):
     def remark(self, total_steps: int) -> str | None:
         return short_of_budget(self._budget(Setting(total_steps)), total_steps)
 
-    def start(self, setting: Setting) -> Laid:
-        return Laid(self._lay(setting), 0, setting)
+    def start(self, setting: Setting) -> Progress:
+        return Progress(self._planned(setting), 0, setting)
 
-    def wants_full(self, state: Laid, step: int, error: float | None) -> bool:
+    def with_budget(self, full_steps: int | None, speedup: float | None) -> Growing:
+        return replace(self, full_steps=full_steps, speedup=speedup)
+
+    def wants_full(self, state: Progress, step: int, error: float | None) -> bool:
         total = state.setting.total_steps
         return step in state.planned or (total is not None and step >= total)
 
-    def advance(self, state: Laid, step: int, error: float | None, full: bool) -> Laid:
+    def advance(self, state: Progress, step: int, error: float | None, full: bool) -> Progress:
         if not full:
             return state
         later = tuple(planned for planned in state.planned if planned > step)
         return state._replace(planned=later if step in state.planned else later[1:], done=state.done + 1)
 
-    def with_cost(self, state: Laid, step: int, cost: float) -> Laid:
+    def with_cost(self, state: Progress, step: int, cost: float) -> Progress:
         setting = state.setting._replace(cost=cost)
-        due = max(self._budget(setting) - state.done, 0)
-        later = [planned for planned in self._lay(setting) if planned >= step]
-        while len(later) < due and step + len(later) < (setting.total_steps or 0):
-            later = with_one_more(later, step, setting.total_steps or 0)
-        return Laid(tuple(later[len(later) - due :]), state.done, setting)
+        due, total = max(self._budget(setting) - state.done, 0), setting.total_steps or 0
+        later = [planned for planned in self._planned(setting) if planned >= step]
+        while len(later) < due and step + len(later) < total:
+            later = with_one_more(later, step, total)
+        return Progress(tuple(later[len(later) - due :]), state.done, setting)
 
     def short_of_speed(self, setting: Setting) -> str | None:
         if self.speedup is None or setting.cost is None or setting.total_steps is None:
@@ -104,8 +107,8 @@ class Growing(Schedule):
             f"full step of {setting.total_steps} makes {reached:.2g}: take granularity='stack', or compile"
         )
 
-    def _lay(self, setting: Setting) -> tuple[int, ...]:
-        return laid(setting, self._budget(setting), self.growth)
+    def _planned(self, setting: Setting) -> tuple[int, ...]:
+        return planned_steps(setting, self._budget(setting), self.growth)
 
     def _budget(self, setting: Setting) -> int:
         total = setting.total_steps or 1
@@ -117,12 +120,12 @@ class Growing(Schedule):
 
 
 def default_budget(total_steps: int) -> int:
-    """Full steps where nothing is asked for: 14 of 50, 9 of 28, 7 of 20, 5 of 10; all of 6 or fewer."""
+    """Return the default number of full steps: 14 of 50, 9 of 28, 7 of 20, 5 of 10; all of 6 or fewer."""
     return total_steps if total_steps <= 6 else int(0.22 * total_steps + 3)
 
 
-def laid(setting: Setting, full_steps: int, growth: float | None = None) -> tuple[int, ...]:
-    """The full steps of a request, by what its model predicts."""
+def planned_steps(setting: Setting, full_steps: int, growth: float | None = None) -> tuple[int, ...]:
+    """Return the full steps of a request; the default growth depends on what its model predicts."""
     total, usual = setting.total_steps or 1, GROWTH.get(setting.predicts or "", UNKNOWN)
     if setting.predicts == "velocity" and total > FINE:
         usual = FINE_GROWTH
@@ -130,14 +133,14 @@ def laid(setting: Setting, full_steps: int, growth: float | None = None) -> tupl
 
 
 def growing_steps(total: int, full_steps: int, growth: float, history: int = 1) -> tuple[int, ...]:
-    """`full_steps` of `total` steps, from 0, with gaps that grow as the power `growth` has it.
+    """Return `full_steps` of `total` steps, from 0, whose positions grow as the power `growth`.
 
-    The first `history` are full, so fewer than that cannot be had. After the last one some 0.4 of a mean gap is cached,
-    which nothing corrects. Where gaps grow, none is shorter than the one before it, nor more than 1.7 times as long or
-    one step longer, if that can be: a slope over few steps says little about many.
+    The first `history` steps are full, so these are the fewest possible. About 0.4 of a mean gap follows the last full
+    step; nothing corrects it. With a growth of 1 or more, no gap is shorter than the one before. None is more than 1.7
+    times as long or one step longer, if possible, as a slope over few steps says little about many.
     """
     count = min(total, max(full_steps, history))
-    first = min(history, count) - 1  # of these steps the last
+    first = min(history, count) - 1  # last of the first steps
     behind = round(0.4 * total / count) if growth >= 1 else int(0.55 * total / count)
     last = max(total - 1 - behind, count - 1)
     steps = list(range(first + 1))
@@ -147,9 +150,9 @@ def growing_steps(total: int, full_steps: int, growth: float, history: int = 1) 
     if growth < 1:
         return tuple(steps)
     gaps = sorted(later - earlier for earlier, later in pairwise(steps[first:]))
-    for _ in range(total):  # as many moves as there are steps are enough
+    for _ in range(total):  # this many moves are enough
         short = next(
-            (place for place, (one, two) in enumerate(pairwise(gaps)) if two > max(LONGER * one, one + 1)), None
+            (index for index, (one, two) in enumerate(pairwise(gaps)) if two > max(LONGER * one, one + 1)), None
         )
         if short is None or gaps[-1] - gaps[short] < 2:
             break
@@ -160,7 +163,7 @@ def growing_steps(total: int, full_steps: int, growth: float, history: int = 1) 
 
 
 def with_one_more(steps: list[int], first: int, total: int) -> list[int]:
-    """The same, with one more step in the middle of the widest gap from `first` on."""
+    """Return `steps` with one more in the middle of the widest gap from `first` on."""
     ends = [first - 1, *steps, total]
-    at = max(range(len(ends) - 1), key=lambda place: ends[place + 1] - ends[place])
+    at = max(range(len(ends) - 1), key=lambda index: ends[index + 1] - ends[index])
     return [*steps[:at], (ends[at] + ends[at + 1]) // 2, *steps[at:]]

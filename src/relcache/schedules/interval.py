@@ -1,4 +1,4 @@
-"""Interval: a full step every so many steps."""
+"""Interval: full steps at a fixed interval."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from relcache.schedules.base import Schedule, short_of_warmup
 class Interval(Schedule):
     """The first `warmup` steps are full, then steps `phase`, `phase + interval`, `phase + 2 interval`, …
 
-    Without `phase` the published one holds, `warmup - 1 + interval`: 0, 1, 5, 9, … for warm-up 2 and interval 4 (FORA,
-    arXiv 2407.01425; TaylorSeer, arXiv 2503.06923). The phase matters: diffusers' TaylorSeer hook takes its first full
-    step two steps after the warm-up, 0, 1, 3, 7, 11, … for warm-up 2 and interval 4, which is `phase=3` here.
+    The default phase is the published one, `warmup - 1 + interval` (FORA, arXiv 2407.01425; TaylorSeer, 2503.06923).
+    Warm-up 2 and interval 4 give 0, 1, 5, 9, …. diffusers' TaylorSeer hook gives 0, 1, 3, 7, 11, … instead: its first
+    full step comes two steps after the warm-up, which is `phase=3` here.
 
     Raises:
-        ValueError: an interval or a warm-up below 1, or a phase inside the warm-up.
+        ValueError: the interval or the warm-up is below 1, or the phase inside the warm-up.
     """
 
     interval: int
@@ -28,11 +28,8 @@ class Interval(Schedule):
         check_whole("the interval of Interval", self.interval, 1)
         check_whole("the warmup of Interval", self.warmup, 1)
         if self.phase is not None:
-            check_whole(
-                f"the phase of Interval (its first full step after the warm-up of {self.warmup})",
-                self.phase,
-                self.warmup,
-            )
+            what = f"the phase of Interval (its first full step after the warm-up of {self.warmup})"
+            check_whole(what, self.phase, self.warmup)
 
     def remark(self, total_steps: int) -> str | None:
         return short_of_warmup(self.warmup, total_steps)

@@ -11,13 +11,13 @@ from relcache.schedules.base import Schedule, Setting
 
 @dataclass(frozen=True)
 class Plan(Schedule):
-    """The steps in `full_steps` are full, all others cached; the step numbers count from 0.
+    """The steps in `full_steps` are full, all others cached; steps count from 0.
 
-    With `total_steps` the plan is one of requests of so many steps. In a request of another number its full steps lie
-    at the same shares of the way, as many as there are, or all steps where there are no more than those.
+    With `total_steps` the plan is for requests of so many steps. In a longer or shorter request it has as many full
+    steps at the same fractions of the request, or all steps if there are fewer.
 
     Raises:
-        ValueError: an empty list, a number that is not a step, or a number twice.
+        ValueError: the list is empty, contains a number twice, or a number that is no step.
     """
 
     full_steps: tuple[int, ...]
@@ -50,8 +50,8 @@ class Plan(Schedule):
             if total_steps == self.total_steps:
                 return None
             return (
-                f"the Plan is one of {self.total_steps} steps: its full steps lie at the same shares of the way of the "
-                f"{total_steps} of this request"
+                f"the Plan is for {self.total_steps} steps: its full steps are moved to the same fractions of the "
+                f"{total_steps} steps of this request"
             )
         beyond = [step for step in self.full_steps if step >= total_steps]
         if not beyond:
@@ -68,14 +68,14 @@ class Plan(Schedule):
 
 
 def resampled(steps: tuple[int, ...], total: int, wanted: int, history: int = 1) -> tuple[int, ...]:
-    """Full `steps` of `total`, at the same shares of the way of `wanted` steps, each at a step of its own.
+    """Return full `steps` of `total` at the same fractions of `wanted` steps, all different.
 
-    Where the first `history` of `total` are full, as a forecast may need them, those of `wanted` are.
+    If the first `history` of `total` steps are full, as a forecast may need, so are those of `wanted`.
     """
     begin = history if steps[:history] == tuple(range(history)) else 0
     scale, made = (wanted - 1) / max(total - 1, 1), [-1]
     count = min(len(steps), wanted)
-    for place, step in enumerate(steps[:count]):
-        most = wanted - (count - place)  # leaves a step for each that comes
-        made.append(place if place < begin else min(max(round(step * scale), made[-1] + 1), most))
+    for index, step in enumerate(steps[:count]):
+        most = wanted - (count - index)  # leaves room for the later ones
+        made.append(index if index < begin else min(max(round(step * scale), made[-1] + 1), most))
     return tuple(made[1:])

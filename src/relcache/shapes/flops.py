@@ -1,6 +1,6 @@
-"""Floating point operations of a forward, counted on the meta device from shapes: 2 per multiply-add.
+"""Count the floating point operations of a forward pass from shapes: 2 per multiply-add.
 
-Knows nothing of caching. No weight is read and nothing is computed, so a model of any size is counted in moments.
+Knows nothing of caching. No weight is read and nothing is computed, so a model of any size takes moments.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from relcache.shapes.meta import without_values
 
 
 class Flops(NamedTuple):
-    """FLOPs of one forward and of the named modules within it; `products` and `module_products` are attention's."""
+    """FLOPs of a forward pass and of named modules in it; `products` and `module_products` are attention's alone."""
 
     total: int
     modules: dict[str, int]
@@ -27,14 +27,14 @@ class Flops(NamedTuple):
     module_products: dict[str, int]
 
 
-_WITHOUT_PRODUCTS = {F.layer_norm, F.rms_norm, F.gelu}  # these keep the shape
+_WITHOUT_PRODUCTS = {F.layer_norm, F.rms_norm, F.gelu}  # their results have the shape of the input
 
 
 class _Products(TorchFunctionMode):
-    """Leaves attention and linear layers out of what is computed, and counts them.
+    """Counts attention and linear layers instead of running them.
 
-    Of attention two matrix products, whatever kernel they would use. Linear layers, and what has no products, because
-    torch's own counter and meta kernels take up to a millisecond for each.
+    Attention counts as two matrix products, with any kernel. Linear layers and functions without products are skipped
+    because torch's own counter and meta kernels take up to a millisecond for each.
     """
 
     def __init__(self, tracker: ModuleTracker):
@@ -61,10 +61,7 @@ class _Products(TorchFunctionMode):
 
 
 def count_modules(model: nn.Module, names: Sequence[str], args: Any, kwargs: Any) -> Flops:
-    """FLOPs of `model(*args, **kwargs)` and of its modules `names`.
-
-    Model and arguments are copies without values (`without_values`).
-    """
+    """Return the FLOPs of `model(*args, **kwargs)`, copies without values, and of its modules `names`."""
     with ModuleTracker() as tracker, FlopCounterMode(display=False) as counter, _Products(tracker) as counted:
         model(*args, **kwargs)
     counts, products = counter.get_flop_counts(), counted.attention
@@ -82,11 +79,10 @@ def count_modules(model: nn.Module, names: Sequence[str], args: Any, kwargs: Any
 
 
 def count_flops(model: nn.Module, *args: Any, attention: bool = True, **kwargs: Any) -> int:
-    """FLOPs of `model(*args, **kwargs)`, 2 per multiply-add, without computing it.
+    """Return the FLOPs of `model(*args, **kwargs)`, 2 per multiply-add, without computing it.
 
-    The model and its inputs may lie on any device, the meta device included; all are counted on the meta device. Linear
-    layers, convolutions and matrix products count, and attention products unless `attention` is false; elementwise
-    work does not.
+    The model and its inputs may be on any device, including meta. Linear layers, convolutions and matrix products
+    count, and attention products unless `attention` is false. Elementwise work does not.
     """
 
     def count(copied: Callable[[Any], Any]) -> Flops:

@@ -1,7 +1,6 @@
-"""Forwards of which only the shapes matter: copies of models and arguments whose tensors have no values.
+"""Shape-only forward passes: of copies of models and arguments whose tensors have no values.
 
-Knows nothing of caching. No weight is read, and the original is left as it is: also by models that keep tables or
-caches of their own and would take empty tensors into them.
+Knows nothing of caching. No weight is read, and the original model stays as it is, even one that caches tables.
 """
 
 from __future__ import annotations
@@ -20,20 +19,19 @@ from torch.nn.attention import flex_attention as flex
 from torch.overrides import TorchFunctionMode
 
 Result = TypeVar("Result")
-SMALL = 4096  # entries of a tensor whose values may steer a forward: times, positions
-OTHERS = ("forward", "_old_forward", "_hf_hook", "_diffusers_hook")  # what others put on modules, and may not copy
+SMALL = 4096  # most entries of a float tensor whose values may steer a forward pass: times, positions
 LARGE = 2**20  # the same for integers: masks, lengths, token numbers
+OTHERS = ("forward", "_old_forward", "_hf_hook", "_diffusers_hook")  # attributes of modules from other libraries
 
 
 def without_values(work: Callable[[Callable[[Any], Any]], Result]) -> Result:
-    """The result of `work(copied)`, which makes a forward of `copied(model)` on `copied(arguments)`.
+    """Return `work(copied)`, which runs `copied(model)` on `copied(arguments)`.
 
-    The copies lie on the meta device. Where that fails, because the forward reads masks or lengths or asks for a device
-    that computes, it is made again with fake tensors for weights and features and real ones for the arguments; that
-    takes some ten times as long.
+    The copies are on the meta device. This fails if the forward pass reads masks or lengths, or needs a device that
+    computes. Then `work` runs again with fake weights and features and real arguments, about ten times slower.
 
     Raises:
-        Exception: what the second forward raised.
+        Exception: from the second run.
     """
     with _shapes_only():
         try:
@@ -44,21 +42,20 @@ def without_values(work: Callable[[Callable[[Any], Any]], Result]) -> Result:
 
 
 def on_meta(value: Any) -> Any:
-    """A deep copy of `value`, a model or arguments of one, in which every tensor lies on the meta device.
+    """Return a deep copy of `value`, a model or its arguments, with every tensor on the meta device.
 
-    A model's copy runs the forwards of its classes: whatever was put in their place on the instances, and every hook,
-    is left behind.
+    A model's copy runs the forwards of its classes, without replacements on instances and without hooks.
     """
     return _copied(value, _empty)
 
 
 def sketch(value: Any) -> Any:
-    """A deep copy of arguments for `without_values` to use later: small and integer tensors keep their values."""
+    """Return a deep copy of arguments for a later `without_values`; small and integer tensors keep their values."""
     return _copied(value, lambda tensor: tensor.detach().clone() if _may_steer(tensor) else _empty(tensor))
 
 
 class _Fake:
-    """Copies with fake weights and real arguments on the CPU. Features of fake weights are fake."""
+    """Copies models with fake weights, and arguments as real tensors on the CPU."""
 
     def __init__(self) -> None:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -104,7 +101,7 @@ def _copied(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
 
 
 class _Replacing(TorchFunctionMode):
-    """Lets `copy.deepcopy` put something else in the place of tensors."""
+    """Makes `copy.deepcopy` replace tensors."""
 
     def __init__(self, replace: Callable[[Tensor], Tensor]):
         super().__init__()
@@ -117,7 +114,7 @@ class _Replacing(TorchFunctionMode):
 
 
 class _Values(TorchFunctionMode):
-    """Real and fake tensors together: masks and lengths steer, and nothing of the features' size becomes real."""
+    """Mixes real and fake tensors: masks and lengths keep values, and no tensor of the features' size becomes real."""
 
     def __init__(self, fake: _Fake):
         super().__init__()
@@ -132,13 +129,13 @@ class _Values(TorchFunctionMode):
             if math.prod(max(int(size), 1) for size in sizes) > SMALL:  # a mask of every token against every other
                 args = (self._fake.weight(args[0]), *args[1:])
         elif func is Tensor.bincount and isinstance(args[0], FakeTensor):
-            return torch.tensor([args[0].numel()])  # the same work, whichever expert a token is sent to
+            return torch.tensor([args[0].numel()])  # the work is the same for each expert
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def _shapes_only() -> Iterator[None]:
-    """No gradients, tensors that count their changes, and block-sparse attention is taken as dense."""
+    """Turn off gradients and inference mode, and count block-sparse attention as dense."""
 
     def dense(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return F.scaled_dot_product_attention(query, key, value)

@@ -1,1 +1,1 @@
-"""Where features lie between the steps, and in how many bytes."""
+"""Storage of features between steps: packing, offloading, and snapshots of values."""

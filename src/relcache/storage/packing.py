@@ -1,4 +1,4 @@
-"""Features packed into fewer bytes, and unpacked. Knows nothing of what holds them."""
+"""Pack features into fewer bytes, and unpack them. Knows nothing of caches."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 CacheDtype = Literal["features", "bfloat16", "float8", "int8"]
-MOST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}  # greatest number of a type that needs a scale
+MOST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}  # greatest number of the types that need a scale
 TYPES = {"bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn, "int8": torch.int8}
 
 
 class Packed(NamedTuple):
-    """Features in fewer bytes: `values`, for each token what they are multiplied by, and the dtype that they had."""
+    """Packed features: `values` (…, channels), the float32 `scale` (…, 1) of each token, and the original dtype."""
 
     values: Tensor
     scale: Tensor | None
@@ -22,7 +22,7 @@ class Packed(NamedTuple):
 
 
 def pack(value: Tensor, dtype: CacheDtype) -> Tensor | Packed:
-    """Floating-point features, packed into `dtype` where that makes them smaller."""
+    """Return floating-point features (…, channels) packed into `dtype`, or unchanged where that saves nothing."""
     if dtype == "features" or value.element_size() <= TYPES[dtype].itemsize:
         return value
     into = TYPES[dtype]
@@ -34,13 +34,16 @@ def pack(value: Tensor, dtype: CacheDtype) -> Tensor | Packed:
 
 
 def unpack(packed: Packed) -> Tensor:
-    """The inverse of `pack`, up to rounding: half a step of 1/127 of a token's greatest value for int8."""
+    """Return the features before `pack`, in shape and dtype, up to rounding.
+
+    For int8 the error is at most half of 1/127 of a token's greatest value.
+    """
     values = packed.values.to(packed.dtype if packed.scale is None else torch.float32)
     return values if packed.scale is None else values.mul_(packed.scale).to(packed.dtype)
 
 
 def unpacked(state: Any) -> Any:
-    """`state`, a tree of tuples, lists and dictionaries, with all that is packed in it as it was."""
+    """Return `state`, a tree of tuples, lists and dictionaries, with its packed features unpacked."""
     return tree_map(
         lambda leaf: unpack(leaf) if isinstance(leaf, Packed) else leaf, state,
         is_leaf=lambda node: isinstance(node, Packed),

@@ -1,7 +1,7 @@
-"""Where features lie between the steps: packed into fewer bytes, and in the host's memory where that is asked for.
+"""The store of features between steps: packed into fewer bytes, and offloaded to the host's memory on request.
 
-Knows nothing of forecasters, units or branches: it is given states, trees of tuples, lists and dictionaries, and gives
-them back. What of a state are features is told by their channels; the rest, numbers for each sample, stays as it is.
+Knows nothing of forecasters, units or branches: states are trees of tuples, lists and dictionaries. The number of
+channels identifies the features in a state; the rest, numbers for each sample, is stored as it is.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from relcache.storage.offload import Copy, Mover, Offload, StreamMover
 from relcache.storage.packing import CacheDtype, Packed, pack, unpack
 
-MOST_LEAVING = 2  # states that may be on their way to the host while units are computed
+MOST_LEAVING = 2  # states that may be in transfer to the host while units are computed
 
 Shared = dict[int, tuple["weakref.ref[Tensor]", Any]]
-"""What has been put of tensors that are still alive, by their identity."""
+"""The stored form of tensors that are still alive, by their id."""
 
 
 class Away:
-    """A tensor in the host's memory, the device that it came from, and its copy there while one is under way."""
+    """An offloaded tensor: its copy in the host's memory, its device, and the copy to that device in progress."""
 
     def __init__(self, copy: Copy, device: torch.device):
         self.copy, self.device = copy, device
@@ -33,36 +33,37 @@ class Away:
 
     @property
     def host(self) -> Tensor:
-        """The tensor in the host's memory; what wrote it may not have ended."""
+        """The tensor in the host's memory; the copy to it may still be in progress."""
         return self.copy.target
 
 
 class Store:
-    """Puts states away and gets them back.
+    """Stores states, and restores them.
 
     Args:
-        dtype: what features are packed into.
-        offload: "cpu" moves features that lie on an accelerator to the host's memory, "none" leaves them.
-        mover: what copies them.
+        dtype: that features are packed into.
+        offload: "cpu" moves an accelerator's features to the host's memory, "none" leaves them.
+        mover: copies them; by default on streams.
     """
 
     def __init__(self, dtype: CacheDtype = "features", offload: Offload = "none", mover: Mover | None = None):
         self.dtype, self.offload = dtype, offload
         self._mover = (mover or StreamMover()) if offload == "cpu" else None
-        self._leaving: deque[list[tuple[Tensor, Copy]]] = deque()  # sources of copies under way, put by put
-        self._coming: list[Away] = []  # those whose copies on the device nobody has got yet
-        self.most_moving = 0  # most bytes of copies that have lain on the device at once in the present call
+        self._leaving: deque[list[tuple[Tensor, Copy]]] = deque()  # sources of copies in progress, by `put`
+        self._coming: list[Away] = []  # prefetched and not fetched yet
+        self.most_moving = 0  # most bytes in transfer on the device at once in the present call
 
     def moves(self, device: torch.device) -> bool:
-        """Whether features that were made on `device` lie in the host's memory between the steps."""
+        """Whether features of `device` are offloaded between steps."""
         return self._mover is not None and self._mover.moves(device)
 
     def put(self, state: Any, lent: Sequence[Tensor], shared: Shared | None = None) -> Any:
-        """`state` as it is kept. Its features are the floating-point tensors with as many channels as one of `lent`.
+        """Return the stored form of `state`, whose features are float tensors with as many channels as one of `lent`.
 
         Args:
-            lent: features that others hold, too, and may write into, as a module's own input and output.
-            shared: what several states have in common is kept once, if they are put with the same `shared`.
+            state: a tree of tensors.
+            lent: features, (batch, …, channels), that others may overwrite, such as a module's input and output.
+            shared: stores tensors once that several states have in common; pass the same one for all of them.
         """
         if self.dtype == "features" and self._mover is None:
             return state
@@ -88,7 +89,7 @@ class Store:
         return made
 
     def prefetch(self, states: Iterable[Any]) -> None:
-        """Begin to bring back what `states` keep elsewhere, in this order; what was brought and not got is dropped."""
+        """Begin to copy the offloaded tensors of `states` back, in this order; drop other prefetched ones."""
         if self._mover is None:
             return
         wanted = list(dict.fromkeys(leaf for leaf in tree_leaves(list(states)) if isinstance(leaf, Away)))
@@ -99,7 +100,7 @@ class Store:
         self._count()
 
     def get(self, state: Any) -> Any:
-        """The state that was put: up to rounding where it was packed. Copies on the device are the caller's alone."""
+        """Return the state before `put`, up to the rounding of packing; copies on the device are the caller's alone."""
         if self.dtype == "features" and self._mover is None:
             return state
 
@@ -112,7 +113,7 @@ class Store:
         return tree_map(whole, state, is_leaf=_is_one)
 
     def close(self) -> None:
-        """A call has come to its end: nothing of it is under way, or lies on the device, any longer."""
+        """End a call: finish its transfers, and free their memory on the device."""
         self._drop(list(self._coming))
         self._release(0)
         self.most_moving = 0
@@ -125,7 +126,7 @@ class Store:
         return Away(leaving[-1][1], value.device)
 
     def _release(self, most: int) -> None:
-        """Forget the sources of copies to the host, but for the last `most` puts."""
+        """Release the sources of copies to the host, except for the last `most` puts."""
         assert self._mover is not None or not self._leaving
         while len(self._leaving) > most:
             for _, copy in self._leaving.popleft():
@@ -159,13 +160,13 @@ class Store:
 
 
 def tensors(state: Any) -> list[Tensor]:
-    """The tensors that a state keeps alive, wherever they lie."""
+    """Return the tensors of a stored state, on the device or offloaded."""
     leaves = (leaf.host if isinstance(leaf, Away) else leaf for leaf in tree_leaves(state))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def tensors_on_device(state: Any) -> list[Tensor]:
-    """Those that lie where the features were made."""
+    """Return the tensors of a stored state that are not offloaded."""
     return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
 
 

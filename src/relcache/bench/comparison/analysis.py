@@ -154,7 +154,7 @@ def analyze(
     if steps < 3:
         raise ValueError(f"an analysis needs at least 3 steps, as the first two are full; got {steps}")
     forecasters = tuple((entry.name, method_from_config(with_any_budget(entry.config)).forecaster) for entry in entries)
-    probe = Method(ForecastProbe(forecasters, Interval(interval)), Always(), "probe", granularity)
+    probe = Method(ForecastProbe(forecasters, Interval(interval)), Always(), name="probe", granularity=granularity)
     about = {
         "model": model, "identity": identity(model), "samples": len(seeds), "first seed": seeds[0], "steps": steps,
         "interval": interval, "batch": batch, "dtype": dtype, "granularity": granularity,

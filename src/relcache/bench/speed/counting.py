@@ -74,7 +74,7 @@ def count(subject: Subject, method: Method, dtype: torch.dtype) -> dict[str, flo
     def counted(model: nn.Module, plain: nn.Module, inputs: dict[str, Any]) -> dict[str, float]:
         filled = fill(model, units, method.forecaster, method.schedule, inputs, 1, method.cache_dtype)
         steps = {"full": _measure_call(lambda: plain(**inputs)), "cached": _measure_call(filled.call)}
-        return {"held_bytes": filled.held_bytes} | {
+        return {"held_bytes": filled.cache_bytes} | {
             f"{kind}_{name}": value for kind, values in steps.items() for name, value in values.items()
         }
 
