@@ -289,7 +289,7 @@ def split_list(text: str, whole: str | None = None) -> list[str]:
     """Return the parts of a comma-separated list; a comma within brackets or braces belongs to its part.
 
     Raises:
-        ValueError: a bracket that is not closed; the message quotes `whole`, of which `text` is a part.
+        ValueError: a bracket that is not closed; the message quotes `whole`, the text around `text`.
     """
     parts, depth = [""], 0
     for character in text:

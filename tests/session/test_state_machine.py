@@ -1,6 +1,6 @@
 """Random sequences of everything that users do, against a fresh model: each picture is that of a fresh pipeline.
 
-A fixed number of sequences in the suite; `pytest tests/test_state_machine.py --sequences 10000` runs more, drawn anew.
+The suite runs a fixed number of sequences. `pytest tests/session/test_state_machine.py --sequences 10000` draws more.
 """
 
 from __future__ import annotations

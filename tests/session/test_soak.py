@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def soak() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "soak.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "soak.py"
     spec = importlib.util.spec_from_file_location("soak", path)
     assert spec is not None
     assert spec.loader is not None

@@ -18,7 +18,7 @@ import torch
 from diffusers import DiffusionPipeline, DiTPipeline
 from torch import Tensor
 
-SCRIPTS = Path(__file__).parent.parent / "training"
+SCRIPTS = Path(__file__).parents[2] / "training"
 
 
 @pytest.fixture
