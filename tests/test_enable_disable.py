@@ -333,7 +333,7 @@ def test_an_enabled_model_saves_its_weights(model: DiTTransformer2DModel, tmp_pa
 
 def test_the_handle_shows_what_it_is(pipeline: DiTPipeline) -> None:
     handle = relcache.enable(pipeline, METHOD)
-    assert repr(handle) == "<relcache TaylorSeer on DiTTransformer2DModel, 4 units, enabled>"
+    assert repr(handle) == "<relcache taylorseer:order=2,interval=4 on DiTTransformer2DModel, 4 units, enabled>"
     assert handle.units == [
         "transformer_blocks.0.attn1",
         "transformer_blocks.0.ff",

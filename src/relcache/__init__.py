@@ -6,7 +6,7 @@ from relcache.correctors import CORRECTORS, Corrector, Replay
 from relcache.forecasters import FORECASTERS, Forecaster, Linear, Newton, Relational, Reuse, Taylor
 from relcache.inspection import Inspection, inspect
 from relcache.method import Method
-from relcache.methods import FORA, RCS, RFC, RFE, TaylorSeer, auto, method_from_config, method_from_text
+from relcache.methods import FORA, RCS, RFC, RFE, TaylorSeer, auto, method_from_config, method_from_text, method_to_text
 from relcache.models import ModelSpec, Part, Size, joint, parallel
 from relcache.presets import Preset
 from relcache.schedules import SCHEDULES, Always, ErrorBudget, Growing, Interval, Plan, Schedule
@@ -52,6 +52,7 @@ __all__ = [
     "joint",
     "method_from_config",
     "method_from_text",
+    "method_to_text",
     "parallel",
 ]
 

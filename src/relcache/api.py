@@ -14,7 +14,7 @@ from relcache.correctors import Corrector
 from relcache.forecasters import Forecaster
 from relcache.memory.choice import Call, Choice, Way
 from relcache.method import Method
-from relcache.methods import chosen_method, corrector_from
+from relcache.methods import chosen_method, corrector_from, method_to_text
 from relcache.models import SPECS, UNSUPPORTED, ModelSpec, Size, spec_for
 from relcache.models.coarse import Granularity
 from relcache.presets import Preset
@@ -44,7 +44,7 @@ class Handle:
 
     @property
     def method(self) -> str:
-        """Name of the method."""
+        """The method as text, which `relcache.enable` accepts; the name of a preset or of a pair of one's own."""
         return self._session.method.name
 
     @property
@@ -286,6 +286,7 @@ def enable(
     if corrector is not None:
         passed["corrector"] = corrector_from(corrector)
     chosen = replace(chosen, **passed)
+    chosen = replace(chosen, name=method_to_text(chosen))
     fixed = frozenset(name for name in Way._fields if name in passed or getattr(chosen, name) != getattr(Way(), name))
     if num_inference_steps is not None:
         check_whole("num_inference_steps", num_inference_steps, 1)

@@ -252,6 +252,48 @@ def method_from_text(text: str) -> Method:
     return method_from_config(config_from_text(text))
 
 
+def method_to_text(method: Method) -> str:
+    """Return the text that `method_from_text` reads as this method, with the options that are not defaults.
+
+    A preset, or a pair without a builder, gives its name.
+    """
+    for name, build in BY_NAME.items():
+        if name == "preset":
+            continue
+        parameters = inspect.signature(build).parameters
+        options = {option: _option_of(method, option, parameters[option].default) for option in parameters}
+        try:
+            built = build(**options)
+        except (TypeError, ValueError):  # the options are of another method
+            continue
+        if (built.forecaster, built.schedule) == (method.forecaster, method.schedule) and built.name == method.name:
+            shared = {option: getattr(method, option) for option in SHARED}
+            usual = {option: getattr(built, option) for option in SHARED}
+            usual |= {option: parameter.default for option, parameter in parameters.items()}
+            changed = {key: value for key, value in {**options, **shared}.items() if value != usual[key]}
+            values = ",".join(f"{key}={_value_to_text(value)}" for key, value in changed.items())
+            return f"{name}:{values}" if values else name
+    return method.name
+
+
+def _option_of(method: Method, option: str, default: Any) -> Any:
+    """Return the value of a builder's option, found in the parts of a method."""
+    if option == "direction":
+        return method.forecaster.expansion.form
+    return next(
+        (getattr(x, option) for x in (method, method.forecaster, method.schedule) if hasattr(x, option)), default
+    )
+
+
+def _value_to_text(value: Any) -> str:
+    """Return `value` as `value_from_text` reads it; of a corrector its name or a table of its options."""
+    if value is None or isinstance(value, Corrector):
+        usual = type(value)() if value is not None else None
+        name = type(value).__name__.lower() if value is not None else "none"
+        return name if value == usual else json.dumps({"name": name, **vars(value)}, separators=(",", ":"))
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
 def config_from_text(text: str) -> dict[str, Any]:
     """Return `name:key=value,…` as a config for `method_from_config`; a list is written `full_steps=[0,1,5]`.
 

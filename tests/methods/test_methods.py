@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import tiny_dit
 
 import relcache
 from relcache import (
@@ -20,6 +21,7 @@ from relcache import (
     RFE,
     Always,
     ErrorBudget,
+    Growing,
     Interval,
     Linear,
     Method,
@@ -32,6 +34,7 @@ from relcache import (
     auto,
     method_from_config,
     method_from_text,
+    method_to_text,
 )
 from relcache.methods import value_from_text
 
@@ -204,3 +207,27 @@ def test_a_part_is_added_by_its_file_alone(tmp_path: Path) -> None:
         (tmp_path / "relcache" / name).write_text(content, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     subprocess.run([sys.executable, "-c", USE], check=True, env=environment)
+
+
+TEXTS = [
+    "full", "fora:interval=3", "taylorseer:order=1,interval=4,warmup=3,phase=5", "newton:order=2,interval=3",
+    "linear:weight=0.5,interval=3", "rfe:order=1,interval=3", "rfc", "rfc:threshold=0.2,direction=newton,norm=tensor",
+    "rcs:order=2,threshold=0.2,full_last=2,direction=newton", "rfc:full_steps=8,cache_dtype=int8",
+    "plan:full_steps=[0,1,2,5,9,14,19]", "auto", "auto:full_steps=7,corrector=none", "auto:speedup=3,granularity=block",
+    "taylorseer:order=2,interval=4,memory_limit=6GB,corrector=replay,finer=2",
+    'auto:corrector={"name":"replay","degree":1,"theta":0.5}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_method_prints_the_text_that_names_it(text: str) -> None:
+    method = method_from_text(text)
+    assert method_to_text(method) == text
+    model = tiny_dit()
+    if "finer" not in text:
+        assert relcache.enable(model, method).method == text
+
+
+def test_a_pair_without_a_name_prints_its_parts() -> None:
+    method = Method(Taylor(1), Growing(7))
+    assert method_to_text(method) == method.name == f"{Taylor(1)} with {Growing(7)}"

@@ -174,7 +174,7 @@ def test_report_of_a_request(pipeline: DiTPipeline) -> None:
     handle = relcache.enable(pipeline, RFC(2, threshold=0.8))
     run_pipeline(pipeline, [3, 5], STEPS)
     report = handle.report()
-    assert report.method == handle.method == "RFC"
+    assert report.method == handle.method == "rfc:threshold=0.8"
     assert report.model == "DiTTransformer2DModel"
     assert report.units == MODULES
     assert report.steps == STEPS == len(report.signal)
@@ -200,7 +200,7 @@ def test_report_as_text(pipeline: DiTPipeline) -> None:
     report = handle.report()
     text = str(report)
     for fact in (
-        "RFC",
+        "rfc:threshold=0.8,warmup=1",
         "DiTTransformer2DModel, 4 units",
         f"{report.nfc} full of {STEPS}",
         " ".join(map(str, report.full_steps)),
@@ -215,7 +215,7 @@ def test_report_as_text(pipeline: DiTPipeline) -> None:
 def test_report_before_any_request(model: DiTTransformer2DModel) -> None:
     report = relcache.enable(model, FORA(4)).report()
     assert (report.steps, report.nfc, report.full_steps, report.flops) == (0, 0, [], None)
-    assert str(report) == "FORA on DiTTransformer2DModel: no request yet"
+    assert str(report) == "fora:interval=4 on DiTTransformer2DModel: no request yet"
     assert json.loads(json.dumps(report.to_dict()))["cache_bytes"] == 0
 
 
