@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -14,6 +15,7 @@ from relcache import (
     Always,
     ErrorBudget,
     Forecaster,
+    Growing,
     Interval,
     Linear,
     Newton,
@@ -40,15 +42,41 @@ FORECASTERS = [
     Relational(2, norm="tensor"),
 ]
 
-SCHEDULES = [
-    Always(),
-    Interval(3),
-    Interval(4, warmup=1),
-    Interval(4, phase=3),
-    Plan([0, 5, 6]),
-    ErrorBudget(2.0),
-    ErrorBudget(2.0, warmup=1, longest_gap=4),
-    ErrorBudget(2.0, norm="tensor", full_last=2),
+Expected = Callable[[Report, Forecaster], set[int]]
+
+
+def after_warmup(interval: int, warmup: int, phase: int) -> Expected:
+    return lambda report, forecaster: set(range(warmup)) | set(range(phase, STEPS, interval))
+
+
+def by_error(threshold: float, warmup: int = 2, longest_gap: int = STEPS, full_last: int = 0) -> Expected:
+    """Sum up the errors in the report as the definition does."""
+
+    def full_steps(report: Report, forecaster: Forecaster) -> set[int]:
+        expected = set(range(warmup)) | set(range(STEPS - full_last, STEPS))
+        spent, gap = 0.0, 0
+        for step in range(warmup, STEPS):
+            spent, gap = spent + (report.signal[step] or 0.0), gap + 1
+            if spent > threshold or gap == longest_gap:
+                expected.add(step)
+            if step in report.full_steps:
+                spent, gap = 0.0, 0
+        return expected
+
+    return full_steps
+
+
+# Each schedule, and the full steps that its definition asks for.
+SCHEDULES: list[tuple[Schedule, Expected]] = [
+    (Always(), lambda report, forecaster: set(range(STEPS))),
+    (Interval(3), after_warmup(3, 2, 4)),
+    (Interval(4, warmup=1), after_warmup(4, 1, 4)),
+    (Interval(4, phase=3), after_warmup(4, 2, 3)),
+    (Plan([0, 5, 6]), lambda report, forecaster: {0, 5, 6}),
+    (Growing(5), lambda report, forecaster: {0, 1, 4, 7, 10} if forecaster.full_steps_needed > 1 else {0, 2, 4, 7, 10}),
+    (ErrorBudget(2.0), by_error(2.0)),
+    (ErrorBudget(2.0, warmup=1, longest_gap=4), by_error(2.0, warmup=1, longest_gap=4)),
+    (ErrorBudget(2.0, norm="tensor", full_last=2), by_error(2.0, full_last=2)),
 ]
 
 
@@ -57,30 +85,11 @@ def full_picture() -> Tensor:
     return run_loop(tiny_dit(), steps=STEPS)
 
 
-def asked_for(schedule: Schedule, report: Report) -> set[int]:
-    """Full steps that the schedule's definition asks for, from the errors in the report where it goes by them."""
-    if isinstance(schedule, Always):
-        return set(range(STEPS))
-    if isinstance(schedule, Plan):
-        return set(schedule.full_steps)
-    asked = set(range(schedule.warmup))
-    if isinstance(schedule, Interval):
-        first = schedule.warmup - 1 + schedule.interval if schedule.phase is None else schedule.phase
-        return asked | set(range(first, STEPS, schedule.interval))
-    asked |= set(range(STEPS - schedule.full_last, STEPS))
-    spent, gap = 0.0, 0
-    for step in range(schedule.warmup, STEPS):
-        spent, gap = spent + (report.signal[step] or 0.0), gap + 1
-        if spent > schedule.threshold or gap == schedule.longest_gap:
-            asked.add(step)
-        if step in report.full_steps:
-            spent, gap = 0.0, 0
-    return asked
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize(
+    ("schedule", "expected"), SCHEDULES, ids=lambda value: repr(value) if isinstance(value, Schedule) else ""
+)
 @pytest.mark.parametrize("forecaster", FORECASTERS, ids=repr)
-def test_every_forecaster_with_every_schedule(forecaster: Forecaster, schedule: Schedule) -> None:
+def test_every_forecaster_with_every_schedule(forecaster: Forecaster, schedule: Schedule, expected: Expected) -> None:
     model = tiny_dit()
     handle = relcache.enable(model, forecaster=forecaster, schedule=schedule, num_inference_steps=STEPS)
     picture = run_loop(model, steps=STEPS)
@@ -89,7 +98,7 @@ def test_every_forecaster_with_every_schedule(forecaster: Forecaster, schedule: 
     forced = {1} if forecaster.expansion.order > 0 else set()  # a difference needs two full steps
     assert bool(torch.isfinite(picture).all())
     assert picture.dtype == torch.float32
-    assert set(report.full_steps) == asked_for(schedule, report) | forced
+    assert set(report.full_steps) == expected(report, forecaster) | forced
     assert report.full_steps == sorted(set(report.full_steps))
     assert report.nfc == len(report.full_steps)
     assert report.steps == STEPS
@@ -100,7 +109,7 @@ def test_every_forecaster_with_every_schedule(forecaster: Forecaster, schedule: 
         assert relative_error(picture, full_picture()) > 1e-4
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("schedule", [schedule for schedule, _ in SCHEDULES], ids=repr)
 def test_first_orders_are_one_and_the_same(schedule: Schedule) -> None:
     """Taylor, Newton and Linear of weight 1 are the same straight line at order 1."""
     pictures = []
@@ -114,3 +123,7 @@ def test_first_orders_are_one_and_the_same(schedule: Schedule) -> None:
 
 def test_every_forecaster_is_in_the_table() -> None:
     assert {type(forecaster) for forecaster in FORECASTERS} == set(relcache.forecasters.FORECASTERS.values())
+
+
+def test_every_schedule_is_in_the_table() -> None:
+    assert {type(schedule) for schedule, _ in SCHEDULES} == set(relcache.schedules.SCHEDULES.values())

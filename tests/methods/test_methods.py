@@ -195,7 +195,9 @@ assert method == relcache.Method(
     relcache.Half(2, share=0.25), relcache.Interval(4), name="Half", corrector=relcache.Other(strength=3)
 ), method
 assert relcache.method_from_text("fora:interval=2,corrector=other").corrector == relcache.Other()
-relcache.Method(relcache.Reuse(), relcache.Odd())
+odd = relcache.method_from_text("half:order=1,schedule=odd")
+assert odd.schedule == relcache.Odd()
+assert relcache.method_to_text(odd) == "half:schedule=odd", relcache.method_to_text(odd)
 assert {"Half", "Odd", "Other"} <= set(relcache.__all__)
 """
 
@@ -215,7 +217,8 @@ TEXTS = [
     "rcs:order=2,threshold=0.2,full_last=2,direction=newton", "rfc:full_steps=8,cache_dtype=int8",
     "plan:full_steps=[0,1,2,5,9,14,19]", "auto", "auto:full_steps=7,corrector=none", "auto:speedup=3,granularity=block",
     "taylorseer:order=2,interval=4,memory_limit=6GB,corrector=replay,finer=2",
-    'auto:corrector={"name":"replay","degree":1,"theta":0.5}',
+    'auto:corrector={"name":"replay","theta":0.5}', 'taylor:order=2,schedule={"name":"growing","full_steps":7}',
+    "newton:schedule=always",
 ]  # fmt: skip
 
 
@@ -228,6 +231,22 @@ def test_a_method_prints_the_text_that_names_it(text: str) -> None:
         assert relcache.enable(model, method).method == text
 
 
-def test_a_pair_without_a_name_prints_its_parts() -> None:
-    method = Method(Taylor(1), Growing(7))
-    assert method_to_text(method) == method.name == f"{Taylor(1)} with {Growing(7)}"
+@pytest.mark.parametrize(
+    "pair",
+    [
+        Method(Newton(2), Interval(3)),
+        Method(Taylor(1), Growing(7)),
+        Method(Taylor(2, reuse_first=True), ErrorBudget(0.2, warmup=3)),
+        Method(Relational(2), Growing(8), corrector=relcache.Replay()),
+        Method(Linear(0.5), Always()),
+    ],
+    ids=str,
+)
+def test_any_pair_prints_a_text_that_names_it(pair: Method) -> None:
+    again = method_from_text(method_to_text(pair))
+    assert (again.forecaster, again.schedule, again.corrector) == (pair.forecaster, pair.schedule, pair.corrector)
+
+
+def test_a_schedule_and_an_interval_are_refused() -> None:
+    with pytest.raises(ValueError, match="newton takes either a schedule or interval"):
+        method_from_text("newton:interval=4,schedule=always")

@@ -253,7 +253,7 @@ def test_every_shipped_preset_fits_its_model() -> None:
         assert preset.judged["plan"] >= preset.judged["growing"]
         pipe = load_pipeline(model)
         with relcache.enable(pipe, f"preset:name={name}") as handle:
-            assert handle.method == "preset"
+            assert handle.method == f"preset:name={name}"
 
 
 # Finding one

@@ -32,6 +32,7 @@ class Preset:
         method: the method; its schedule becomes these full steps.
         date: the day of the calibration, as 2026-11-26.
         judged: number of samples, and PSNR to full compute of this plan and of the plan that needs no calibration.
+        name: of a shipped preset, or its file.
 
     Raises:
         ValueError: the full steps are no plan for `steps` steps, or the method has finer steps.
@@ -43,13 +44,16 @@ class Preset:
     method: Method
     date: str = ""
     judged: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
 
     def __post_init__(self) -> None:
         check_whole("the steps of a preset", self.steps, 1)
         plan = Plan(self.full_steps, self.steps)
         if self.method.finer != 1:
             raise ValueError("a preset is of the pipeline's own steps: give finer= to relcache.enable instead")
-        own = replace(self.method, schedule=plan, name="preset", made_for=self.origin)
+        own = replace(
+            self.method, schedule=plan, name=f"preset:name={self.name}" if self.name else "preset", made_for=self.origin
+        )
         object.__setattr__(self, "full_steps", plan.full_steps)
         object.__setattr__(self, "method", own)
 
@@ -79,13 +83,13 @@ class Preset:
         """Return the shipped preset of this name, or that of the file; raise ValueError if there is none."""
         known = shipped()
         if name in known:
-            return known[name]
+            return replace(known[name], name=name)
         if not Path(str(name)).is_file():
             raise ValueError(
                 f"there is no preset {name!r}, neither shipped nor as a file: {did_you_mean(str(name), known)}"
                 f"shipped are {', '.join(known)}"
             )
-        return cls.load(name)
+        return replace(cls.load(name), name=str(name))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table that its JSON file holds."""

@@ -22,7 +22,8 @@ from relcache.bench import files
 from relcache.bench.sampling.budgets import has_budget, with_any_budget
 from relcache.bench.sampling.gallery import slug
 from relcache.checks import unknown
-from relcache.methods import BY_NAME, NUMBER, config_from_text, method_from_config, split_list, value_from_text
+from relcache.methods import config_from_text, method_from_config, split_list, value_from_text
+from relcache.methods.text import NUMBER
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _named(text: str) -> list[Entry]:
     hits = groups.get(name) or [known for known in SHORT if known == name or known.rpartition("-")[0] == name]
     if hits:
         return [_short(hit) for hit in hits]
-    if ":" in text or _with_order(name) is not None:
+    if ":" in text or "order" in config_from_text(name):
         return [Entry(slug(text), named_config(text))]
     known_names = [*SHORT, *sorted({known.rpartition("-")[0] or known for known in SHORT}), *groups]
     raise ValueError(unknown("method", text, known_names))
@@ -199,24 +200,17 @@ def split_methods(text: str) -> list[str]:
 
 
 def named_config(text: str) -> dict[str, Any]:
-    """Return the config of a short name, of `name-order`, or of a name with options: `rfc-1:threshold=1e-2`.
+    """Return the config of a short name or of a method's text, such as `rfc-1:threshold=1e-2`.
 
     Raises:
-        ValueError: as `config_from_text`, or an option that the name stands for already.
+        ValueError: as in `config_from_text`, or an option is part of the short name already.
     """
-    options = config_from_text(text)
-    name = options.pop("method").lower()
-    start = config_from_text(SHORT[name]) if name in SHORT else _with_order(name)
-    if start is None:
-        return {"method": name, **options}
-    twice = next((key for key in options if key in start), None)
+    name, _, options = text.partition(":")
+    if name.strip().lower() not in SHORT:
+        return config_from_text(text)
+    start = config_from_text(SHORT[name.strip().lower()])
+    more = {key: value for key, value in config_from_text(f"full:{options}").items() if key != "method"}
+    twice = next((key for key in more if key in start), None)
     if twice is not None:
         raise ValueError(f"{text!r} gives {twice} twice: the name {name} stands for {twice}={start[twice]}")
-    return {**start, **options}
-
-
-def _with_order(name: str) -> dict[str, Any] | None:
-    """Return the config of `name-order`, such as rfc-3; None for other names."""
-    base, dash, order = name.rpartition("-")
-    known = dash and base in BY_NAME and order.isascii() and order.isdigit()
-    return {"method": base, "order": int(order)} if known else None
+    return {**start, **more}
