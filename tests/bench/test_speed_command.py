@@ -87,11 +87,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--model", "dti"], "did you mean 'dit'?"),
         (["--model", "flux", "--blocks", "2"], "flux has blocks of 2 kinds; --blocks names 1"),
-        (["--blocks", "many"], "--blocks takes numbers, or all"),
+        (["--blocks", "many"], "--blocks takes all, or numbers"),
         (["--granularity", "modul", "--blocks", "1", "--size", "32"], "the granularity is one of"),
         (["--methods", "rfc:ordr=1", "--blocks", "1", "--size", "32"], "did you mean 'order'?"),
         (["--dtype", "int8"], "unknown dtype 'int8': there are float32, bfloat16, float16"),
-        (["--nfc", "2"], "--nfc lies above the warm-up, 2"),
+        (["--nfc", "2"], "--nfc is above the warm-up, 2"),
         (
             ["--methods", "fora:interval=3"],
             "fora-interval-3 has a budget of its own: leave that out, --nfc sets the budget",

@@ -259,7 +259,7 @@ def test_a_threshold_that_does_not_give_the_number() -> None:
 def test_samples_of_a_size_that_the_judge_does_not_know(tmp_path: Path) -> None:
     few = ["--preset", "small", "--samples", "2", "--steps", "4", "--nfc", "3", "--methods", "fora", "--size", "32"]
     output = run("bench", "text-to-image", *few, "--out", str(tmp_path))
-    assert "dashes for recogniser: it knows samples of height 64 alone" in " ".join(output.split())
+    assert "dashes for recogniser: it knows only samples of height 64" in " ".join(output.split())
     assert json.loads((tmp_path / "text-to-image/table.json").read_text())[1]["right"] is None
 
 
@@ -295,7 +295,7 @@ def test_a_class_that_is_not_known() -> None:
     for name, hint in (("Flx", "the nearest are FluxTransformer2DModel"), ("zzzz", "relcache models lists all")):
         result = RUNNER.invoke(app, ["models", name])
         assert result.exit_code == 1
-        assert f"no class's name holds '{name}'; {hint}" in result.output.replace("\n", " ")
+        assert f"no class name contains '{name}'; {hint}" in result.output.replace("\n", " ")
 
 
 def test_folder_without_a_pipeline(tmp_path: Path) -> None:
