@@ -271,7 +271,7 @@ def test_text_to_image(text_model: Path, tmp_path: Path, monkeypatch: pytest.Mon
         (("class-conditional", *SMALL, "--methods", "taylorsear"), "did you mean 'taylorseer'?"),
         (("class-conditional", *SMALL, "--methods", "rfc:ordr=2"), "ordr"),
         (("class-conditional", *SMALL, "--seeds", "0-2"), "4 samples need as many seeds, or the first one alone"),
-        (("class-conditional", *SMALL, "--seeds", "999999"), "seeds lie between 0 and 999999"),
+        (("class-conditional", *SMALL, "--seeds", "999999"), "seeds are from 0 to 999999"),
         (("class-conditional", *SMALL, "--workers", "many"), "--workers takes a number"),
         (("class-conditional", *SMALL, "--nfc", "2"), "--nfc is above the warm-up"),
         (("text-to-image",), "the 200 prompts of DrawBench are not shipped"),
@@ -353,9 +353,7 @@ def test_a_method_that_was_edited_is_made_again(tmp_path: Path) -> None:
     assert rows[0] == rows[2]  # to the very time that it took: it was not made again
     assert rows[0]["psnr"] < rows[1]["psnr"]
     methods.write_text('[[methods]]\nname = "Full"\nmethod = "fora"\ninterval = 4\n')
-    assert "is named 'full', as full compute is" in refused(
-        "class-conditional", "--methods", methods, "--out", tmp_path
-    )
+    assert "is named 'full', like full compute" in refused("class-conditional", "--methods", methods, "--out", tmp_path)
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             ["--methods", "fora:interval=3"],
             "fora-interval-3 has a budget of its own: leave that out, --nfc sets the budget",
         ),
-        (["--methods", "full"], "names no method beside full compute"),
+        (["--methods", "full"], "names no method besides full compute"),
         (["--size", "7"], "--size of random weights takes multiples of 16 pixels, got '7'"),
         (["--size", "32x64"], "dit makes square pictures"),
         (["--frames", "9"], "--frames has no meaning with dit"),

@@ -194,7 +194,7 @@ def test_calibrate_prints_the_threshold(tmp_path: Path) -> None:
         (["calibrate", "--nfc", "nan"], "between the warm-up, 2, and 50; got nan"),
         (["demo", "--task", "vidio"], "did you mean 'video'?"),
         (["demo", "--nfc", ""], "whole numbers with commas"),
-        (["demo", "--methods", ""], "names no method beside full compute"),
+        (["demo", "--methods", ""], "names no method besides full compute"),
         (
             ["demo", "--methods", "plan:full_steps=[0,1,99]"],
             "names steps that the request of 50 steps does not have: [99]",
@@ -285,10 +285,10 @@ def test_rows_that_are_not_at_equal_cost_are_marked(tmp_path: Path) -> None:
     assert "| fora | 6 | 6.00 |" in text
     page = (tmp_path / "class-conditional/report.html").read_text()
     for said in (text, " ".join(output.split()), page):
-        assert "* not the number of full steps that was asked for" in said
+        assert "* not the requested number of full steps" in said
     assert ">7*</td>" in page
     run("bench", "class-conditional", *asked, "--methods", "fora", "--out", str(tmp_path / "equal"))
-    assert "asked for" not in (tmp_path / "equal/class-conditional/table.md").read_text()
+    assert "requested" not in (tmp_path / "equal/class-conditional/table.md").read_text()
 
 
 def test_a_class_that_is_not_known() -> None:

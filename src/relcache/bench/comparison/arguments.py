@@ -45,7 +45,7 @@ def call_options(
 def named_conditions(
     pipeline: Any, prompts: list[str] | None, classes: str | None
 ) -> tuple[list[int | str], list[str]]:
-    """Return the pipeline's conditions, prompts or class labels, and a name for the file of each.
+    """Return the pipeline's conditions, prompts or class labels, and a name for each file.
 
     Raises:
         ValueError: prompts for a pipeline that takes classes, or classes for one that takes prompts.
