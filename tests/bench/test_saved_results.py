@@ -167,7 +167,7 @@ def test_a_table_of_samples_that_was_edited(results: Path, tmp_path: Path) -> No
     [
         (written("analysis.json", b"null"), "analysis.json is damaged (it is a table, got null)"),
         (edited("analysis.json", lambda known: known | {"about": None}), "'about' is a table, got null"),
-        (edited("analysis.json", lambda known: known | {"modules": ["a"]}), "and analysis.json names (1, 1, 6)"),
+        (edited("analysis.json", lambda known: known | {"modules": ["a"]}), "but analysis.json names (1, 1, 6)"),
         (
             edited("analysis.json", lambda known: known | {"about": known["about"] | {"batch": 0}}),
             "it names no samples",

@@ -131,7 +131,7 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
 def check_form(value: Any, form: Any, where: str = "") -> None:
     """Check that `value`, read from JSON, has a form.
 
-    A form is a type or a tuple of types, a list of one form, or a table of forms by key. The key `...` stands for all
+    A form is a type or a tuple of types, a list of one form, or a table of forms by key. The key `...` means all
     other keys. A value may have more keys than its form.
 
     Raises:

@@ -20,7 +20,7 @@ class Errors:
         gaps: error in the sample after a gap, by the gap's length and by the full step that ends it.
         first: the same for the first gap, by the full step that ends it.
         tails: error of the final sample if all steps after the last full step are cached, by that full step.
-        gains: factor by which an error in the sample after a step has grown in the final sample, by step.
+        gains: growth factor of an error in the sample after a step until the final sample, by step.
         history: number of full steps at the beginning of every plan; the first gap follows them.
     """
 

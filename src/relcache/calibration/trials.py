@@ -33,7 +33,7 @@ Between = Callable[[int, int, Tensor], "Tensor | None"]  # call, step, sample
 class Trials:
     """The same few calls of one pipeline on many plans of full steps.
 
-    `base` is the method whose schedule is replaced; `known` keeps all measurements.
+    `base` is the method to run with each plan; `known` keeps all measurements.
 
     Raises:
         ValueError: the calls have different numbers of steps, or pictures that are not finite.
@@ -171,7 +171,7 @@ class Trials:
         return {"gaps": {step: fmean(values) for step, values in errors.items()}, "tail": fmean(tail)}
 
     def _gain(self, length: int, end: int) -> float:
-        """Return the factor by which the squared error of a gap that ends at `end` has grown in the final sample."""
+        """Return the growth factor, until the final sample, of the squared error of a gap that ends at `end`."""
         kept: dict[tuple[int, int], Tensor] = {}
         self._gaps(length, (end - self._history) % length + self._history, kept)
         before, after = [], []

@@ -113,7 +113,7 @@ def patches(config: Any, size: Size) -> int:
 
 
 def packed_tokens(config: Any, size: Size) -> int:
-    """Return the tokens of an image whose latents a pipeline packs, 2 x 2 into one token."""
+    """Return the tokens of an image if a pipeline packs 2 x 2 latents into one token."""
     return (size.height // 2) * (size.width // 2)
 
 

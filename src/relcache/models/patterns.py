@@ -12,7 +12,7 @@ from relcache.checks import nearest
 
 
 def block_numbers(pattern: str, name: str) -> tuple[int, ...] | None:
-    """Return the numbers that each `*` of `pattern` stands for in the module's `name`, None if they do not match."""
+    """Return the number for each `*` of `pattern` in the module's `name`, None if they do not match."""
     pieces = pattern.removesuffix("?").split("*")
     match = re.fullmatch(r"(\d+)".join(re.escape(piece) for piece in pieces), name)
     return tuple(int(number) for number in match.groups()) if match else None

@@ -31,7 +31,7 @@ class Part:
     of one module with several streams, `parallel` the part of several modules that are skipped together.
 
     Attributes:
-        pattern: pattern of the module's name. `*` stands for a block's number. A `?` at the end makes the module
+        pattern: pattern of the module's name. `*` matches a block's number. A `?` at the end makes the module
             optional: some configurations of the class have none.
         streams: names of the arguments that hold the input of each output, in the order of the outputs; () for the
             first argument alone.
@@ -105,7 +105,7 @@ class ModelSpec:
 
     Attributes:
         class_name: name of the transformer class.
-        modules: modules to cache, in the order in which a block computes them: patterns of plain modules as strings,
+        modules: modules to cache, in the order of computation in a block: patterns of plain modules as strings,
             the rest as `Part`. A plain module takes its features as its first argument and returns one tensor of
             features, before gate and residual.
         conditioning: names of the arguments of `forward` that differ between guidance branches.
@@ -187,7 +187,7 @@ class ModelSpec:
         return None
 
     def units(self, model: nn.Module) -> list[Unit]:
-        """Return the units of `model` to cache, in the order in which they are computed: by stack, then by block.
+        """Return the units of `model` to cache, in the order of computation: by stack, then by block.
 
         Raises:
             ValueError: a pattern matches no module, or two match one. The message names the nearest modules.

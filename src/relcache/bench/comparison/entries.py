@@ -76,8 +76,8 @@ ABLATION = ("taylorseer-1", "rfe-1", "rcs-1", "rfc-1", *WEIGHTS)
 def choose(text: str | None) -> list[Entry]:
     """Return the methods of a comma-separated list, or of a TOML or YAML file; by default PUBLISHED and DEFAULT.
 
-    A key of SHORT names one method, its part before the order (`rfc`) all orders. `ablation` stands for the paper's
-    ablation, `all` for all of SHORT, and `name:option=value,…` for a method with options.
+    A key of SHORT names one method, its part before the order (`rfc`) all orders. `ablation` means the paper's
+    ablation, `all` all of SHORT, and `name:option=value,…` for a method with options.
 
     Raises:
         ValueError: an unknown name (the message gives the nearest right one), wrong options, or no method at all.

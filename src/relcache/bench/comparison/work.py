@@ -83,7 +83,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Take one measure of the samples numbered from `first` on in a folder, against those made with full compute."""
+    """Take one measure of the samples numbered from `first` on in a folder, against the samples of full compute."""
 
     file: Path
     measure: str

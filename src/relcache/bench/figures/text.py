@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib import font_manager, rcParams
 from matplotlib.ft2font import FT2Font
 
-BOXES = "last resort"  # a font whose glyphs are boxes
+BOXES = "last resort"  # a font of boxes
 MATHEMATICAL = ("cm", "stix", "dejavu math")
 TO_LEFT = ("R", "AL", "AN", "RLE", "RLO", "RLI")  # right-to-left scripts, which matplotlib cannot draw
 SHAPED = ("Mc", "Cf")  # characters that join or reorder letters, which it cannot draw either

@@ -30,7 +30,7 @@ def count_full_steps(interval: int, steps: int, phase: int | None = None, warmup
 
 
 def interval_for(nfc: int, steps: int, phase: int | None = None, warmup: int = WARMUP) -> int:
-    """Return the interval whose number of full steps is nearest to `nfc`; not every number can be reached."""
+    """Return the interval that gives the number of full steps nearest to `nfc`; some numbers are out of reach."""
     return min(range(1, steps + 1), key=lambda interval: abs(count_full_steps(interval, steps, phase, warmup) - nfc))
 
 
@@ -96,7 +96,7 @@ def check_budget(config: Mapping[str, Any], nfc: float, steps: int) -> None:
     """Check that the method of `config` can have `nfc` of `steps` full steps; full compute passes.
 
     Raises:
-        ValueError: its own options decide them, or it cannot have so many or so few.
+        ValueError: its own options decide them, or it cannot have this number.
     """
     name = str(config.get("method")).lower()
     if name == "full":
@@ -159,7 +159,7 @@ class TriedThresholds:
     tried: dict[float, float] = field(default_factory=dict)
 
     def nearest(self, nfc: float) -> float:
-        """Return the smallest of the thresholds whose number of full steps is nearest to `nfc`."""
+        """Return the smallest threshold that gave the number of full steps nearest to `nfc`."""
         return min(self.tried, key=lambda threshold: (abs(self.tried[threshold] - nfc), threshold))
 
     def bracket(self, nfc: float) -> tuple[float, float | None]:
@@ -182,7 +182,7 @@ def threshold_for(
 ) -> float:
     """Return the smallest threshold at which `method` has `nfc` full steps on average over calibration samples.
 
-    The search begins at the method's own threshold. `known`, `most` and `tell` are those of `smallest_threshold`.
+    The search begins at the method's own threshold. `known`, `most` and `tell` are as in `smallest_threshold`.
 
     Raises:
         ValueError: a number of full steps that the method cannot have, or a method without a threshold.

@@ -113,7 +113,7 @@ def peer_at(
     known: TriedThresholds,
     tell: Callable[[float, float], None] = lambda threshold, nfc: None,
 ) -> Contestant:
-    """Return a peer at the interval or threshold whose number of full steps is nearest to `nfc`.
+    """Return a peer at the interval or threshold that gives the number of full steps nearest to `nfc`.
 
     `count` runs a contestant and returns its number of full steps. `known` collects the thresholds tried for this peer.
     """

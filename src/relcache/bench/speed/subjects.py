@@ -1,4 +1,4 @@
-"""The paper's models with random weights, and the denoising loop on one of them that is timed."""
+"""The paper's models with random weights, and the timed denoising loop on one of them."""
 
 from __future__ import annotations
 
