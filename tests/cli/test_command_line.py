@@ -171,7 +171,7 @@ def test_calibrate_prints_the_threshold(tmp_path: Path) -> None:
         (["demo", "--samples", "1"], "at least 2 samples"),
         (["demo", "--samples", "99999999"], "at most 1000000 samples"),
         (["demo", "--nfc", "many"], "whole numbers with commas"),
-        (["demo", "--nfc", "14,60"], "at most at 50, the steps; got 60"),
+        (["demo", "--nfc", "14,60"], "at most the 50 steps; got 60"),
         (["demo", "--nfc", "[/x]"], "got '[/x]'"),
         (["sample", "--device", "abacus"], "the device 'abacus' cannot be used here"),
         (["sample", "--method", "plan:full_steps=3"], "a list of step numbers, got 3"),

@@ -109,7 +109,7 @@ def run_with(pipe: Any, method: Any) -> torch.Tensor:
     ("change", "complaint"),
     [
         ({"version": 2}, "it has version 2, and this relcache reads version 1"),
-        ({"forecaster": {"name": "Taylr"}}, "no 'Taylr' among"),
+        ({"forecaster": {"name": "Taylr"}}, "no 'Taylr'; it has"),
         ({"forecaster": {"name": "Taylor", "order": -1}}, "order of an expansion"),
         ({"corrector": {"name": "Replay", "sharpness": 1}}, "sharpness"),
         ({"full_steps": []}, "at least one full step"),
@@ -364,7 +364,7 @@ def test_a_plan_is_found(method: Any, tmp_path: Path, monkeypatch: pytest.Monkey
         assert handle.full_steps == list(preset.full_steps)
     exact = torch.cat([run_call(pipe, call, seed) for seed, call in enumerate(CALLS)])
     assert decibels([made], [exact]) == pytest.approx(preset.judged["plan"])
-    monkeypatch.setattr(Trials, "_on", None)  # nothing is run again but full compute
+    monkeypatch.setattr(Trials, "_with_plan", None)  # nothing is run again but full compute
     assert calibrate(pipe, CALLS, 4, **options) == preset
     with pytest.raises(ValueError, match="belongs to another model, method or budget: delete it"):
         calibrate(pipe, CALLS, 5, **options)
