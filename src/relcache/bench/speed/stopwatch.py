@@ -54,7 +54,7 @@ class Clock:
 
 @dataclass
 class Laps:
-    """The beginning and end of each call, and whether it was full, so that a layer of the last unit ran."""
+    """The beginning and end of each call, and whether it was full. Only full calls run a layer of the last unit."""
 
     clock: Clock
     calls: list[tuple[Any, Any, bool]] = field(default_factory=list)
