@@ -1,4 +1,4 @@
-"""The modules of a model that relcache would cache and the modules that it would compute, of a known or new family."""
+"""List the modules of a model that relcache would cache, and those that it would compute at every step."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Shapes = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class ModuleRow:
-    """Modules whose names differ in the block's number alone.
+    """Modules with names that differ only in the block's number.
 
     Attributes:
-        pattern: the name, `*` for the numbers.
+        pattern: the name, with `*` for each number.
         kind: "module", "joint" or "parallel" for cached modules; else the class.
         count: number of modules.
         inputs, outputs: shapes of the first module's tensors in one forward; () if the forward does not call it.
@@ -81,17 +81,17 @@ def inspect(
     size: Size | None = None,
     inputs: dict[str, Any] | None = None,
 ) -> Inspection:
-    """Return the modules of a transformer that would be cached and the others, with shapes and FLOPs of one forward.
+    """List the cached and the computed modules of a transformer, with the shapes and FLOPs of one forward.
 
     The forward runs on the meta device and computes nothing, so a model of any size takes moments. A model without a
     spec gets a draft of a `ModelSpec`.
 
     Args:
-        model_or_pipe: a transformer, or a pipeline, whose first transformer is inspected.
+        model_or_pipe: a transformer, or a pipeline; then its first transformer is inspected.
         spec: the spec to use instead of relcache's own.
         size: size of the forward; by default a small one.
-        inputs: arguments of the forward, if the spec does not make them. Without either there are no shapes and no
-            FLOPs.
+        inputs: arguments of the forward, if the spec does not make them. Without inputs there are no shapes and
+            no FLOPs.
 
     Raises:
         TypeError: not a pipeline or transformer.
@@ -168,7 +168,7 @@ def _kind(part: Part) -> str:
 
 
 def _merge(rows: list[ModuleRow]) -> list[ModuleRow]:
-    """Return one row for all with the same pattern, with the first one's shapes."""
+    """Merge the rows of each pattern into one row, with the shapes of the first."""
     merged: dict[str, ModuleRow] = {}
     for row in rows:
         first = merged.setdefault(row.pattern, row)
@@ -185,7 +185,7 @@ def _merge(rows: list[ModuleRow]) -> list[ModuleRow]:
 
 
 def _top(model: nn.Module, inside: set[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the largest modules that neither are among `inside` nor contain one of them; a list yields its entries."""
+    """Yield the largest modules that are not in `inside` and contain none of it; a list yields its entries."""
     above = {".".join(name.split(".")[:depth]) for name in inside for depth in range(name.count(".") + 1)} | {""}
 
     def walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -203,15 +203,15 @@ def _top(model: nn.Module, inside: set[str]) -> Iterator[tuple[str, nn.Module]]:
 
 def _candidates(model: nn.Module, trace: _Trace) -> Iterator[Part]:
     """Yield the modules of repeated blocks that return features of their input's shape."""
-    found: set[str] = set()
+    patterns: set[str] = set()
     for name, module in _top(model, set()):
         pattern = pattern_of(name)
-        if pattern == name or pattern in found or isinstance(module, (nn.LayerNorm, nn.RMSNorm, nn.Dropout)):
+        if pattern == name or pattern in patterns or isinstance(module, (nn.LayerNorm, nn.RMSNorm, nn.Dropout)):
             continue
         inputs, outputs = trace.shapes.get(name, ((), ()))
         share = trace.share(name)
         if share is None or (share > 0 and outputs and set(outputs) <= set(inputs)):
-            found.add(pattern)
+            patterns.add(pattern)
             names = list(signature(module.forward).parameters)
             yield Part(pattern, tuple(names[: len(outputs)]) if len(outputs) > 1 else ())
 

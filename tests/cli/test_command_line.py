@@ -171,7 +171,7 @@ def test_calibrate_prints_the_threshold(tmp_path: Path) -> None:
         (["demo", "--samples", "1"], "at least 2 samples"),
         (["demo", "--samples", "99999999"], "at most 1000000 samples"),
         (["demo", "--nfc", "many"], "whole numbers with commas"),
-        (["demo", "--nfc", "14,60"], "at most at 50, the steps; got 60"),
+        (["demo", "--nfc", "14,60"], "at most the 50 steps; got 60"),
         (["demo", "--nfc", "[/x]"], "got '[/x]'"),
         (["sample", "--device", "abacus"], "the device 'abacus' cannot be used here"),
         (["sample", "--method", "plan:full_steps=3"], "a list of step numbers, got 3"),
@@ -194,7 +194,7 @@ def test_calibrate_prints_the_threshold(tmp_path: Path) -> None:
         (["calibrate", "--nfc", "nan"], "between the warm-up, 2, and 50; got nan"),
         (["demo", "--task", "vidio"], "did you mean 'video'?"),
         (["demo", "--nfc", ""], "whole numbers with commas"),
-        (["demo", "--methods", ""], "names no method beside full compute"),
+        (["demo", "--methods", ""], "names no method besides full compute"),
         (
             ["demo", "--methods", "plan:full_steps=[0,1,99]"],
             "names steps that the request of 50 steps does not have: [99]",
@@ -259,7 +259,7 @@ def test_a_threshold_that_does_not_give_the_number() -> None:
 def test_samples_of_a_size_that_the_judge_does_not_know(tmp_path: Path) -> None:
     few = ["--preset", "small", "--samples", "2", "--steps", "4", "--nfc", "3", "--methods", "fora", "--size", "32"]
     output = run("bench", "text-to-image", *few, "--out", str(tmp_path))
-    assert "dashes for recogniser: it knows samples of height 64 alone" in " ".join(output.split())
+    assert "dashes for recogniser: it knows only samples of height 64" in " ".join(output.split())
     assert json.loads((tmp_path / "text-to-image/table.json").read_text())[1]["right"] is None
 
 
@@ -285,17 +285,17 @@ def test_rows_that_are_not_at_equal_cost_are_marked(tmp_path: Path) -> None:
     assert "| fora | 6 | 6.00 |" in text
     page = (tmp_path / "class-conditional/report.html").read_text()
     for said in (text, " ".join(output.split()), page):
-        assert "* not the number of full steps that was asked for" in said
+        assert "* not the requested number of full steps" in said
     assert ">7*</td>" in page
     run("bench", "class-conditional", *asked, "--methods", "fora", "--out", str(tmp_path / "equal"))
-    assert "asked for" not in (tmp_path / "equal/class-conditional/table.md").read_text()
+    assert "requested" not in (tmp_path / "equal/class-conditional/table.md").read_text()
 
 
 def test_a_class_that_is_not_known() -> None:
     for name, hint in (("Flx", "the nearest are FluxTransformer2DModel"), ("zzzz", "relcache models lists all")):
         result = RUNNER.invoke(app, ["models", name])
         assert result.exit_code == 1
-        assert f"no class's name holds '{name}'; {hint}" in result.output.replace("\n", " ")
+        assert f"no class name contains '{name}'; {hint}" in result.output.replace("\n", " ")
 
 
 def test_folder_without_a_pipeline(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_figures_take_the_folder_that_the_command_was_given(tmp_path: Path) -> N
     assert str(tmp_path / "demo/class/figures/psnr-flops.svg") in run("figures", tmp_path / "demo")
     assert (tmp_path / "demo/class/figures/psnr-flops.svg").is_file()
     run("figures", tmp_path / "demo/class")
-    assert "--module is of an analysis" in refused("figures", tmp_path / "demo", "--module", "blocks.0")
+    assert "--module is for an analysis" in refused("figures", tmp_path / "demo", "--module", "blocks.0")
     (tmp_path / "empty").mkdir()
     assert "empty holds no results" in refused("figures", tmp_path / "empty")
     (tmp_path / "file").write_text("x")

@@ -70,7 +70,7 @@ def test_a_spec_of_ones_own() -> None:
         (lambda: ModelSpec("Stack", ("layers.*.mix",), (), "t", sample="hiden"), "'hiden'.*did you mean 'hidden'"),
         (lambda: ModelSpec("Stack", (relcache.joint("layers.*.mix", "imput"),), (), "t"), "'imput'.*mean 'input'"),
         (lambda: ModelSpec("Stack", ("layers.*.mix", "layers.*.mix"), (), "t"), "names layers.0.mix twice"),
-        (lambda: ModelSpec("Stack", ("layers.*", "layers.*.mix"), (), "t"), "layers.0.mix, which lies inside layers.0"),
+        (lambda: ModelSpec("Stack", ("layers.*", "layers.*.mix"), (), "t"), "layers.0.mix, which is inside layers.0"),
         (lambda: ModelSpec("Stack", ("layers",), (), "t"), "named 'layers' and Stack has none"),
     ],
 )

@@ -143,7 +143,7 @@ def test_a_class_that_cannot_be_cached_says_why() -> None:
 def test_an_unknown_class_has_neighbours() -> None:
     result = RUNNER.invoke(app, ["models", "fluks"])
     assert result.exit_code == 1
-    assert "no class's name holds 'fluks'; the nearest are FluxTransformer2DModel" in " ".join(result.output.split())
+    assert "no class name contains 'fluks'; the nearest are FluxTransformer2DModel" in " ".join(result.output.split())
     assert RUNNER.invoke(app, ["models", "FluxTransformer2D"]).stdout.splitlines()[-1] == "1 class"
 
 

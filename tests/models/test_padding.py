@@ -19,7 +19,7 @@ from torch import Tensor
 
 import relcache
 from relcache import RFC, RFE, Method, TaylorSeer
-from relcache.models.padding import as_long_as, masked_text
+from relcache.models.padding import before_padding, masked_text
 
 STEPS, IMAGE = 8, 4
 LONG, SHORT = 9, 4
@@ -220,4 +220,4 @@ def test_masks() -> None:
     mask = torch.tensor([[True, True], [True, False]])
     assert masked_text("m")({"m": mask.long()}, 3).tolist() == [[True, True, True], [True, False, True]]
     assert masked_text("m")({}, 3) is None
-    assert as_long_as(torch.tensor([1, 2]), 2, 4).tolist() == [[True, True, True, False], [True] * 4]
+    assert before_padding(torch.tensor([1, 2]), 2, 4).tolist() == [[True, True, True, False], [True] * 4]

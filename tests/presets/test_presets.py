@@ -109,22 +109,22 @@ def run_with(pipe: Any, method: Any) -> torch.Tensor:
     ("change", "complaint"),
     [
         ({"version": 2}, "it has version 2, and this relcache reads version 1"),
-        ({"forecaster": {"name": "Taylr"}}, "no 'Taylr' among"),
+        ({"forecaster": {"name": "Taylr"}}, "no 'Taylr'; it has"),
         ({"forecaster": {"name": "Taylor", "order": -1}}, "order of an expansion"),
         ({"corrector": {"name": "Replay", "sharpness": 1}}, "sharpness"),
         ({"full_steps": []}, "at least one full step"),
         ({"steps": 6}, "at least 9, got 6"),
-        ({"steps": None}, "its 'steps' is of another kind"),
+        ({"steps": None}, "its 'steps' has the wrong type"),
         ({"models": {}}, "it names no model"),
-        ({"models": {"transformer": {"class": "X", "config": None}}}, "its 'config' is of another kind"),
-        ({"forecaster": "Taylor"}, "its 'forecaster' is of another kind"),
+        ({"models": {"transformer": {"class": "X", "config": None}}}, "its 'config' has the wrong type"),
+        ({"forecaster": "Taylor"}, "its 'forecaster' has the wrong type"),
         ({"forecaster": {"order": 1}}, "it has no 'name'"),
-        ({"judged": {"plan": None}}, "its 'plan' is of another kind"),
-        ({"judged": 5}, "its 'judged' is of another kind"),
-        ({"date": 3}, "its 'date' is of another kind"),
+        ({"judged": {"plan": None}}, "its 'plan' has the wrong type"),
+        ({"judged": 5}, "its 'judged' has the wrong type"),
+        ({"date": 3}, "its 'date' has the wrong type"),
         ({"memory_limit": "much"}, "memory"),
         ({"offload": "disk"}, "offload is one of"),
-        ({"models": ["transformer"]}, "its 'models' is of another kind"),
+        ({"models": ["transformer"]}, "its 'models' has the wrong type"),
     ],
 )
 def test_a_file_that_is_no_preset(change: dict[str, Any], complaint: str, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_how_features_are_held_is_part_of_a_preset(tmp_path: Path) -> None:
     assert preset.method.cache_dtype == "int8"
     assert preset.method.memory_limit == "1GB"
     assert preset.method.schedule == Plan((0, 1, 4, 8), STEPS)
-    with pytest.raises(ValueError, match="a preset is of the pipeline's own steps"):
+    with pytest.raises(ValueError, match="a preset counts the pipeline's own steps"):
         Preset(preset.origin, STEPS, (0, 1), relcache.method_from_text("auto:finer=2"))
 
 
@@ -364,13 +364,13 @@ def test_a_plan_is_found(method: Any, tmp_path: Path, monkeypatch: pytest.Monkey
         assert handle.full_steps == list(preset.full_steps)
     exact = torch.cat([run_call(pipe, call, seed) for seed, call in enumerate(CALLS)])
     assert decibels([made], [exact]) == pytest.approx(preset.judged["plan"])
-    monkeypatch.setattr(Trials, "_on", None)  # nothing is run again but full compute
+    monkeypatch.setattr(Trials, "_with_plan", None)  # nothing is run again but full compute
     assert calibrate(pipe, CALLS, 4, **options) == preset
-    with pytest.raises(ValueError, match="is of another model, method or budget: delete it"):
+    with pytest.raises(ValueError, match="belongs to another model, method or budget: delete it"):
         calibrate(pipe, CALLS, 5, **options)
-    with pytest.raises(ValueError, match="is of other weights, calls or seeds: delete it"):
+    with pytest.raises(ValueError, match="belongs to other weights, calls or seeds: delete it"):
         calibrate(pipe, CALLS[:1], 4, **options)
-    with pytest.raises(ValueError, match="is of other weights, calls or seeds: delete it"):
+    with pytest.raises(ValueError, match="belongs to other weights, calls or seeds: delete it"):
         calibrate(tiny_pipeline(seed=1), CALLS, 4, **options)
 
 
@@ -445,15 +445,15 @@ def test_pictures_that_are_not_finite() -> None:
 @pytest.mark.parametrize(
     ("calls", "full", "more", "complaint"),
     [
-        ([], 4, {}, "needs a call or more"),
+        ([], 4, {}, "needs at least one call"),
         ([{"class_labels": [1], "generator": None}], 4, {}, "generator is set by calibrate"),
         (CALLS, STEPS, {}, "nothing is left to calibrate: 12 full steps of 12"),
         (CALLS, 0, {}, "full_steps is a whole number of at least 1"),
         (CALLS, 1, {"method": "rfc"}, "needs 2 full steps, and the budget is 1"),
         (CALLS, 4, {"trials": -1}, "trials is a whole number of at least 0"),
         (CALLS, 4, {"method": "auto:finer=2"}, "neither a preset nor finer"),
-        (["a cat"], 4, {}, "calls is a list of arguments by name"),
-        (CALLS[0], 4, {}, "calls is a list of arguments by name"),
+        (["a cat"], 4, {}, "calls is a list of dicts of arguments"),
+        (CALLS[0], 4, {}, "calls is a list of dicts of arguments"),
         (CALLS, 4, {"num_inference_steps": "12"}, "num_inference_steps is a whole number of at least 2"),
         (CALLS, 4, {"progress": "/"}, "progress cannot be kept in /"),
     ],
@@ -505,8 +505,8 @@ def test_the_command(tmp_path: Path) -> None:
     [
         ([], "give --nfc for a threshold, or --full-steps for a plan"),
         (["--nfc", "4", "--full-steps", "4"], "give --nfc for a threshold, or --full-steps for a plan"),
-        (["--nfc", "4", "--out", "x.json"], "--out is the file of a plan"),
-        (["--full-steps", "50"], "--full-steps is from 1 to 49"),
+        (["--nfc", "4", "--out", "x.json"], "--out is the file for a plan"),
+        (["--full-steps", "50"], "--full-steps takes 1 to 49"),
         (["--full-steps", "4", "--method", "rfcc"], "did you mean 'rfc'?"),
         (["--full-steps", "4", "--out", "."], "is a folder"),
     ],

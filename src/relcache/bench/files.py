@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, in folders that were tried first; read with errors that name the file."""
+"""Write files whole or not at all, and read them with errors that name the file."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def check_folder(folder: Path, names: Sequence[str] = ()) -> None:
     """Check that the files `names` can be written into `folder`, which need not exist. Leave nothing behind.
 
     Raises:
-        ValueError: the path is a file, lies below one, cannot be written to, or has no room; or a name is a folder's.
+        ValueError: the path is a file or below one, cannot be written to, or has no room; or a name is a folder's.
     """
     try:
         existing = _existing(folder.absolute())
         if not existing.is_dir():
-            raise ValueError(f"{folder} cannot be a folder: {existing} is none; give another --out")
+            raise ValueError(f"{folder} cannot be a folder: {existing} is not a folder; give another --out")
         with tempfile.NamedTemporaryFile(dir=existing, prefix=".relcache-") as probe:
             probe.write(bytes(PROBE))
         taken = next((folder / name for name in names if (folder / name).is_dir()), None)
     except OSError as error:
         raise ValueError(f"nothing can be written to {folder} ({reason(error)}): give another --out") from error
     if taken is not None:
-        raise ValueError(f"{taken} is a folder, and a file of that name is to be written: give another --out")
+        raise ValueError(f"{taken} is a folder, but a file needs that name: give another --out")
 
 
 def _existing(path: Path) -> Path:
@@ -76,7 +76,7 @@ def write_or_elsewhere(folder: Path, write: Callable[[Path], T]) -> T:
 
 @contextmanager
 def reading(path: Path, remedy: str = REMEDY, state: str = "is damaged") -> Iterator[None]:
-    """A context for reading a file that a user may have edited or a disk may have broken.
+    """Turn an error of the block that reads `path` into a `ValueError` for users.
 
     Raises:
         ValueError: reading failed; the message names `path` and gives the `remedy`.
@@ -86,9 +86,9 @@ def reading(path: Path, remedy: str = REMEDY, state: str = "is damaged") -> Iter
     except MemoryError:
         raise
     except Exception as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        said = f"it has no {said}" if isinstance(error, KeyError) else " ".join(said.split()) or type(error).__name__
-        raise ValueError(f"{path} {state} ({said:.300}): {remedy}") from error
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        cause = f"it has no {cause}" if isinstance(error, KeyError) else " ".join(cause.split()) or type(error).__name__
+        raise ValueError(f"{path} {state} ({cause:.300}): {remedy}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -131,11 +131,11 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
 def check_form(value: Any, form: Any, where: str = "") -> None:
     """Check that `value`, read from JSON, has a form.
 
-    A form is a type or a tuple of types, a list of one form, or a table of forms by key. The key `...` stands for all
+    A form is a type or a tuple of types, a list of one form, or a table of forms by key. The key `...` means all
     other keys. A value may have more keys than its form.
 
     Raises:
-        ValueError: it has another form; the message says where, the form expected and the one found.
+        ValueError: it has another form; the message says where, and names the expected and the actual form.
     """
     if isinstance(form, dict):
         _check_kind(value, (dict,), where)
@@ -157,5 +157,5 @@ def _check_kind(value: Any, kinds: tuple[type, ...], where: str) -> None:
     bool_as_number = isinstance(value, bool) and int in kinds and bool not in kinds
     if not isinstance(value, kinds) or bool_as_number:
         expected = " or ".join(KINDS.get(kind, kind.__name__) for kind in kinds)
-        found = KINDS.get(type(value), type(value).__name__)
-        raise ValueError(f"{where or 'it'} is {expected}, got {found}")
+        actual = KINDS.get(type(value), type(value).__name__)
+        raise ValueError(f"{where or 'it'} is {expected}, got {actual}")

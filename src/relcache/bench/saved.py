@@ -1,4 +1,4 @@
-"""Reads a folder of results and checks its form.
+"""Read a folder of results, and check its form.
 
 Users open, edit and move these files, so each error names the file.
 """
@@ -48,12 +48,12 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the settings of a benchmark's folder, and the rows of its table, one for each cell of the settings.
 
     Raises:
-        ValueError: a file is missing, damaged or of another form, or the two are of different runs.
+        ValueError: a file is missing, damaged or of another form, or the files belong to different runs.
     """
     settings = files.read_json(folder / SETTINGS, SETTINGS_FORM)
     rows = files.read_json(folder / TABLE, ROWS_FORM)
     if [row["method"] for row in rows] != [cell["method"] for cell in settings["cells"]] or not rows:
-        raise ValueError(f"{TABLE} and {SETTINGS} of {folder} are of different runs: make them again")
+        raise ValueError(f"{TABLE} and {SETTINGS} of {folder} belong to different runs: make them again")
     return settings, rows
 
 

@@ -7,11 +7,11 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a text that begins so is a formula to spreadsheet programs
-LONGEST_CELL = 1 << 24  # characters; Python's own limit is below that of long prompts
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # spreadsheet programs run texts with these beginnings
+LONGEST_CELL = 1 << 24  # characters; Python's own limit is too low for long prompts
 TOLERANCE = 0.005  # full steps; tables show two digits
 MARK = "*"
-NOTE = f"{MARK} not the number of full steps that was asked for: this row is not at equal cost with those that have it"
+NOTE = f"{MARK} not the requested number of full steps: this row is not at equal cost with rows that have it"
 
 Rows = Sequence[Mapping[str, Any]]
 Columns = Sequence[tuple[str, str, str]]  # heading, key in a row, format
@@ -20,7 +20,7 @@ Columns = Sequence[tuple[str, str, str]]  # heading, key in a row, format
 def off_target(rows: Rows) -> list[bool]:
     """Return for each row whether its `nfc` differs from its `nfc_target`.
 
-    A row without a target is compared with the targets of all others. The first row is full compute and never off.
+    A row without a target is compared with the targets of all others. The first row is full compute and is never off.
     """
     targets = {row["nfc_target"] for row in rows[1:] if row.get("nfc_target") is not None}
     off = [False]
@@ -31,9 +31,9 @@ def off_target(rows: Rows) -> list[bool]:
 
 
 def formatted(rows: Rows, columns: Columns) -> tuple[list[list[str]], str]:
-    """Return the cells of each row as text, a dash for None, each `nfc` off its target marked; and a note on the marks.
+    """Return the cells of each row as text, and a note on their marks, which is empty without marks.
 
-    The note is empty without marks.
+    None becomes a dash, and each `nfc` off its target gets a mark.
     """
     counted = any(key == "nfc" for _, key, _ in columns)
     off = off_target(rows) if counted else [False] * len(rows)
@@ -53,7 +53,7 @@ def markdown_table(rows: Rows, columns: Columns) -> str:
 
 
 def flops_unit(tflops: Sequence[float | None]) -> tuple[str, float]:
-    """Return the unit that suits some numbers of TFLOPs, and how many of it make one TFLOP."""
+    """Return the unit that suits these TFLOPs, and how many of that unit make one TFLOP."""
     return ("TFLOPs", 1) if max((n for n in tflops if n is not None), default=0) >= 1 else ("GFLOPs", 1e3)
 
 

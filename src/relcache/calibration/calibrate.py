@@ -57,8 +57,8 @@ def calibrate(
         full_steps: the budget.
         num_inference_steps: steps of each call.
         method: its forecaster, corrector and granularity are used; by default `relcache.auto()`.
-        trials: the most plans that are judged by final pictures. The first two plans are judged in any case.
-        seed: call i has the generator of seed + i.
+        trials: the most plans to judge by final pictures; the first two are always judged.
+        seed: call i has a generator with seed + i.
         progress: a file that keeps each measurement; a later call with the same file resumes from it.
         tell: called with the current activity, the parts done and the number of parts.
 
@@ -70,9 +70,9 @@ def calibrate(
     if not callable(pipe) or not hasattr(pipe, "scheduler"):
         raise TypeError(f"calibrate takes a diffusers pipeline, got {type(pipe).__name__}")
     if isinstance(calls, (str, Mapping)) or not all(isinstance(call, Mapping) for call in calls):
-        raise ValueError("calls is a list of arguments by name, [{'prompt': 'a cat'}] say")
+        raise ValueError("calls is a list of dicts of arguments, such as [{'prompt': 'a cat'}]")
     if not calls:
-        raise ValueError("calibrate needs a call or more, [{'prompt': 'a cat'}] say")
+        raise ValueError("calibrate needs at least one call, such as [{'prompt': 'a cat'}]")
     check_whole("num_inference_steps", num_inference_steps, 2)
     taken = sorted({name for call in calls for name in call if name in OWN})
     if taken:
@@ -85,8 +85,8 @@ def calibrate(
         generator = torch.Generator().manual_seed(seed + index)
         return _pictures(pipe(**calls[index], **_options(pipe, num_inference_steps), generator=generator))
 
-    made = [partial(make_pictures, index) for index in range(len(calls))]
-    return find_plan(pipe, made, full_steps, method, trials, progress, tell)
+    picture_calls = [partial(make_pictures, index) for index in range(len(calls))]
+    return find_plan(pipe, picture_calls, full_steps, method, trials, progress, tell)
 
 
 def find_plan(
@@ -118,7 +118,7 @@ def find_plan(
     known = Progress(progress, {**blank, "full_steps": full_steps})
     tried = Trials(pipe, calls, base, known, tell)
     if full_steps >= tried.steps:
-        raise ValueError(f"nothing is left to calibrate: {full_steps} full steps of the {tried.steps} that are made")
+        raise ValueError(f"nothing is left to calibrate: {full_steps} full steps of {tried.steps} steps")
     growing = Growing(full_steps).start(Setting(tried.steps, predicts(pipe.scheduler), history)).planned
     best = tried.search(full_steps, growing, trials)
     judged = {
@@ -134,8 +134,8 @@ def find_plan(
 
 def _options(pipe: Any, steps: int) -> dict[str, Any]:
     """Return the number of steps and, if the pipeline takes it, the output type for arrays."""
-    taken = inspect.signature(pipe.__call__).parameters.values()
-    named = any(each.name == "output_type" or each.kind is each.VAR_KEYWORD for each in taken)
+    parameters = inspect.signature(pipe.__call__).parameters.values()
+    named = any(value.name == "output_type" or value.kind is value.VAR_KEYWORD for value in parameters)
     return {"num_inference_steps": steps} | ({"output_type": "np"} if named else {})
 
 

@@ -34,10 +34,10 @@ def between_updates(scheduler: Any, between: Callable[[int, Tensor], Tensor | No
         sample = sample_of(result)
         if sample is None:
             raise ValueError(f"{type(scheduler).__name__}.step returned no sample")
-        other = between(updates.count, sample)
+        replacement = between(updates.count, sample)
         updates.count += 1
-        if other is not None:
-            sample.copy_(other)
+        if replacement is not None:
+            sample.copy_(replacement)
         return result
 
     patch.swap(scheduler, "step", step)

@@ -1,4 +1,4 @@
-"""The measurements of a calibration, in a file from which it resumes."""
+"""The measurements of a calibration, kept in a file so that it can resume."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ class Progress:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{self.path} cannot be read ({error}): delete it to begin anew") from error
             if not same:
-                raise ValueError(f"{self.path} is of another model, method or budget: delete it to begin anew")
+                raise ValueError(f"{self.path} belongs to another model, method or budget: delete it to begin anew")
         try:
             self.write()
         except OSError as error:
             raise ValueError(f"progress cannot be kept in {self.path}: {error}") from error
 
     def begin(self, signature: list[float], steps: int) -> None:
-        """Set signature and steps of full compute; raise ValueError if the file's measurements have others."""
+        """Set signature and steps of full compute; raise ValueError if they differ from the file's."""
         if self.signature is not None:
             pairs = zip(self.signature, signature, strict=False)
             same = len(self.signature) == len(signature) and all(abs(a - b) <= TOLERANCE for a, b in pairs)
             if not same or self.steps != steps:
-                raise ValueError(f"{self.path} is of other weights, calls or seeds: delete it to begin anew")
+                raise ValueError(f"{self.path} belongs to other weights, calls or seeds: delete it to begin anew")
         self.signature, self.steps = signature, steps
 
     def write(self) -> None:

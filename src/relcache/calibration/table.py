@@ -20,7 +20,7 @@ class Errors:
         gaps: error in the sample after a gap, by the gap's length and by the full step that ends it.
         first: the same for the first gap, by the full step that ends it.
         tails: error of the final sample if all steps after the last full step are cached, by that full step.
-        gains: factor by which an error in the sample after a step has grown in the final sample, by step.
+        gains: growth factor of an error in the sample after a step until the final sample, by step.
         history: number of full steps at the beginning of every plan; the first gap follows them.
     """
 
@@ -84,15 +84,15 @@ def _between(known: Mapping[int, float], at: int, powers: bool = False) -> float
 
 
 def neighbours(plan: Sequence[int], steps: int, history: int = 1) -> list[tuple[int, ...]]:
-    """Return the plans in which one full step, or all from one on, are moved by 1 to 3 steps.
+    """Return the plans that move one full step, or all full steps from one on, by 1 to 3 steps.
 
     The first `history` full steps stay.
     """
-    made: dict[tuple[int, ...], None] = {}
+    plans: dict[tuple[int, ...], None] = {}
     for first in range(history, len(plan)):
         for shift in (-1, 1, -2, 2, -3, 3):
             for end in (first + 1, len(plan)):
                 other = [step + shift * (first <= index < end) for index, step in enumerate(plan)]
                 if other[-1] < steps and all(a < b for a, b in pairwise(other)):
-                    made[tuple(other)] = None
-    return list(made)
+                    plans[tuple(other)] = None
+    return list(plans)

@@ -23,8 +23,8 @@ from relcache.schedules import Always, Plan
 
 LENGTHS = (2, 3, 5, 8)  # of measured gaps, besides three times the mean gap
 GAINS = 6  # number of steps at which the gain of an error is measured
-HIGHEST = 100.0  # dB of equal pictures; pictures that are not finite have minus as many
-LEAST = 0.01  # dB by which a better plan has to be better
+HIGHEST = 100.0  # dB of equal pictures; pictures that are not finite have -100 dB
+LEAST = 0.01  # dB that a better plan has to gain
 Tell = Callable[[str, int, int], None]  # activity, parts done, number of parts
 PictureCall = Callable[[], Tensor]  # one request; returns its pictures (n, …)
 Between = Callable[[int, int, Tensor], "Tensor | None"]  # call, step, sample
@@ -33,7 +33,7 @@ Between = Callable[[int, int, Tensor], "Tensor | None"]  # call, step, sample
 class Trials:
     """The same few calls of one pipeline on many plans of full steps.
 
-    `base` is the method whose schedule is replaced; `known` keeps all measurements.
+    `base` is the method to run with each plan; `known` keeps all measurements.
 
     Raises:
         ValueError: the calls have different numbers of steps, or pictures that are not finite.
@@ -47,8 +47,8 @@ class Trials:
         self.reference: list[Tensor] = []
         for index in range(len(calls)):
             tell("full compute", index, len(calls))
-            made, count, updates = self._call(index, full, self._keep)
-            self.reference.append(made)
+            pictures, count, updates = self._call(index, full, self._keep)
+            self.reference.append(pictures)
             steps.add((count, updates))
         counts = {count for count, _ in steps}
         if len(counts) > 1:
@@ -63,7 +63,7 @@ class Trials:
         self._path[call, step] = value.to("cpu", copy=True)
 
     def _call(self, index: int, method: Method, between: Between | None = None) -> tuple[Tensor, int, int]:
-        """Make a call by a method; return its pictures (n, …), its steps, and the scheduler updates that were watched.
+        """Make a call with a method; return its pictures (n, …), its steps, and the number of updates watched.
 
         Seed the global random generators, so that each call repeats, and restore them afterwards.
         """
@@ -77,7 +77,7 @@ class Trials:
             return self._calls[index](), handle.report().steps, updates.count
 
     def search(self, full_steps: int, growing: tuple[int, ...], trials: int) -> tuple[int, ...]:
-        """Return the best plan found; stop after `trials` judged plans, or where no neighbour is better."""
+        """Return the best plan found; stop after `trials` judged plans, or when no neighbour is better."""
         starts = [growing]
         errors = self.errors(max(2, self.steps // full_steps)) if self.can_be_measured else None
         if errors is not None:
@@ -98,15 +98,15 @@ class Trials:
         return best
 
     def judge(self, plan: tuple[int, ...]) -> float:
-        """Return the mean PSNR in dB of the plan's pictures to those of full compute."""
+        """Return the mean PSNR in dB of the plan's pictures to full compute's."""
         name = json.dumps(plan)
         if name not in self._known.trials:
-            made = [self._call(index, self._on(plan))[0] for index in range(len(self._calls))]
-            self._known.trials[name] = decibels(made, self.reference)
+            pictures = [self._call(index, self._with_plan(plan))[0] for index in range(len(self._calls))]
+            self._known.trials[name] = decibels(pictures, self.reference)
             self._known.write()
         return self._known.trials[name]
 
-    def _on(self, plan: Sequence[int], **changes: Any) -> Method:
+    def _with_plan(self, plan: Sequence[int], **changes: Any) -> Method:
         return replace(self._base, schedule=Plan(plan, self.steps), name="", **changes)
 
     # Errors on the exact path
@@ -134,10 +134,10 @@ class Trials:
         for length in lengths:
             for first in range(begin, begin + length):
                 part = self._known.parts[f"gaps:{length}:{first}"]
-                found = {int(step): value for step, value in part["gaps"].items()}
-                firsts[first] = found.pop(first)
-                gaps[length] |= found
-                tails.setdefault(max(found, default=first), []).append(part["tail"])
+                errors = {int(step): value for step, value in part["gaps"].items()}
+                firsts[first] = errors.pop(first)
+                gaps[length] |= errors
+                tails.setdefault(max(errors, default=first), []).append(part["tail"])
         gains = {end: self._known.parts[f"gain:{middle}:{end}"] for end in ends} | {steps - 1: 1.0}
         return Errors(
             steps,
@@ -151,7 +151,7 @@ class Trials:
     def _gaps(self, length: int, first: int, kept: dict[tuple[int, int], Tensor] | None = None) -> dict[str, Any]:
         """Measure the gaps that end at `first` and every `length` steps after it, each from the exact sample."""
         plan = [*range(self._history), *range(first, self.steps, length)]
-        found: dict[int, list[float]] = {}
+        errors: dict[int, list[float]] = {}
         tail: list[float] = []
 
         def restore(call: int, step: int, value: Tensor) -> Tensor | None:
@@ -161,17 +161,17 @@ class Trials:
             if step not in plan:
                 return None
             if step >= self._history:
-                found.setdefault(step, []).append(energy(value - exact))
+                errors.setdefault(step, []).append(energy(value - exact))
                 if kept is not None:
                     kept[call, step] = (value - exact).cpu()
             return exact
 
         for index in range(len(self._calls)):
-            self._call(index, self._on(plan), restore)
-        return {"gaps": {step: fmean(values) for step, values in found.items()}, "tail": fmean(tail)}
+            self._call(index, self._with_plan(plan), restore)
+        return {"gaps": {step: fmean(values) for step, values in errors.items()}, "tail": fmean(tail)}
 
     def _gain(self, length: int, end: int) -> float:
-        """Return the factor by which the squared error of a gap that ends at `end` has grown in the final sample."""
+        """Return the growth factor, until the final sample, of the squared error of a gap that ends at `end`."""
         kept: dict[tuple[int, int], Tensor] = {}
         self._gaps(length, (end - self._history) % length + self._history, kept)
         before, after = [], []
@@ -190,7 +190,7 @@ class Trials:
 
         plan = sorted({*range(self._history), *range(end, self.steps)})
         for index in range(len(self._calls)):
-            self._call(index, self._on(plan, corrector=None), add_error)
+            self._call(index, self._with_plan(plan, corrector=None), add_error)
         return sum(after) / max(sum(before), 1e-30)
 
 
@@ -199,18 +199,19 @@ def energy(value: Tensor) -> float:
     return float(value.float().square().sum())
 
 
-def decibels(made: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
+def decibels(pictures: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
     """Return the mean PSNR in dB, from -100 to 100, of each call's pictures (n, …); the peak is 1 for [0, 1]."""
-    lowest, highest = min(float(each.min()) for each in reference), max(float(each.max()) for each in reference)
+    lowest = min(float(pictures.min()) for pictures in reference)
+    highest = max(float(pictures.max()) for pictures in reference)
     peak = 1.0 if lowest >= 0 and highest <= 1 else max(highest - lowest, 1e-30)
     ratios = []
-    for pictures, exact in zip(made, reference, strict=True):
-        error = (pictures.float() - exact.float()).flatten(1).square().mean(1) / peak**2
+    for own, exact in zip(pictures, reference, strict=True):
+        error = (own.float() - exact.float()).flatten(1).square().mean(1) / peak**2
         ratios.append((-10 * error.clamp(min=1e-30).log10()).nan_to_num(nan=-HIGHEST).clamp(-HIGHEST, HIGHEST))
     return float(torch.cat(ratios).mean())
 
 
 def signature(pictures: Sequence[Tensor]) -> list[float]:
     """Return a few numbers that distinguish pictures (n, …) of other weights or seeds."""
-    rows = [row.flatten().float() for each in pictures for row in each]
+    rows = [row.flatten().float() for batch in pictures for row in batch]
     return [round(float(value), 5) for row in rows for value in (row.mean(), *row[:: max(1, len(row) // 8)][:8])]

@@ -20,7 +20,7 @@ from relcache.cli.sample import sample_pictures
 from relcache.cli.terminal import say
 
 app = typer.Typer(
-    help="Diffusion transformers sample faster by Relational Feature Caching.",
+    help="Sample diffusion transformers faster by Relational Feature Caching.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,

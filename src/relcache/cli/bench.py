@@ -11,7 +11,7 @@ import typer
 from relcache.bench.comparison.arguments import call_options
 from relcache.bench.comparison.benchmarks import NAMES, benchmark_of
 from relcache.bench.comparison.pool import is_here
-from relcache.bench.comparison.prepare import Asked, is_protocol, read_prompts, with_measure
+from relcache.bench.comparison.prepare import Arguments, is_protocol, read_prompts, with_measure
 from relcache.bench.comparison.summaries import against
 from relcache.bench.pages.page import write_page
 from relcache.bench.sampling.pipelines import usable_device
@@ -32,7 +32,7 @@ def _quality_command(benchmark: str) -> Callable[..., None]:
     def command(
         model: Annotated[str | None, typer.Option(help="A shipped model, a folder, or a hub id.")] = None,
         preset: Annotated[
-            str, typer.Option(help="paper, the published protocol, or small, a shipped model.")
+            str, typer.Option(help="paper for the published protocol, small for a shipped model.")
         ] = "paper",
         methods: options.Methods = None,
         nfc: options.Targets = None,
@@ -64,9 +64,9 @@ def _quality_command(benchmark: str) -> Callable[..., None]:
         with plain_errors(relief, resumes=True):
             chosen = benchmark_of(benchmark, preset)
             if prompts is not None and chosen.task == "class":
-                raise ValueError("--prompts is for text-to-image and text-to-video; class-conditional asks for classes")
+                raise ValueError("--prompts is for text-to-image and text-to-video; class-conditional takes classes")
             relief += relief_of(batch or chosen.batch, device, dtype, offload)
-            asked = Asked(
+            arguments = Arguments(
                 model=model, methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=seeds, guidance=guidance,
                 batch=batch, calibration_samples=calibration_samples,
                 device=usable_device(device) if is_here(workers) else device, dtype=dtype, offload=offload,
@@ -87,13 +87,13 @@ def _quality_command(benchmark: str) -> Callable[..., None]:
                 if source is None:
                     continue
                 if name not in chosen.measures:
-                    raise ValueError(f"{benchmark} of the preset {preset} does not measure {name}")
+                    raise ValueError(f"{benchmark} with the preset {preset} does not measure {name}")
                 chosen = with_measure(chosen, name, **{key: source})
             for path in (reference, inception, alexnet):
                 if path is not None and not path.is_file():
                     raise ValueError(f"there is no file {path}")
-            protocol = benchmark if preset == "paper" and is_protocol(chosen, asked) else ""
-            compare(chosen, asked, out / benchmark, workers, columns, protocol)
+            protocol = benchmark if preset == "paper" and is_protocol(chosen, arguments) else ""
+            compare(chosen, arguments, out / benchmark, workers, columns, protocol)
             if html:
                 say(f"Written to {write_page(out / benchmark)}")
 

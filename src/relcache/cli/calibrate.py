@@ -24,7 +24,7 @@ from relcache.methods import method_from_config
 
 def calibrate_method(
     nfc: Annotated[float | None, typer.Option(help="Find the threshold for this mean number of full steps.")] = None,
-    full_steps: Annotated[int | None, typer.Option(help="Find the best plan of so many full steps.")] = None,
+    full_steps: Annotated[int | None, typer.Option(help="Find the best plan with this number of full steps.")] = None,
     method: Annotated[str | None, typer.Option(help="rfc:order=2, …; by default rfc, or auto for a plan.")] = None,
     prompt: options.Prompts = None,
     model: options.Model = None,
@@ -34,14 +34,14 @@ def calibrate_method(
     frames: options.Frames = None,
     option: options.Option = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration samples.")] = 16,
-    trials: Annotated[int, typer.Option(min=0, help="Most plans that are judged by pictures, for --full-steps.")] = 60,
-    out: Annotated[Path | None, typer.Option(help="File of the preset, for --full-steps.")] = None,
+    trials: Annotated[int, typer.Option(min=0, help="Most plans to judge by pictures, for --full-steps.")] = 60,
+    out: Annotated[Path | None, typer.Option(help="File for the preset, for --full-steps.")] = None,
     batch: options.Batch = 16,
     device: options.Device = "auto",
     dtype: options.DType = "float32",
     offload: options.Offload = "none",
 ) -> None:
-    """Find the threshold, or the plan, with which a method has a number of full steps.
+    """Find the threshold or the plan that gives a method a number of full steps.
 
     A threshold is printed. A plan is saved as a preset for this model and scheduler: relcache sample --method
     preset:name=FILE, or relcache.enable(pipe, "preset:name=FILE"). The same command resumes an interrupted search.
@@ -51,7 +51,7 @@ def calibrate_method(
         if (nfc is None) == (full_steps is None):
             raise ValueError("give --nfc for a threshold, or --full-steps for a plan")
         if out is not None and full_steps is None:
-            raise ValueError("--out is the file of a plan: give --full-steps, not --nfc")
+            raise ValueError("--out is the file for a plan: give --full-steps, not --nfc")
         model = options.model_or_default(model, prompt)
         config = named_config(method or ("rfc" if full_steps is None else "auto"))
         chosen = method_from_config(with_first_values(config) if full_steps is None else config)
@@ -59,7 +59,7 @@ def calibrate_method(
         file = out or Path(f"{Path(model).name}-{full_steps}-of-{steps}.json")
         if full_steps is not None:
             if not 0 < full_steps < steps:
-                raise ValueError(f"--full-steps is from 1 to {steps - 1}, one less than --steps; got {full_steps}")
+                raise ValueError(f"--full-steps takes 1 to {steps - 1}, one less than --steps; got {full_steps}")
             files.check_folder(file.parent, [file.name])
         pipeline = load_pipeline(model, device, dtype, offload)
         relief += smaller(pipeline)
@@ -67,15 +67,15 @@ def calibrate_method(
         seeds = calibration_seeds(samples)
         if full_steps is None:
             assert nfc is not None
-            asked = calibration_conditions(pipeline, named_conditions(pipeline, prompt, None)[0], samples)
-            _print_threshold(sampler, chosen, nfc, seeds, asked)
+            conditions = calibration_conditions(pipeline, named_conditions(pipeline, prompt, None)[0], samples)
+            _print_threshold(sampler, chosen, nfc, seeds, conditions)
             return
         if not prompt and sampler.condition == "prompt" and model not in {task.model for task in SMALL.values()}:
-            raise ValueError(f"{model} takes prompts: give --prompt, a few that resemble those to come")
-        asked = conditions_for(model, prompt, seeds)
+            raise ValueError(f"{model} takes prompts: give --prompt, a few that resemble later ones")
+        conditions = conditions_for(model, prompt, seeds)
         progress = file.with_suffix(".progress.json")
         parts = [slice(start, start + batch) for start in range(0, samples, batch)]
-        calls = [partial(sampler.call, seeds[part], asked[part]) for part in parts]
+        calls = [partial(sampler.call, seeds[part], conditions[part]) for part in parts]
         with progress_bar() as bar:
             task = bar.add_task("loading", total=None)
 
@@ -89,7 +89,9 @@ def calibrate_method(
         say(f"Written to {file}; {progress} holds the measurements")
 
 
-def _print_threshold(sampler: Sampler, method: Method, nfc: float, seeds: list[int], asked: list[int | str]) -> None:
+def _print_threshold(
+    sampler: Sampler, method: Method, nfc: float, seeds: list[int], conditions: list[int | str]
+) -> None:
     """Find a method's threshold, with progress on stderr, and print it alone to stdout."""
     found: list[tuple[float, float]] = []
 
@@ -97,7 +99,7 @@ def _print_threshold(sampler: Sampler, method: Method, nfc: float, seeds: list[i
         found.append((threshold, count))
         errors.print(f"threshold {threshold:<8g} {count:g} full steps")
 
-    threshold = threshold_for(sampler, method, nfc, seeds, asked, tell=tell)
+    threshold = threshold_for(sampler, method, nfc, seeds, conditions, tell=tell)
     reached = dict(found).get(threshold, float(sampler.steps) if threshold == 0 else None)
     if reached is not None and reached != nfc:
         errors.print(f"no threshold gave {nfc:g} full steps; the nearest gives {reached:g}")

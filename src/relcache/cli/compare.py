@@ -7,7 +7,7 @@ from pathlib import Path
 
 from relcache.bench.comparison.benchmarks import Benchmark, Column
 from relcache.bench.comparison.pool import make_pool
-from relcache.bench.comparison.prepare import Asked, prepare
+from relcache.bench.comparison.prepare import Arguments, prepare
 from relcache.bench.files import check_folder
 from relcache.bench.pages.page import PAGE
 from relcache.bench.pages.results import TABLES, write_results
@@ -17,7 +17,7 @@ from relcache.cli.terminal import console, errors, progress_bar, rich_table, say
 
 def compare(
     benchmark: Benchmark,
-    asked: Asked,
+    arguments: Arguments,
     out: Path,
     workers: str = "1",
     columns: Mapping[str, Column] | None = None,
@@ -28,7 +28,7 @@ def compare(
     with progress_bar() as bar:
         work = bar.add_task("loading", total=None)
         comparison = prepare(
-            benchmark, asked, out.resolve(),
+            benchmark, arguments, out.resolve(),
             announce=lambda text: bar.update(work, description=text),
             advance=lambda count: bar.advance(work, count),
             warn=lambda text: errors.print(text, highlight=False, markup=False),

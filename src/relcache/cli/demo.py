@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from relcache.bench.comparison.benchmarks import SMALL
-from relcache.bench.comparison.prepare import Asked, tasks
+from relcache.bench.comparison.prepare import Arguments, tasks
 from relcache.bench.sampling.pipelines import usable_device
 from relcache.cli import options
 from relcache.cli.compare import compare
@@ -30,13 +30,14 @@ def run_demo(
 ) -> None:
     """Sample the shipped models with every method at equal cost and compare with full compute.
 
-    The tasks are class, a class-conditional DiT, text, pictures by FLUX's architecture, and video, clips by
-    HunyuanVideo's. Prints a table and writes tables and sheets. The same command resumes an interrupted run.
+    The task class is a class-conditional DiT. The tasks text and video make pictures and clips from prompts, with the
+    architectures of FLUX and HunyuanVideo. Prints a table and writes tables and sheets. The same command resumes an
+    interrupted run.
     """
     with plain_errors(relief_of(batch), resumes=True):
-        asked = Asked(
+        arguments = Arguments(
             methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=str(seed), guidance=guidance, batch=batch,
             calibration_samples=calibration_samples, device=usable_device(device),
         )  # fmt: skip
         for name in tasks(task):
-            compare(SMALL[name], asked, out / name)
+            compare(SMALL[name], arguments, out / name)

@@ -16,7 +16,7 @@ from relcache.models import SPECS, UNSUPPORTED, describe, streams
 
 
 def list_models(
-    name: Annotated[str, typer.Argument(help="List only classes whose name contains this.")] = "",
+    name: Annotated[str, typer.Argument(help="List only classes with this in their name.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the supported transformers, the units cached in each block, and the tests."""
@@ -26,7 +26,7 @@ def list_models(
         known = {re.sub(r"(Video)?(Transformer|DiT).*", "", spec.class_name).lower(): spec.class_name for spec in SPECS}
         near = nearest(name, known, most=3, cutoff=0.4)
         hint = f"the nearest are {', '.join(known[match] for match in near)}" if near else "relcache models lists all"
-        say_error(f"no class's name holds {name!r}; {hint}")
+        say_error(f"no class name contains {name!r}; {hint}")
         raise typer.Exit(1)
     if as_json:
         rows = [

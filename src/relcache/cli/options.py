@@ -23,7 +23,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a 
 Offload = Annotated[str, typer.Option(help="none, model, group or sequential; saves GPU memory, costs time.")]
 Methods = Annotated[str | None, typer.Option(help="fora,rfc-1,rfc:order=2, …; all; or a TOML or YAML file.")]
 Targets = Annotated[str | None, typer.Option(help="Comma-separated numbers of full steps; 14,8,7 for 50 steps.")]
-CalibrationSamples = Annotated[int, typer.Option(min=1, help="Samples on which thresholds are found.")]
+CalibrationSamples = Annotated[int, typer.Option(min=1, help="Samples for finding thresholds.")]
 Modules = Annotated[list[str] | None, typer.Option(help="A module to draw; give the option again for more.")]
 DType = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 

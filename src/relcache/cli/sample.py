@@ -26,7 +26,7 @@ from relcache.methods import method_from_config
 
 def sample_pictures(
     prompt: options.Prompts = None,
-    classes: Annotated[str | None, typer.Option(help="Class names or numbers, for models of classes.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Class names or numbers, for class-conditional models.")] = None,
     method: Annotated[str, typer.Option(help="auto, full, rfc:order=2,threshold=0.12, fora:interval=4, …")] = "auto",
     full_steps: Annotated[int | None, typer.Option(help="Exact number of full steps, for auto, rfc and rcs.")] = None,
     speedup: Annotated[float | None, typer.Option(help="Measured speed-up of the steps, such as 3; for auto.")] = None,
@@ -45,16 +45,16 @@ def sample_pictures(
     dtype: options.DType = "float32",
     offload: options.Offload = "none",
 ) -> None:
-    """Make a picture or clip for each prompt or class and print the report; with --compare, one by each method."""
+    """Make a picture or clip for each prompt or class and print the report; with --compare, one with each method."""
     relief = relief_of(batch, device, dtype, offload)
     with plain_errors(relief):
         model = options.model_or_default(model, prompt)
         if nfc is not None and (full_steps is not None or speedup is not None):
             raise ValueError("give one of --nfc, --full-steps and --speedup")
-        asked_for = method if compare is None else compare
-        texts = [text.strip() for text in split_methods(asked_for)]
+        passed = method if compare is None else compare
+        texts = [text.strip() for text in split_methods(passed)]
         if not texts or (compare is None and len(texts) > 1):
-            raise ValueError(f"--method takes one method, --compare one or more; got {asked_for!r}")
+            raise ValueError(f"--method takes one method, --compare one or more; got {passed!r}")
         configs = {text: named_config(text) for text in texts}
         for config in configs.values():  # report mistakes before anything is loaded
             method_from_config(config if nfc is None else with_any_budget(config)).with_budget(full_steps, speedup)
@@ -65,9 +65,9 @@ def sample_pictures(
         pipeline = load_pipeline(model, device, dtype, offload)
         relief += smaller(pipeline)
         sampler = Sampler(pipeline, steps, batch, arguments)
-        asked, names = named_conditions(pipeline, prompt, classes)
-        seeds = [seed + index for index in range(len(asked))]
-        made: dict[str, Samples] = {}
+        conditions, names = named_conditions(pipeline, prompt, classes)
+        seeds = [seed + index for index in range(len(conditions))]
+        results: dict[str, Samples] = {}
         with progress_bar() as bar:
             task = bar.add_task("loading", total=len(configs) * len(seeds))
             labels: list[str] = []
@@ -76,28 +76,28 @@ def sample_pictures(
                 if nfc is None:
                     chosen = method_from_config(config).with_budget(full_steps, speedup)
                 else:
-                    calibration = calibration_conditions(pipeline, asked, min(8, len(asked)))
+                    calibration = calibration_conditions(pipeline, conditions, min(8, len(conditions)))
                     chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)
-                made[text] = sampler.run(chosen, seeds, asked, lambda count: bar.advance(task, count))
+                results[text] = sampler.run(chosen, seeds, conditions, lambda count: bar.advance(task, count))
                 label = f"-{slug(text)}" if compare else ""
                 while label in labels:  # texts that differ only in punctuation have the same slug
                     label += "-again"
                 labels.append(label)
                 stems = [f"{i:03d}-{name}-seed{s}{label}" for i, (name, s) in enumerate(zip(names, seeds, strict=True))]
-                images = made[text].images.numpy()
+                images = results[text].images.numpy()
                 files.write_or_elsewhere(out, partial(write_each, images=images, names=stems))
         rows = [
-            SheetRow(_row_caption(text, samples, made.get("full")), samples.images.numpy())
-            for text, samples in made.items()
+            SheetRow(_row_caption(text, samples, results.get("full")), samples.images.numpy())
+            for text, samples in results.items()
         ]
-        captions = [str(prompt) for prompt in asked] if sampler.condition == "prompt" else []
-        reports = [report.to_dict() for samples in made.values() for report in samples.reports]
-        for text, samples in made.items():
+        captions = [str(prompt) for prompt in conditions] if sampler.condition == "prompt" else []
+        reports = [report.to_dict() for samples in results.values() for report in samples.reports]
+        for text, samples in results.items():
             for report in samples.reports:
                 say(str(report))
             say(f"{text}: {len(seeds)} in {samples.seconds:.1f} s")
             if nfc is not None and text != "full" and abs(samples.nfc - nfc) > TOLERANCE:
-                say(f"{text} has {samples.nfc:g} full steps, not the {nfc} that were asked for")
+                say(f"{text} has {samples.nfc:g} full steps, not {nfc}")
         title = f"{drawable(model, 'the model')}, {steps} steps"
         files.write_or_elsewhere(out, lambda folder: write_sheets(folder, rows, title, captions))
         files.write_or_elsewhere(out, lambda folder: files.write_json(folder / "report.json", reports))

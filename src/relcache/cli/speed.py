@@ -74,7 +74,7 @@ def time_methods(
                 kind = "is a pipeline" if is_pipeline else "has random weights"
                 raise ValueError(f"{name} has no meaning with {model}, which {kind}")
         if compiled and peers:
-            raise ValueError("--compile goes without --peers, whose hooks do not compile: leave one out")
+            raise ValueError("--compile does not work with the hooks of --peers: leave one out")
         device = usable_device(device)
         precision_of(dtype)
         if out is not None:
@@ -85,9 +85,9 @@ def time_methods(
                 load_pipeline(model, device, dtype), steps, batch or 8,
                 call_options(model, guidance, size, frames, option or []),
             )  # fmt: skip
-            asked = None if prompts is None else read_prompts(prompts)
+            texts = None if prompts is None else read_prompts(prompts)
             trial, calibration = (
-                Trial(sampler, seeds, conditions_for(model, asked, seeds))
+                Trial(sampler, seeds, conditions_for(model, texts, seeds))
                 for seeds in ([seed + index for index in range(samples or 8)], calibration_seeds(calibration_samples))
             )
             name = slug(Path(model).name)
@@ -102,8 +102,8 @@ def time_methods(
         if count:
             subject = subject_of(model, size, frames, batch)
             about = f"{model} with all its blocks, {subject.size}, {dtype}"
-            found = [(name, method_from_config(with_any_budget(config))) for name, config in named]
-            _tabulate(counting.table(subject, found, dtype, device), about, counting.COLUMNS, out, f"count-{model}")
+            counted = [(name, method_from_config(with_any_budget(config))) for name, config in named]
+            _tabulate(counting.table(subject, counted, dtype, device), about, counting.COLUMNS, out, f"count-{model}")
             return
         course = course_of(model, device, dtype, steps, _block_numbers(blocks), size, frames, batch, compiled)
         folder = f"speed-{model}-compiled" if compiled else f"speed-{model}"
@@ -123,10 +123,10 @@ def _race(
             contestants = speed.contestants_for(
                 course, named, chosen, target, known, lambda name: bar.update(work, description=name)
             )
-            found = speed.race(
+            raced = speed.race(
                 course, contestants, rounds, lambda name: bar.update(work, description=name, advance=1), target
             )
-            rows += found[1:] if rows else found
+            rows += raced[1:] if rows else raced
     return rows
 
 
@@ -156,7 +156,7 @@ def _tabulate(
     out: Path | None,
     name: str,
 ) -> None:
-    """Print a table of columns (heading, name in a row, format), and write it to a folder if one is given.
+    """Print a table of columns (heading, key in a row, format), and write it into the folder `out` unless it is None.
 
     The printed table leaves out the spread of the times and the best peer's name, which do not fit.
     """
@@ -169,9 +169,9 @@ def _tabulate(
 
 
 def _block_numbers(text: str | None) -> list[int] | None:
-    """Return the numbers of blocks, [] for all, None by default."""
+    """Return the numbers of blocks: [] for all, None for the default."""
     if text is None or text == "all":
         return None if text is None else []
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
-        raise ValueError(f"--blocks takes numbers, or all: 4, or 2,4; got {text!r}")
+        raise ValueError(f"--blocks takes all, or numbers such as 4 or 2,4; got {text!r}")
     return [int(number) for number in text.split(",")]

@@ -41,15 +41,15 @@ def verdict(preset: Preset) -> str:
         return "not judged"
     return (
         f"{judged['plan']:.1f} dB to full compute, {judged['growing']:.1f} dB by the plan that needs no calibration "
-        f"({judged['samples']} samples, the calibration's own)"
+        f"(on the {judged['samples']} calibration samples)"
     )
 
 
 @contextmanager
 def plain_errors(relief: Sequence[str], resumes: bool = False) -> Iterator[None]:
-    """Print errors that a user can fix in one line and exit with status 1, or 130 for an interrupt.
+    """Print an error that a user can fix in one line, and exit with status 1, or 130 for an interrupt.
 
-    `relief` are options that would each save memory; it may grow while the command runs.
+    `relief` lists options that each save memory; it may grow while the command runs.
     """
     try:
         yield
@@ -100,7 +100,7 @@ def rich_table(rows: list[dict[str, Any]], title: str, columns: Mapping[str, Col
 def terminal_table(rows: Rows, title: str, columns: Columns, section: str = "") -> Table:
     """Return `rows` as a table for the terminal; a section ends where the value of the key `section` changes.
 
-    A line below says so if rows are not at equal cost.
+    A note below the table explains rows that are not at equal cost.
     """
     cells, note = formatted(rows, columns)
     table = Table(

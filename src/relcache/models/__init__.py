@@ -1,4 +1,4 @@
-"""The modules that are cached in a model. Each file of `families` holds a family; a new file is found by itself."""
+"""The modules that are cached in a model. Each file of `families` holds a family; a new file needs no registration."""
 
 import importlib
 import pkgutil

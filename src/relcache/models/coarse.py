@@ -1,7 +1,7 @@
 """Units coarser than modules: whole blocks, or a run of blocks from the first to the last.
 
-Knows specs and forwards without values; nothing of caching. No family lists the streams of features of its blocks: one
-shape-only forward finds them. A stream is an argument that the block returns with the same shape and passes on to the
+Knows specs and shape-only forwards, and nothing of caching. One shape-only forward finds the streams of features of the
+blocks, so no family lists them. A stream is an argument that the block returns with the same shape and passes on to the
 next block.
 """
 
@@ -35,7 +35,7 @@ _known: weakref.WeakKeyDictionary[nn.Module, dict[tuple[ModelSpec, Granularity],
 
 @dataclass
 class BlockCall:
-    """One call of a block: the tensors among its arguments by name, with their versions, and the returned ones."""
+    """One call of a block: its tensor arguments by name, their versions, and the returned tensors."""
 
     block: nn.Module
     inputs: dict[str, Tensor]
@@ -76,7 +76,7 @@ class Blocks:
 
     @property
     def is_run(self) -> bool:
-        """Whether the blocks pass every stream on to each other; if not, the model may gather it on the way.
+        """Whether each block passes every stream on to the next; if not, the model may gather outputs on the way.
 
         A ControlNet's residual may be added to a stream between blocks, but the stream keeps its shape.
         """
@@ -145,7 +145,7 @@ def _calls(spec: ModelSpec, model: nn.Module, patterns: Sequence[str]) -> dict[s
     for size in sizes:
         inputs = spec.example(model, size)
         try:
-            return without_values(partial(_watch, model, patterns, inputs))
+            return without_values(partial(_record_calls, model, patterns, inputs))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
     raise ValueError(
@@ -154,29 +154,29 @@ def _calls(spec: ModelSpec, model: nn.Module, patterns: Sequence[str]) -> dict[s
     )
 
 
-def _watch(
+def _record_calls(
     model: nn.Module, patterns: Sequence[str], inputs: Mapping[str, Any], copied: Callable[[Any], Any]
 ) -> dict[str, list[BlockCall]]:
-    """Return the calls of the blocks that each pattern names, in one forward of a copy of the model."""
+    """Run one forward of a copy of the model, and return the calls of the blocks that each pattern names."""
     model, inputs = copied(model), copied(inputs)
-    found: dict[str, list[BlockCall]] = {pattern: [] for pattern in patterns}
+    recorded: dict[str, list[BlockCall]] = {pattern: [] for pattern in patterns}
     for name, module in model.named_modules():
         pattern = next((key for key in patterns if "*" in key and block_numbers(key, name)), None)
         if pattern is None:
             continue
 
-        def before(module: nn.Module, args: Any, kwargs: Any, calls: list[BlockCall] = found[pattern]) -> None:
+        def before(module: nn.Module, args: Any, kwargs: Any, calls: list[BlockCall] = recorded[pattern]) -> None:
             arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
             tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
             calls.append(BlockCall(module, tensors, {name: value._version for name, value in tensors.items()}, []))
 
-        def after(module: nn.Module, args: Any, output: Any, calls: list[BlockCall] = found[pattern]) -> None:
+        def after(module: nn.Module, args: Any, output: Any, calls: list[BlockCall] = recorded[pattern]) -> None:
             calls[-1].outputs = list(output) if isinstance(output, (tuple, list)) else [output]
 
         module.register_forward_pre_hook(before, with_kwargs=True)
         module.register_forward_hook(after)
     model(**inputs)
-    return found
+    return recorded
 
 
 def _blocks(pattern: str, parts: Sequence[Part], calls: Sequence[BlockCall]) -> Blocks | None:
@@ -185,8 +185,8 @@ def _blocks(pattern: str, parts: Sequence[Part], calls: Sequence[BlockCall]) -> 
         return None
     names: dict[int, str] = {}  # by index in the output
     for call, after in zip(calls, [*calls[1:], None], strict=True):
-        found = _streams(call, after)
-        if found is None or any(names.setdefault(index, name) != name for index, name in found.items()):
+        continued = _streams(call, after)
+        if continued is None or any(names.setdefault(index, name) != name for index, name in continued.items()):
             return None
     streams = [name for name in calls[0].inputs if name in names.values()]
     if len(streams) != len(names):
@@ -200,8 +200,8 @@ def _blocks(pattern: str, parts: Sequence[Part], calls: Sequence[BlockCall]) -> 
 
 
 def _streams(call: BlockCall, after: BlockCall | None) -> dict[int, str] | None:
-    """Return the argument that each output of a block continues, by the output's index; None if one has none."""
-    found: dict[int, str] = {}
+    """Map the index of each output to the argument that it continues; return None if an output continues none."""
+    continued: dict[int, str] = {}
     for index, output in enumerate(call.outputs):
         if output is None:
             continue
@@ -210,13 +210,13 @@ def _streams(call: BlockCall, after: BlockCall | None) -> dict[int, str] | None:
         alike = [
             name
             for name, value in call.inputs.items()
-            if value.shape == output.shape and value.dtype == output.dtype and name not in found.values()
+            if value.shape == output.shape and value.dtype == output.dtype and name not in continued.values()
         ]
         passed = [name for name in alike if after is not None and after.inputs.get(name) is output]
         if not alike or not call.is_intact((passed or alike)[0]):
             return None
-        found[index] = (passed or alike)[0]
-    return found
+        continued[index] = (passed or alike)[0]
+    return continued
 
 
 def _layout(features: Tensor, parts: Sequence[Part]) -> Layout | None:

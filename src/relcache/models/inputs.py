@@ -1,4 +1,4 @@
-"""Arguments of an example call of a transformer, as data: a recipe for each, made from the model's config and a `Size`.
+"""Recipes for the arguments of an example call of a transformer, from the model's config and a `Size`.
 
 A `Recipe` is a function of config and size, the name of a field of `Size` or of the config, or a constant.
 """
@@ -28,7 +28,7 @@ Inputs = Callable[[Any, Size], dict[str, Any]]
 Recipe = Callable[[Any, Size], Any] | str | int | float | tuple[float, ...]
 
 
-def made(recipe: Recipe | None, config: Any, size: Size) -> Any:
+def evaluate(recipe: Recipe | None, config: Any, size: Size) -> Any:
     """Return the value of `recipe` for a model's config and a size."""
     if isinstance(recipe, str):
         return getattr(size if hasattr(size, recipe) else config, recipe)
@@ -36,10 +36,10 @@ def made(recipe: Recipe | None, config: Any, size: Size) -> Any:
 
 
 def call(**arguments: Recipe) -> Inputs:
-    """Return a function that makes `arguments` in their order, and leaves out those that are None."""
+    """Return a function that makes `arguments` in their order, without those that are None."""
 
     def inputs(config: Any, size: Size) -> dict[str, Any]:
-        values = {name: made(recipe, config, size) for name, recipe in arguments.items()}
+        values = {name: evaluate(recipe, config, size) for name, recipe in arguments.items()}
         return {name: value for name, value in values.items() if value is not None}
 
     return inputs
@@ -47,28 +47,28 @@ def call(**arguments: Recipe) -> Inputs:
 
 def where(condition: Recipe, recipe: Recipe, otherwise: Recipe | None = None) -> Recipe:
     """Make `recipe` if `condition` is true, else `otherwise`."""
-    return lambda config, size: made(recipe if made(condition, config, size) else otherwise, config, size)
+    return lambda config, size: evaluate(recipe if evaluate(condition, config, size) else otherwise, config, size)
 
 
 def several(count: Recipe, recipe: Recipe) -> Recipe:
     """Make a list of `count` values."""
-    return lambda config, size: [made(recipe, config, size) for _ in range(made(count, config, size))]
+    return lambda config, size: [evaluate(recipe, config, size) for _ in range(evaluate(count, config, size))]
 
 
 def pair(first: Recipe, second: Recipe) -> Recipe:
     """Make a tuple of two values."""
-    return lambda config, size: (made(first, config, size), made(second, config, size))
+    return lambda config, size: (evaluate(first, config, size), evaluate(second, config, size))
 
 
 def random(*shape: Recipe) -> Recipe:
     """Make random features of `shape`, float32."""
-    return lambda config, size: torch.randn([made(length, config, size) for length in shape])
+    return lambda config, size: torch.randn([evaluate(length, config, size) for length in shape])
 
 
 def filled(value: Recipe, *shape: Recipe) -> Recipe:
     """Make a tensor of one number, by default (batch,): float32 of a float, int64 of an int, bool of a bool."""
     return lambda config, size: torch.full(
-        [made(length, config, size) for length in shape or ("batch",)], made(value, config, size)
+        [evaluate(length, config, size) for length in shape or ("batch",)], evaluate(value, config, size)
     )
 
 
@@ -96,7 +96,7 @@ def rotation(*shape: Recipe) -> Recipe:
     """Make the cosines and the sines of random angles: two tensors of `shape`, float32."""
 
     def cosines_and_sines(config: Any, size: Size) -> tuple[Tensor, Tensor]:
-        angles = made(random(*shape), config, size)
+        angles = evaluate(random(*shape), config, size)
         return angles.cos(), angles.sin()
 
     return cosines_and_sines
@@ -113,7 +113,7 @@ def patches(config: Any, size: Size) -> int:
 
 
 def packed_tokens(config: Any, size: Size) -> int:
-    """Return the tokens of an image whose latents a pipeline packs, 2 x 2 into one token."""
+    """Return the tokens of an image if a pipeline packs 2 x 2 latents into one token."""
     return (size.height // 2) * (size.width // 2)
 
 

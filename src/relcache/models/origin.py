@@ -1,4 +1,4 @@
-"""The model and scheduler that a preset was found for, known by their configs, and whether others are the same."""
+"""The model and scheduler of a preset, described by their configs, and the check that others are the same."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Component:
         )
 
     def differs(self, other: Component) -> str | None:
-        """Return how `other` differs, as words; None if it is the same."""
+        """Return how `other` differs, in words; None if it is the same."""
         if self.class_name != other.class_name:
             return f"{self.class_name}, not {other.class_name}"
         names = [name for name in {**self.config, **other.config} if self._shown(name) != other._shown(name)]
@@ -79,7 +79,7 @@ class Origin:
         self.check_scheduler(scheduler)
 
     def check_scheduler(self, scheduler: Any) -> None:
-        """Raise ValueError unless `scheduler` is that of the preset."""
+        """Raise ValueError unless `scheduler` is the preset's."""
         _check(self.scheduler, scheduler)
 
 

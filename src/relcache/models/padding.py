@@ -1,6 +1,6 @@
-"""The tokens of a batch that count, for families that pad a sequence to the longest prompt of the batch.
+"""Find the tokens that count, in families that pad a sequence to the longest prompt of the batch.
 
-Nothing here waits for the device.
+Nothing here synchronizes with the device.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Padding = Callable[[Mapping[str, Any], int], "Tensor | None"]
-"""Return the tokens that count from the arguments of a transformer's call and the number of tokens of a stream.
+"""A function of the arguments of a transformer's call and the number of tokens of a stream.
 
-(batch, tokens), bool; None if all of them count.
+It returns the tokens that count, (batch, tokens), bool, or None if all of them count.
 """
 
 
 def masked_text(argument: str) -> Padding:
-    """Return the padding of a sequence of text and image, with the text's mask, (batch, text), in `argument`."""
+    """Return the `Padding` of a sequence of text and image, from the text's mask (batch, text) in `argument`."""
 
     def valid(arguments: Mapping[str, Any], tokens: int) -> Tensor | None:
         mask = arguments.get(argument)
@@ -29,9 +29,9 @@ def masked_text(argument: str) -> Padding:
     return valid
 
 
-def as_long_as(lengths: Tensor, most: int | Tensor, tokens: int) -> Tensor:
+def before_padding(lengths: Tensor, most: int | Tensor, tokens: int) -> Tensor:
     """Return the tokens that count before the padding at the end: (batch, tokens), bool.
 
-    `lengths`, (batch,), int64, are the tokens of each text, `most` those of the longest.
+    `lengths` (batch,), int64, are the numbers of tokens of the texts, and `most` is the greatest of them.
     """
     return torch.arange(tokens, device=lengths.device) < (tokens - most + lengths)[:, None]

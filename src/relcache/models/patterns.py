@@ -1,4 +1,4 @@
-"""Names of modules and of arguments: which of them a spec means, and which come nearest to one that does not exist."""
+"""Match the names of modules and arguments in a spec, and find the names nearest to a wrong one."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from relcache.checks import nearest
 
 
 def block_numbers(pattern: str, name: str) -> tuple[int, ...] | None:
-    """Return the numbers that each `*` of `pattern` stands for in the module's `name`, None if they do not match."""
+    """Return the number for each `*` of `pattern` in the module's `name`, None if they do not match."""
     pieces = pattern.removesuffix("?").split("*")
     match = re.fullmatch(r"(\d+)".join(re.escape(piece) for piece in pieces), name)
     return tuple(int(number) for number in match.groups()) if match else None
 
 
 def pattern_of(name: str) -> str:
-    """Return the module's `name` with `*` for the numbers."""
+    """Return the module's `name` with `*` for each number."""
     return re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name)
 
 
 def modules_like(pattern: str, model: nn.Module) -> str:
-    """Return the patterns of `model`'s modules that are nearest to `pattern`, as words."""
+    """Return the patterns of `model`'s modules that are nearest to `pattern`, in words."""
     known = sorted({pattern_of(name) for name, _ in model.named_modules() if name})
     return ", ".join(nearest(pattern, known, most=5, cutoff=0.3) or known[:5]) or "no modules at all"
 

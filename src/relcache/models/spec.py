@@ -28,10 +28,10 @@ class Part:
     """One kind of unit, which is computed or forecast in one piece.
 
     A plain unit is one module with one stream of features: write its pattern alone, as a string. `joint` makes the part
-    of one module with several streams, `parallel` that of several modules that are skipped together.
+    of one module with several streams, `parallel` the part of several modules that are skipped together.
 
     Attributes:
-        pattern: pattern of the module's name. `*` stands for a block's number. A `?` at the end makes the module
+        pattern: pattern of the module's name. `*` matches a block's number. A `?` at the end makes the module
             optional: some configurations of the class have none.
         streams: names of the arguments that hold the input of each output, in the order of the outputs; () for the
             first argument alone.
@@ -41,14 +41,14 @@ class Part:
         layout: the dimension of the features that holds the samples. "rows": the first is the batch. "folded": the
             first is the batch times another length, the samples outermost. "tokens first": the second is the batch.
             "packed": there is no batch, and the tensor counts as one sample.
-        calls: how often a forward calls the module with other features: each of these calls is a unit.
-        residual: forecast the output minus the input, as for whole blocks.
+        calls: how often a forward calls the module, each time with other features; each call is a unit.
+        residual: whether to forecast the output minus the input, as for whole blocks.
         returns: the index of each stream in the output, if it differs from the order of `streams`.
-        run: patterns of lists of blocks that are one unit together, from the first block to the last; each block
-            receives the streams that the one before returned.
+        run: patterns of lists of blocks that together are one unit, from the first block to the last; each block
+            receives the streams that the previous block returned.
 
     Raises:
-        ValueError: entries without an exit or the other way round, an unknown layout, no calls.
+        ValueError: entries without an exit, an exit without entries, an unknown layout, no calls.
     """
 
     pattern: str
@@ -73,7 +73,7 @@ class Part:
 
 
 def joint(pattern: str, *streams: str, layout: Layout = "rows") -> Part:
-    """Return the part of joint attention, with an input and an output for each of `streams`, its arguments' names."""
+    """Return the part of joint attention, with an input and an output for each of the arguments `streams`."""
     return Part(pattern, streams or ("hidden_states", "encoder_hidden_states"), layout=layout)
 
 
@@ -87,10 +87,10 @@ def parallel(pattern: str, entries: tuple[str, ...], exit: str, layout: Layout =
 
 
 class Unit(NamedTuple):
-    """One piece whose output is cached, with its modules by their names in the model.
+    """One cached piece of a model, with its modules by their names in the model.
 
-    The last of `modules` returns the output; those before it are the entries of a parallel unit. `turn` counts from 0
-    the calls of a module that a forward calls several times.
+    The last of `modules` returns the output; the modules before it are the entries of a parallel unit. `turn` counts
+    the calls of a module in one forward, from 0.
     """
 
     name: str
@@ -105,7 +105,7 @@ class ModelSpec:
 
     Attributes:
         class_name: name of the transformer class.
-        modules: modules to cache, in the order in which a block computes them: patterns of plain modules as strings,
+        modules: modules to cache, in the order of computation in a block: patterns of plain modules as strings,
             the rest as `Part`. A plain module takes its features as its first argument and returns one tensor of
             features, before gate and residual.
         conditioning: names of the arguments of `forward` that differ between guidance branches.
@@ -115,12 +115,12 @@ class ModelSpec:
         inputs: makes the arguments of one forward from the model's config and a `Size`, on the default device.
             `Handle.estimate` and `relcache.inspect` call the model with them; `models/inputs.py` has recipes.
         text: tokens of text that the family's pipeline passes by default.
-        fine: the spec of modules that a spec of whole blocks was made from.
+        fine: for a spec of whole blocks, the spec of modules that it was made from.
         padding: marks the padding of streams that are padded to the longest prompt of the batch, so that a sample's
             norms and errors do not depend on the other samples. Each entry is a pattern of "unit:stream", such as
             `"layers*:*"`, and a function of `models/padding.py`.
-        pipelines: pipelines of diffusers that the tests run end to end with a small model of the family. The tests
-            compare a small model by itself with the plain equations for every spec of relcache's own.
+        pipelines: pipelines of diffusers that the tests run end to end with a small model of the family. For every
+            spec of relcache's own, the tests also compare a small model with the plain equations.
 
     Raises:
         ValueError: no patterns, or a direction of time other than -1 and 1.
@@ -179,7 +179,7 @@ class ModelSpec:
     def valid_tokens(self, arguments: Mapping[str, Any], name: str, tokens: int) -> Tensor | None:
         """Return the tokens that count in the stream `name`, "unit:stream", of a call: (batch, tokens), bool.
 
-        None if all of them count.
+        Return None if all of them count.
         """
         for pattern, padding in self.padding:
             if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}"):
@@ -187,28 +187,28 @@ class ModelSpec:
         return None
 
     def units(self, model: nn.Module) -> list[Unit]:
-        """Return the units of `model` to cache, in the order in which they are computed: by stack, then by block.
+        """Return the units of `model` to cache, in the order of computation: by stack, then by block.
 
         Raises:
             ValueError: a pattern matches no module, or two match one. The message names the nearest modules.
         """
         modules = {name: module for name, module in model.named_modules() if not isinstance(module, nn.ModuleList)}
         stacks = list(dict.fromkeys(_stack(part) for part in self.parts))
-        found: list[tuple[tuple[int, tuple[int, ...], int], Unit]] = []
+        sortable: list[tuple[tuple[int, tuple[int, ...], int], Unit]] = []
         for index, part in enumerate(self.parts):
             matches = _matches(part.pattern, modules)
             if not matches and not part.pattern.endswith("?"):
                 raise ValueError(self._missing(part.pattern, model))
             stack = stacks.index(_stack(part))
             if part.run:
-                found.append(((stack, (0,), index), _run(part, modules)))
+                sortable.append(((stack, (0,), index), _run(part, modules)))
                 continue
             for numbers, name in matches:
                 units = _calls(_unit(self.class_name, part, name, modules))
-                found += [((stack, numbers, index), unit) for unit in units]
-        if not found:
+                sortable += [((stack, numbers, index), unit) for unit in units]
+        if not sortable:
             raise ValueError(self._missing(self.parts[0].pattern, model))
-        ordered = [unit for _, unit in sorted(found, key=lambda entry: entry[0])]
+        ordered = [unit for _, unit in sorted(sortable, key=lambda entry: entry[0])]
         _check_disjoint(self.class_name, ordered)
         return ordered
 
@@ -254,7 +254,7 @@ def spec_for(model: nn.Module, specs: Iterable[ModelSpec], unsupported: Mapping[
 
 
 def describe(spec: ModelSpec) -> dict[str, list[str]]:
-    """Return the modules that are cached in a block of each stack, by the stack's name, with notes on unusual ones."""
+    """Describe the cached modules in a block of each stack, by the stack's name, with notes on unusual modules."""
     stacks: dict[str, list[str]] = {}
     for part in spec.parts:
         stack, _, name = part.pattern.removesuffix("?").partition(".*")
@@ -262,7 +262,7 @@ def describe(spec: ModelSpec) -> dict[str, list[str]]:
         notes = [f"{len(part.streams)} streams"] if len(part.streams) > 1 else []
         notes += ["in parallel"] if part.entries else []
         notes += [f"{part.calls} calls"] if part.calls > 1 else []
-        notes += ["where there is one"] if part.pattern.endswith("?") else []
+        notes += ["optional"] if part.pattern.endswith("?") else []
         stacks.setdefault(stack, []).append(f"{name} ({', '.join(notes)})" if notes else name)
     return stacks
 
@@ -289,7 +289,7 @@ def _run(part: Part, modules: Mapping[str, nn.Module]) -> Unit:
 
 
 def _unit(class_name: str, part: Part, name: str, modules: Mapping[str, nn.Module]) -> Unit:
-    """Return the unit of the module `name`, which of a parallel unit is the block."""
+    """Return the unit of the module `name`; for a parallel unit, `name` is the block."""
     if not part.entries:
         return Unit(name, part, {name: modules[name]})
     inner = {}
@@ -324,4 +324,4 @@ def _check_disjoint(class_name: str, units: Iterable[Unit]) -> None:
         above = [".".join(name.split(".")[:depth]) for depth in range(1, name.count(".") + 1)]
         outer = next((owners[other] for other in above if other in owners and owners[other] != owner), None)
         if outer is not None:
-            raise ValueError(f"the spec of {class_name} names {name}, which lies inside {outer}")
+            raise ValueError(f"the spec of {class_name} names {name}, which is inside {outer}")

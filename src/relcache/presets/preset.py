@@ -50,15 +50,14 @@ class Preset:
         check_whole("the steps of a preset", self.steps, 1)
         plan = Plan(self.full_steps, self.steps)
         if self.method.finer != 1:
-            raise ValueError("a preset is of the pipeline's own steps: give finer= to relcache.enable instead")
-        own = replace(
-            self.method, schedule=plan, name=f"preset:name={self.name}" if self.name else "preset", made_for=self.origin
-        )
+            raise ValueError("a preset counts the pipeline's own steps: pass finer= to relcache.enable instead")
+        name = f"preset:name={self.name}" if self.name else "preset"
+        own = replace(self.method, schedule=plan, name=name, made_for=self.origin)
         object.__setattr__(self, "full_steps", plan.full_steps)
         object.__setattr__(self, "method", own)
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, whole or not at all.
+        """Write the preset as JSON, whole or not at all.
 
         Raises:
             ValueError: the forecaster or corrector is not one of relcache's, so a file cannot name it.
@@ -80,7 +79,7 @@ class Preset:
 
     @classmethod
     def named(cls, name: str) -> Preset:
-        """Return the shipped preset of this name, or that of the file; raise ValueError if there is none."""
+        """Return the shipped preset of this name, or read the file; raise ValueError if there is neither."""
         known = shipped()
         if name in known:
             return replace(known[name], name=name)
@@ -92,7 +91,7 @@ class Preset:
         return replace(cls.load(name), name=str(name))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the table that its JSON file holds."""
+        """Return the content of the JSON file."""
         corrector = self.method.corrector
         return {
             "version": VERSION,
@@ -109,7 +108,7 @@ class Preset:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Preset:
-        """Return the preset of a table from `to_dict`; raise ValueError if an entry is missing or wrong."""
+        """Make a preset from a table of `to_dict`; raise ValueError if an entry is missing or wrong."""
         version = _field({"file": table}, "file", Mapping).get("version")
         if version != VERSION:
             raise ValueError(f"it has version {version!r}, and this relcache reads version {VERSION}")
@@ -138,7 +137,7 @@ def _field(table: Mapping[str, Any], name: str, kind: Any) -> Any:
     if name not in table:
         raise ValueError(f"it has no {name!r}")
     if not isinstance(table[name], kind):
-        raise ValueError(f"its {name!r} is of another kind than a preset's: {table[name]!r:.60}")
+        raise ValueError(f"its {name!r} has the wrong type: {table[name]!r:.60}")
     return table[name]
 
 
@@ -146,24 +145,24 @@ def _component(component: Component) -> dict[str, Any]:
     return {"class": component.class_name, "config": dict(component.config)}
 
 
-def _component_from(among: Mapping[str, Any], name: str) -> Component:
-    table = _field(among, name, Mapping)
+def _component_from(parent: Mapping[str, Any], name: str) -> Component:
+    table = _field(parent, name, Mapping)
     return Component(_field(table, "class", str), _field(table, "config", Mapping))
 
 
-def _part(part: Any, among: Mapping[str, Any]) -> dict[str, Any]:
+def _part(part: Any, classes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a forecaster's or corrector's class name and options."""
     name = type(part).__name__
-    if type(part) is not among.get(name):
+    if type(part) is not classes.get(name):
         raise ValueError(f"a preset holds forecasters and correctors of relcache; {part!r} is neither")
     return {"name": name, **asdict(part)}
 
 
-def _part_from(table: Mapping[str, Any], what: str, among: Mapping[str, Any]) -> Any:
+def _part_from(table: Mapping[str, Any], entry: str, classes: Mapping[str, Any]) -> Any:
     """Return the forecaster or corrector that a table describes."""
-    options = dict(_field(table, what, Mapping))
+    options = dict(_field(table, entry, Mapping))
     name = _field(options, "name", str)
-    if name not in among:
-        raise ValueError(f"this relcache has no {name!r} among {', '.join(among)}")
+    if name not in classes:
+        raise ValueError(f"this relcache has no {name!r}; it has {', '.join(classes)}")
     del options["name"]
-    return among[name](**options)
+    return classes[name](**options)

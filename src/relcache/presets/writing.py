@@ -27,5 +27,5 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def reason(error: OSError) -> str:
-    """Return in words why a file could not be written or read."""
+    """Return the reason of an error, in words."""
     return error.strerror or str(error)

@@ -102,9 +102,9 @@ def test_goes_on_and_does_not_mix(model: Path, tmp_path: Path) -> None:
     assert parts[0].stat().st_mtime_ns == kept
     assert all(np.array_equal(first.values[name], again.values[name], equal_nan=True) for name in first.values)
     parts[1].unlink()
-    with pytest.raises(ValueError, match="is not finished: the same relcache analyze goes on"):
+    with pytest.raises(ValueError, match="is not finished: the same relcache analyze resumes it"):
         analysis.load(tmp_path)
-    with pytest.raises(ValueError, match="holds the analysis of something else"):
+    with pytest.raises(ValueError, match="holds another analysis"):
         recorded(model, tmp_path, batch=3)
 
 
@@ -165,7 +165,7 @@ def test_commands(model: Path, tmp_path: Path) -> None:
     for wrong, message in (
         (["figures", str(tmp_path / "none")], "there is no folder"),
         (["analyze", *arguments, "--methods", "rfx"], "unknown method 'rfx'"),
-        (["analyze", *arguments, "--methods", "full"], "'full' names no method beside full compute"),
+        (["analyze", *arguments, "--methods", "full"], "'full' names no method besides full compute"),
         (["analyze", *arguments, "--steps", "2"], "needs at least 3 steps"),
         (["analyze", *arguments, "--granularity", "blocks"], "the granularity is one of 'module', 'block', 'stack'"),
         (["analyze", *arguments[:-1], str(tmp_path / "b"), "--prompt", "an owl"], "takes classes, got the prompt"),

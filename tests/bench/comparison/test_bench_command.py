@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from relcache.bench import files
 from relcache.bench.comparison.benchmarks import PAPER
-from relcache.bench.comparison.prepare import Asked, conditions_and_seeds, seeds_as_text, seeds_from_text
+from relcache.bench.comparison.prepare import Arguments, conditions_and_seeds, seeds_as_text, seeds_from_text
 from relcache.bench.quality.metrics.distribution import fit, frechet_distance, inception_score, precision_recall
 from relcache.bench.sampling import gallery
 from relcache.cli.app import app
@@ -128,9 +128,9 @@ def test_seeds_as_they_are_given() -> None:
 
 def test_classes_are_those_of_the_model() -> None:
     """The shipped DiT has room for 1,000 classes and has learnt ten."""
-    labels, seeds = conditions_and_seeds(PAPER["class"], Asked(model="dit-fashion-mnist", samples=30))
+    labels, seeds = conditions_and_seeds(PAPER["class"], Arguments(model="dit-fashion-mnist", samples=30))
     assert labels == tuple(range(10)) * 3
-    assert conditions_and_seeds(PAPER["class"], Asked(samples=1200))[0][999:1001] == (999, 0)
+    assert conditions_and_seeds(PAPER["class"], Arguments(samples=1200))[0][999:1001] == (999, 0)
     assert seeds == tuple(range(30))
 
 
@@ -271,9 +271,9 @@ def test_text_to_image(text_model: Path, tmp_path: Path, monkeypatch: pytest.Mon
         (("class-conditional", *SMALL, "--methods", "taylorsear"), "did you mean 'taylorseer'?"),
         (("class-conditional", *SMALL, "--methods", "rfc:ordr=2"), "ordr"),
         (("class-conditional", *SMALL, "--seeds", "0-2"), "4 samples need as many seeds, or the first one alone"),
-        (("class-conditional", *SMALL, "--seeds", "999999"), "seeds lie between 0 and 999999"),
+        (("class-conditional", *SMALL, "--seeds", "999999"), "seeds are from 0 to 999999"),
         (("class-conditional", *SMALL, "--workers", "many"), "--workers takes a number"),
-        (("class-conditional", *SMALL, "--nfc", "2"), "--nfc lies above the warm-up"),
+        (("class-conditional", *SMALL, "--nfc", "2"), "--nfc is above the warm-up"),
         (("text-to-image",), "the 200 prompts of DrawBench are not shipped"),
         (("text-to-image", "--prompts", "none.txt"), "none.txt cannot be read (No such file or directory)"),
         (("text-to-video",), "relcache environment vbench; or give --prompts"),
@@ -282,7 +282,7 @@ def test_text_to_image(text_model: Path, tmp_path: Path, monkeypatch: pytest.Mon
         (("class-conditional", *SMALL, "--seeds", "1-99999999999999"), "has more than 10000000 seeds"),
         (("class-conditional", *SMALL, "--seeds", "²"), "--seeds takes numbers"),
         (("class-conditional", *SMALL, "--workers", "²"), "--workers takes a number"),
-        (("class-conditional", *SMALL, "--prompts", __file__), "class-conditional asks for classes"),
+        (("class-conditional", *SMALL, "--prompts", __file__), "class-conditional takes classes"),
         (("text-to-image", *SMALL, "--reference", "r.npz"), "--reference and --inception are for class-conditional"),
     ],
 )
@@ -353,9 +353,7 @@ def test_a_method_that_was_edited_is_made_again(tmp_path: Path) -> None:
     assert rows[0] == rows[2]  # to the very time that it took: it was not made again
     assert rows[0]["psnr"] < rows[1]["psnr"]
     methods.write_text('[[methods]]\nname = "Full"\nmethod = "fora"\ninterval = 4\n')
-    assert "is named 'full', as full compute is" in refused(
-        "class-conditional", "--methods", methods, "--out", tmp_path
-    )
+    assert "is named 'full', like full compute" in refused("class-conditional", "--methods", methods, "--out", tmp_path)
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

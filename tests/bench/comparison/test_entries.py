@@ -53,7 +53,7 @@ def test_files(suffix: str, text: str, tmp_path: Path) -> None:
         ("methods:\n  - method: rfc\n  - method: rfc", "two methods named 'rfc'"),
         ("methods: [", "cannot be read as methods"),
         ("methods: null", "got methods that are None"),
-        ("methods: []", "names no method beside full compute"),
+        ("methods: []", "names no method besides full compute"),
         ("methods:\n  - method: rfc\n    threshold: 2026-13-45", "cannot be read as methods .month must be in 1..12"),
         ("methods:\n  - method: rfc\n    threshold: 2026-01-02", "method 1 of .*threshold is a number.* got date"),
         ("methods:\n  - method: rfc\n    threshold: {a: 1}", "got dict"),
@@ -99,7 +99,7 @@ def test_names_in_other_scripts_are_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", " , ", "full", "Full,full"])
 def test_nothing_to_compare(text: str) -> None:
-    with pytest.raises(ValueError, match="names no method beside full compute"):
+    with pytest.raises(ValueError, match="names no method besides full compute"):
         choose(text)
 
 
@@ -115,7 +115,7 @@ def test_names_with_options() -> None:
         ("rfc-1-threshold-1e-2", {"method": "rfc", "order": 1, "threshold": 0.01}),
         ("rfc-4", {"method": "rfc", "order": 4}),
     ]
-    with pytest.raises(ValueError, match="gives order twice: the name rfc-1 stands for order=1"):
+    with pytest.raises(ValueError, match="gives order twice: the name rfc-1 sets order=1"):
         named_config("rfc-1:order=2")
     with pytest.raises(ValueError, match="unknown method 'rfc-²'"):
         choose("rfc-²")

@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.comparison.comparison import Comparison
 from relcache.bench.comparison.pool import Cluster, make_pool
-from relcache.bench.comparison.prepare import Asked, prepare
+from relcache.bench.comparison.prepare import Arguments, prepare
 from relcache.bench.comparison.work import Work
 from relcache.cli.app import app
 
-ASKED = Asked(
+ASKED = Arguments(
     methods="fora,rcs-1", nfc="5", samples=8, steps=10, batch=2, calibration_samples=2, threads=1, device="cpu"
 )
 

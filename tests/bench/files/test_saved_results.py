@@ -102,10 +102,10 @@ BUDGET, PNG = "runs/*/rfc-1-*-at-4.json", "runs/*/full-*/000001.png"
         (edited("settings.json", lambda known: {}), "settings.json", "it has no 'setup'"),
         (written("table.json", b"{}"), "table.json", "it is a list, got a table"),
         (edited("table.json", lambda rows: [row | {"psnr": "high"} for row in rows]), "table.json", "got a text"),
-        (edited("table.json", lambda rows: rows[::-1]), "table.json", "are of different runs"),
+        (edited("table.json", lambda rows: rows[::-1]), "table.json", "belong to different runs"),
         (written(PNG, b""), "000001.png", "cannot identify image file"),
         (picture("RGBA", (28, 28)), "000001.png", "its pixels are RGBA"),
-        (picture("L", (32, 28)), "sample 1", "of another size than sample 0"),
+        (picture("L", (32, 28)), "sample 1", "has another size than sample 0"),
         (written(PART, b"PK"), "000000.npz", "is damaged"),
         (arrays(PART, report=None), "000000.npz", "it holds no report"),
         (arrays(PART, report=np.array('{"batch": 3}')), "000000.npz", "the report has no 'nfc'"),
@@ -127,7 +127,7 @@ def test_figures_of_edited_files(edit: Edit, file: str, message: str, results: P
         (written(BUDGET, b'{"5": {"method": "rfc"}}'), "-at-4.json", "it has no '4'"),
         (written(BUDGET, b'{"4": {"method": "rfc", "thresold": 1}}'), "-at-4.json", "did you mean 'threshold'"),
         (arrays(PAIR, ssim=None), "-pair.npz", "it holds no ssim"),
-        (arrays(PAIR, psnr=np.zeros(2)), "-pair.npz", "of 2 samples, not of 3"),
+        (arrays(PAIR, psnr=np.zeros(2)), "-pair.npz", "for 2 samples, not for 3"),
         (arrays(PART, seeds=None), "000000.npz", "it holds no seeds"),
     ],
 )
@@ -167,7 +167,7 @@ def test_a_table_of_samples_that_was_edited(results: Path, tmp_path: Path) -> No
     [
         (written("analysis.json", b"null"), "analysis.json is damaged (it is a table, got null)"),
         (edited("analysis.json", lambda known: known | {"about": None}), "'about' is a table, got null"),
-        (edited("analysis.json", lambda known: known | {"modules": ["a"]}), "and analysis.json names (1, 1, 6)"),
+        (edited("analysis.json", lambda known: known | {"modules": ["a"]}), "but analysis.json names (1, 1, 6)"),
         (
             edited("analysis.json", lambda known: known | {"about": known["about"] | {"batch": 0}}),
             "it names no samples",
@@ -202,7 +202,7 @@ def test_a_race_that_was_edited(tmp_path: Path) -> None:
         (None, None),
         ({"rows": None}, "'rows' is a list, got null"),
         ({"rows": [good | {"share_most": "x"}]}, "entry 1['share_most'] is a whole number or a number, got a text"),
-        ({"rows": [good | {"psnr": None}]}, "holds times alone"),
+        ({"rows": [good | {"psnr": None}]}, "holds only times"),
     ):
         (tmp_path / "table.json").write_text(json.dumps(race | (change or {})))
         if message is None:

@@ -82,9 +82,9 @@ def test_frechet_distance_against_torchmetrics() -> None:
 
 
 def test_bad_features() -> None:
-    with pytest.raises(ValueError, match="two samples at least, got 1"):
+    with pytest.raises(ValueError, match="at least two samples, got 1"):
         fit([torch.zeros(1, 3)])
-    with pytest.raises(ValueError, match="two samples at least, got 0"):
+    with pytest.raises(ValueError, match="at least two samples, got 0"):
         fit([])
     with pytest.raises(ValueError, match="features 1024 to 1025 are not all finite"):
         fit([torch.zeros(BLOCK, 3), torch.tensor([[0.0, 0.0, math.nan], [0.0, 0.0, 0.0]])])

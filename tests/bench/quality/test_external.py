@@ -132,7 +132,7 @@ def test_vbench_judges_its_own_prompts(environments: Path) -> None:
     assert external.vbench_prompts() == {"a dog": {"color", "imaging_quality"}, "a cat": {"scene"}}
     assert PAPER["video"].conditions([0, 1, 2]) == ["a dog", "a cat", "a dog"]
     assert unavailable("vbench", ["a cat"]) is None
-    assert "'an owl' is none" in (unavailable("vbench", ["a cat", "an owl"]) or "")
+    assert "'an owl' is not one" in (unavailable("vbench", ["a cat", "an owl"]) or "")
 
 
 def test_text_to_video(environments: Path, tmp_path: Path) -> None:

@@ -103,9 +103,9 @@ def test_published_intervals_stay() -> None:
         ({"method": "fora", "interval": 4}, 5, "fora has interval=4, which decides its full steps"),
         ({"method": "rfc", "threshold": 0.1}, 5, "rfc has threshold=0.1, which decides its full steps"),
         ({"method": "plan", "full_steps": [0, 1]}, 5, r"plan has full_steps=\[0, 1\], which decides"),
-        ({"method": "fora"}, 1, "lies between the warm-up, 2, and 10; got 1"),
-        ({"method": "fora"}, 11, "lies between the warm-up, 2, and 10; got 11"),
-        ({"method": "rfc", "warmup": 4}, 3, "lies between the warm-up, 4, and 10; got 3"),
+        ({"method": "fora"}, 1, "is between the warm-up, 2, and 10; got 1"),
+        ({"method": "fora"}, 11, "is between the warm-up, 2, and 10; got 11"),
+        ({"method": "rfc", "warmup": 4}, 3, "is between the warm-up, 4, and 10; got 3"),
     ],
 )
 def test_budgets_that_cannot_be(config: dict[str, Any], nfc: int, message: str) -> None:

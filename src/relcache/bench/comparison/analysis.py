@@ -1,4 +1,4 @@
-"""Records how a model's features change in a run with full compute, how far forecasts stray, and how constant s is.
+"""Record how features change in a run with full compute, how large forecast errors are, and how constant s is.
 
 One pass suffices: at each step a probe compares the forecasts with the computed output, and keeps numbers only. It
 needs memory for the features that the forecasters keep.
@@ -39,8 +39,8 @@ INDEX, PARTS = "analysis.json", "parts"  # the names recorded, and the folder of
 class Trail(NamedTuple):
     """The state of a probe for one stream: the last step's features, the forecasters' histories, and numbers by step.
 
-    `inputs` are the probe's own history. `anchor` is the output of the last full step of the forecasters, and `steps`
-    are all of these, newest first. `rows` holds tensors (rows,) by name, by step.
+    `inputs` are the probe's own history. `steps` are the full steps of the forecasters, newest first, and `anchor` is
+    the output of the latest. `rows` has tensors (rows,) by name for each step.
     """
 
     input: Tensor
@@ -54,11 +54,11 @@ class Trail(NamedTuple):
 
 @dataclass(frozen=True)
 class ForecastProbe(Forecaster):
-    """Forecasts nothing, and records the errors that each of `forecasters` would have made.
+    """Record the errors that each of `forecasters` would have made, and forecast nothing.
 
     At each step it records the L2 norms of each sample's changes of input and output since the step before. Between
     the full steps of `schedule` it adds the relative L1 errors of each forecast and of an input predicted to `order`.
-    It also adds s: the change of the output since the last full step over that of the input.
+    It also adds s: the change of the output since the last full step, divided by the change of the input.
     """
 
     forecasters: tuple[tuple[str, Forecaster], ...]
@@ -141,7 +141,7 @@ def analyze(
     modules: Sequence[str] = (),
     advance: Callable[[int], None] = lambda count: None,
 ) -> Analysis:
-    """Record a run of `model` with full compute into `out`; batches recorded already stay.
+    """Record a run of `model` with full compute into `out`; keep batches that are recorded already.
 
     All forecasters of `entries` forecast from the same full steps: 0, 1, 1 + interval, ….
 
@@ -165,7 +165,7 @@ def analyze(
     index = out / INDEX
     files.check_folder(out, [INDEX])
     if index.exists() and files.read_json(index, INDEX_FORM)["about"] != about:
-        raise ValueError(f"{out} holds the analysis of something else: give another --out, or delete it")
+        raise ValueError(f"{out} holds another analysis: give another --out, or delete it")
     pipeline = None
     for start in range(0, len(seeds), batch):
         part = out / PARTS / f"{start:06d}.npz"
@@ -185,9 +185,9 @@ def analyze(
     return load(out)
 
 
-def check_modules(asked: Sequence[str], names: Sequence[str]) -> None:
-    """Raise ValueError unless all modules `asked` for are among the `names` recorded."""
-    missing = next((name for name in asked if name not in names), None)
+def check_modules(requested: Sequence[str], names: Sequence[str]) -> None:
+    """Raise ValueError unless all `requested` modules are among the recorded `names`."""
+    missing = next((name for name in requested if name not in names), None)
     if missing is not None:
         raise ValueError(unknown("module of this analysis", missing, names))
 
@@ -209,13 +209,13 @@ def load(folder: Path) -> Analysis:
     parts = [files.read_arrays(path, needed) for path in sorted((folder / PARTS).glob("*.npz"))]
     samples, batch = found["about"]["samples"], found["about"]["batch"]
     if len(parts) < -(-samples // batch):
-        raise ValueError(f"the analysis in {folder} is not finished: the same relcache analyze goes on")
+        raise ValueError(f"the analysis in {folder} is not finished: the same relcache analyze resumes it")
     with files.reading(folder / PARTS, "delete it, and the same relcache analyze makes it again"):
         values = {name: np.concatenate([part[name] for part in parts], 2) for name in parts[0]}
         shape = len(found["branches"]), len(found["modules"]), found["about"]["steps"]
         wrong = next((name for name, array in values.items() if (*array.shape[:2], array.shape[3]) != shape), None)
         if wrong is not None:
-            raise ValueError(f"{wrong} is of shape {values[wrong].shape}, and {INDEX} names {shape}")
+            raise ValueError(f"{wrong} has shape {values[wrong].shape}, but {INDEX} names {shape}")
     return Analysis(found["about"], found["about"]["methods"], found["modules"], found["branches"], values)
 
 

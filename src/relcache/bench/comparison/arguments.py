@@ -16,7 +16,7 @@ from relcache.methods import value_from_text
 def call_options(
     model: str | None, guidance: float | None, size: str | None, frames: int | None, more: list[str]
 ) -> dict[str, Any]:
-    """Return the arguments of the pipeline's call: a shipped model's own, overwritten by those of the command line.
+    """Return the arguments of the pipeline's call: a shipped model's own, overwritten by the command line.
 
     Raises:
         ValueError: a wrong guidance, size or option.
@@ -45,7 +45,7 @@ def call_options(
 def named_conditions(
     pipeline: Any, prompts: list[str] | None, classes: str | None
 ) -> tuple[list[int | str], list[str]]:
-    """Return the pipeline's conditions, prompts or class labels, and a name for the file of each.
+    """Return the pipeline's conditions, prompts or class labels, and a name for each file.
 
     Raises:
         ValueError: prompts for a pipeline that takes classes, or classes for one that takes prompts.
@@ -69,7 +69,7 @@ def calibration_conditions(pipeline: Any, conditions: list[int | str], number: i
 
 
 def conditions_for(model: str, prompts: list[str] | None, seeds: Sequence[int]) -> list[int | str]:
-    """Return a condition for each seed: `prompts` in turn, else those of a shipped model's benchmark, else classes."""
+    """Return a condition for each seed: `prompts` in turn, else from a shipped model's benchmark, else classes."""
     if prompts:
         return [*in_turn(prompts, len(seeds))]
     return (shipped_benchmark(model) or SMALL["class"]).conditions(seeds)

@@ -33,7 +33,7 @@ class Benchmark:
         meaning: a sentence that explains the columns.
         options: further arguments of the pipeline's call.
         batch: default number of samples per batch.
-        warmup: full steps at the beginning of a run by method, where they are not two.
+        warmup: full steps at the beginning of a run, by method, if not two.
     """
 
     task: str
@@ -52,7 +52,7 @@ class Benchmark:
 
 
 def in_turn(values: Iterable[T], number: int) -> list[T]:
-    """Return `number` of `values`, from the first again after the last."""
+    """Return `number` values, repeating `values` in order."""
     return list(islice(cycle(values), number))
 
 
@@ -96,7 +96,7 @@ SMALL = {
             "accuracy": Column("class", ".3f", mean("classifier", "accuracy")),
             "frechet": Column("Fréchet", ".3f", distance_to_full("classifier")),
         },
-        meaning="class is the share of pictures in which the classifier sees the class that was asked for; the "
+        meaning="class is the share of pictures in which the classifier sees the requested class; the "
         "Fréchet distance is to full compute, of the shipped classifier's features, and is not FID",
     ),
     "text": Benchmark(

@@ -29,14 +29,14 @@ from relcache.methods import method_from_config
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that decide the samples of a comparison; each folder of samples belongs to one of these.
+    """The settings that decide the samples of a comparison; different settings have different folders of samples.
 
     Attributes:
         setup: model, steps, options of its call.
         conditions: class labels or prompts, one for each sample.
         seeds: one for each sample.
         batch: samples per batch. A schedule that depends on the samples decides for a batch at a time.
-        calibration: the conditions that thresholds are found on, with seeds that results are never reported on.
+        calibration: conditions for finding thresholds; no result is reported on their seeds.
         identity: anything else that the samples depend on, such as a digest of the weights.
     """
 
@@ -55,7 +55,7 @@ class Settings:
         if len(self.seeds) != len(self.conditions):
             raise ValueError(f"{len(self.conditions)} samples need as many seeds, got {len(self.seeds)}")
         if not 0 <= min(self.seeds) <= max(self.seeds) < FIRST_SEED:
-            raise ValueError(f"seeds lie between 0 and {FIRST_SEED - 1}; those above calibrate")
+            raise ValueError(f"seeds are from 0 to {FIRST_SEED - 1}; higher seeds are for calibration")
 
     @property
     def samples(self) -> int:
@@ -71,7 +71,7 @@ class Settings:
 
 
 def short_digest(value: Any, letters: int = 6) -> str:
-    """Return some letters that tell a value from others."""
+    """Return the first `letters` of the SHA-256 digest of a value's JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:letters]
 
 
@@ -83,7 +83,7 @@ def _stamp(value: Any) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Variant:
-    """One method at one number of full steps, or at None where its own options decide it."""
+    """One method at one number of full steps; None if its own options decide the number."""
 
     entry: Entry
     nfc: int | None
@@ -103,7 +103,7 @@ class Comparison:
         entries: the methods.
         targets: the numbers of full steps.
         out: the folder.
-        announce: called with a text at the beginning and with the news of a piece of work.
+        announce: called with texts about the progress.
         advance: called with the number of samples done.
     """
 
@@ -139,7 +139,9 @@ class Comparison:
         for variants in ([self.full], self.variants[1:]):
             self._do(pool, [work for variant in variants for work in self.sampling(variant)])
         measures = self.settings.setup.measures
-        self._do(pool, [work for one in self.variants for name in measures for work in self.measuring(one, name)])
+        self._do(
+            pool, [work for variant in self.variants for name in measures for work in self.measuring(variant, name)]
+        )
 
     def _do(self, pool: Pool, pieces: Sequence[Work]) -> None:
         left = []
@@ -218,7 +220,7 @@ class Comparison:
     # Results
 
     def takes(self, measure: str) -> bool:
-        """Whether a measure is taken; one whose needs are missing is not."""
+        """Whether a measure is taken; it is not if its requirements are missing."""
         return measure in self.settings.setup.measures
 
     def values(self, variant: Variant, measure: str, name: str) -> Iterator[torch.Tensor]:
@@ -229,7 +231,7 @@ class Comparison:
             with files.reading(path):
                 rows = len(found) if found.ndim else 0
                 if not rows or rows % len(seeds):  # a sample may have several
-                    raise ValueError(f"its {name} are of {rows} samples, not of {len(seeds)}")
+                    raise ValueError(f"its {name} are for {rows} samples, not for {len(seeds)}")
             yield found
 
     def joined(self, variant: Variant, measure: str, name: str) -> torch.Tensor:

@@ -40,7 +40,7 @@ class Entry:
     config: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        method_from_config(with_any_budget(self.config))  # a mistake shows before anything is loaded
+        method_from_config(with_any_budget(self.config))  # raise errors before anything is loaded
 
     @property
     def fixed(self) -> bool:
@@ -77,8 +77,8 @@ ABLATION = ("taylorseer-1", "rfe-1", "rcs-1", "rfc-1", *WEIGHTS)
 def choose(text: str | None) -> list[Entry]:
     """Return the methods of a comma-separated list, or of a TOML or YAML file; by default PUBLISHED and DEFAULT.
 
-    A key of SHORT names one method, its part before the order (`rfc`) all orders. `ablation` stands for the paper's
-    ablation, `all` for all of SHORT, and `name:option=value,…` for a method with options.
+    A key of SHORT names one method, its part before the order (`rfc`) all orders. `ablation` means the paper's
+    ablation, `all` all of SHORT, and `name:option=value,…` for a method with options.
 
     Raises:
         ValueError: an unknown name (the message gives the nearest right one), wrong options, or no method at all.
@@ -88,7 +88,7 @@ def choose(text: str | None) -> list[Entry]:
     chosen = from_file(Path(text)) if Path(text).suffix.lower() in FILES else _from_list(text)
     if not chosen:
         raise ValueError(
-            f"{text!r} names no method beside full compute, which is in every table: nothing is left to compare; "
+            f"{text!r} names no method besides full compute, which is in every table: nothing is left to compare; "
             "give --methods such as fora,rfc"
         )
     return chosen
@@ -125,7 +125,7 @@ def _short(name: str) -> Entry:
 
 
 def is_usual(config: Mapping[str, Any], name: str) -> bool:
-    """Whether `config` is that of the short name, apart from its warm-up."""
+    """Whether `config` is the config of the short name, apart from the warm-up."""
     usual = config_from_text(SHORT[name]) if name in SHORT else None
     return usual == {key: value for key, value in config.items() if key != "warmup"}
 
@@ -136,10 +136,10 @@ def from_file(path: Path) -> list[Entry]:
     Each has the key `method`, that method's options, and optionally a `name`.
 
     Raises:
-        ValueError: a file that cannot be read, other keys, or two methods of one name.
+        ValueError: a file that cannot be read, other keys, or two methods with the same name.
     """
     is_toml = path.suffix.lower() == ".toml"
-    with files.reading(path, "mend it, or give another --methods", "cannot be read as methods"):
+    with files.reading(path, "correct it, or give another --methods", "cannot be read as methods"):
         content = path.read_text(encoding="utf-8-sig")
         read = tomllib.loads(content) if is_toml else yaml.safe_load(content)
     listed = read.get("methods") if isinstance(read, dict) else None
@@ -157,7 +157,7 @@ def from_file(path: Path) -> list[Entry]:
         except (ValueError, TypeError) as error:
             raise ValueError(f"method {number} of {path}: {error}") from error
         if entry.name == "full":
-            raise ValueError(f"method {number} of {path} is named 'full', as full compute is: give it another name")
+            raise ValueError(f"method {number} of {path} is named 'full', like full compute: give it another name")
         if entry.name in entries:
             raise ValueError(f"{path} has two methods named {entry.name!r}: give each a name of its own")
         entries[entry.name] = entry
@@ -212,5 +212,5 @@ def named_config(text: str) -> dict[str, Any]:
     more = {key: value for key, value in config_from_text(f"full:{options}").items() if key != "method"}
     twice = next((key for key in more if key in start), None)
     if twice is not None:
-        raise ValueError(f"{text!r} gives {twice} twice: the name {name} stands for {twice}={start[twice]}")
+        raise ValueError(f"{text!r} gives {twice} twice: the name {name} sets {twice}={start[twice]}")
     return {**start, **more}

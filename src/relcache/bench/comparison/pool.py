@@ -1,6 +1,6 @@
-"""Runs the work in this process, or in many through Ray, on this machine or a cluster.
+"""Run the work in this process, or in many through Ray, on this machine or a cluster.
 
-Pieces of work share files alone, so all machines must see the output folder.
+Pieces of work share only files, so all machines must see the output folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from relcache.bench.comparison.work import Setup, Work, Worker
 
-ATTEMPTS = 3  # at a piece of work whose worker dies
+ATTEMPTS = 3  # at a piece of work, if its worker dies
 
 
 class Pool(AbstractContextManager["Pool"], Protocol):
@@ -26,7 +26,7 @@ class Pool(AbstractContextManager["Pool"], Protocol):
 
 
 class Here(Pool):
-    """This process, one piece after the other."""
+    """Run the work in this process, one piece after the other."""
 
     def __init__(self, setup: Setup) -> None:
         self._threads = torch.get_num_threads()
@@ -42,7 +42,7 @@ class Here(Pool):
 
 
 class Cluster(Pool):
-    """Runs the work in Ray's actors. A new worker replaces a dead one, and repeats its piece.
+    """Run the work in Ray's actors. A new worker replaces a dead one, and repeats its piece.
 
     Args:
         setup: the settings of each worker.
@@ -59,8 +59,8 @@ class Cluster(Pool):
         except ImportError as error:
             raise ValueError("more than one worker needs Ray: pip install 'relcache[ray]'") from error
         self._ray = ray
-        self._mine = not ray.is_initialized()
-        if self._mine:
+        self._owns_ray = not ray.is_initialized()
+        if self._owns_ray:
             here = is_here(workers)
             where: dict[str, Any] = {"address": workers}
             if here:  # a cluster of its own
@@ -93,7 +93,7 @@ class Cluster(Pool):
             except ray.exceptions.RayActorError as error:
                 if attempts == 1:
                     raise ValueError(f"{ATTEMPTS} workers died over {piece.file}: {error}") from error
-                tell(f"a worker died over {piece.file.name}; it is done again")
+                tell(f"a worker died over {piece.file.name}; it runs again")
                 waiting.appendleft((piece, attempts - 1))
                 index = self._actors.index(actor)
                 self._actors[index] = self._kind.remote(self._setup)
@@ -107,7 +107,7 @@ class Cluster(Pool):
     def __exit__(self, *error: object) -> None:
         for actor in self._actors:
             self._ray.kill(actor)
-        if self._mine:
+        if self._owns_ray:
             self._ray.shutdown()
 
 

@@ -1,4 +1,4 @@
-"""Makes a comparison from a benchmark and the arguments of a command line."""
+"""Make a comparison from a benchmark and the arguments of a command line."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from relcache.methods import method_from_config
 
 SIZES = ("height", "width", "num_frames")
 MOST_SEEDS = 10_000_000
-EDGE = 1 << 20  # bytes at each end of a weights file that tell it from others
+EDGE = 1 << 20  # bytes at each end of a weights file that are hashed
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The arguments of a command line for a benchmark; None leaves the benchmark's own.
+class Arguments:
+    """The arguments of a command line for a benchmark; None keeps the benchmark's own.
 
     Attributes:
         methods: as `entries.choose` takes them.
         nfc: comma-separated numbers of full steps.
-        seeds: the first one, or one for each sample, as `seeds_from_text` reads them.
+        seeds: the first seed, or a seed for each sample, as `seeds_from_text` reads them.
         prompts: replace the benchmark's own conditions.
         options: further arguments of the pipeline's call.
     """
@@ -71,62 +71,64 @@ def tasks(name: str) -> list[str]:
 
 def prepare(
     benchmark: Benchmark,
-    asked: Asked,
+    arguments: Arguments,
     out: Path,
     announce: Callable[[str], None] = lambda text: None,
     advance: Callable[[int], None] = lambda count: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
-    """Return the comparison that `asked` makes of `benchmark`, with its results in `out`.
+    """Return the comparison of `benchmark` with `arguments`, and with results in `out`.
 
     `warn` is called with each measure that cannot be taken here, and its remedy.
 
     Raises:
-        ValueError: arguments that do not go together; the message names the remedy.
+        ValueError: arguments that do not fit together; the message names the remedy.
     """
-    steps = asked.steps or benchmark.steps
+    steps = arguments.steps or benchmark.steps
     if steps <= WARMUP:
         raise ValueError(f"{steps} steps are no more than the warm-up of {WARMUP} full steps: nothing would be cached")
-    entries = [_warmed(entry, benchmark) for entry in choose(asked.methods)]
+    entries = [_warmed(entry, benchmark) for entry in choose(arguments.methods)]
     for entry in entries:
         remark = method_from_config(entry.config).schedule.remark(steps) if entry.fixed else None
         if remark is not None:
             raise ValueError(f"{entry.name}: {remark}")
-    targets = targets_for(benchmark, steps) if asked.nfc is None else full_steps_from_text(asked.nfc, steps)
-    guidance = benchmark.guidance if asked.guidance is None else asked.guidance
-    conditions, seeds = conditions_and_seeds(benchmark, asked)
+    targets = targets_for(benchmark, steps) if arguments.nfc is None else full_steps_from_text(arguments.nfc, steps)
+    guidance = benchmark.guidance if arguments.guidance is None else arguments.guidance
+    conditions, seeds = conditions_and_seeds(benchmark, arguments)
     reasons = {name: unavailable(name, conditions, **options) for name, options in benchmark.measures.items()}
-    resized = [key for key, own in benchmark.options.items() if key in SIZES and asked.options.get(key, own) != own]
+    resized = [key for key, own in benchmark.options.items() if key in SIZES and arguments.options.get(key, own) != own]
     for name in ("classifier", "recogniser"):
         if name in reasons and resized:
-            reasons[name] = f"it knows samples of {resized[0]} {benchmark.options[resized[0]]} alone"
+            reasons[name] = f"it knows only samples of {resized[0]} {benchmark.options[resized[0]]}"
     for name, reason in reasons.items():
         if reason:
-            warn(f"the table has dashes for {name}: {reason}. Then the same command fills them in")
+            warn(f"the table has dashes for {name}: {reason}. After that, the same command fills them in")
     if reasons.get("vbench", "no such measure") is None and (lacking := unjudged(conditions)):
         warn(f"VBench's total is a dash, as no prompt here is judged by {', '.join(lacking)}: table.csv has the rest")
-    model = asked.model or benchmark.model
-    model = str(Path(model).resolve()) if asked.model and Path(model).is_dir() else model
+    model = arguments.model or benchmark.model
+    model = str(Path(model).resolve()) if arguments.model and Path(model).is_dir() else model
     setup = Setup(
-        model, asked.device, asked.dtype, asked.offload, steps,
-        options={**benchmark.options, "guidance_scale": guidance, **asked.options},
+        model, arguments.device, arguments.dtype, arguments.offload, steps,
+        options={**benchmark.options, "guidance_scale": guidance, **arguments.options},
         measures={name: options for name, options in benchmark.measures.items() if not reasons[name]},
-        threads=asked.threads,
+        threads=arguments.threads,
     )  # fmt: skip
-    if asked.calibration_samples < 1:
-        raise ValueError(f"thresholds need at least 1 calibration sample, got {asked.calibration_samples}")
-    calibration = _conditions(benchmark, asked, calibration_seeds(asked.calibration_samples))
-    settings = Settings(setup, conditions, seeds, asked.batch or benchmark.batch, calibration, identity(model))
+    if arguments.calibration_samples < 1:
+        raise ValueError(f"thresholds need at least 1 calibration sample, got {arguments.calibration_samples}")
+    calibration = _conditions(benchmark, arguments, calibration_seeds(arguments.calibration_samples))
+    settings = Settings(setup, conditions, seeds, arguments.batch or benchmark.batch, calibration, identity(model))
     return Comparison(settings, entries, targets, out, announce, advance)
 
 
-def is_protocol(benchmark: Benchmark, asked: Asked) -> bool:
-    """Whether `asked` leaves the benchmark as it is: its model, or a folder of that name, and its samples."""
+def is_protocol(benchmark: Benchmark, arguments: Arguments) -> bool:
+    """Whether `arguments` keep the benchmark's model, or a folder of its name, and its samples."""
     name = benchmark.model.rpartition("/")[2]
-    own = asked.model in (None, benchmark.model) or Path(asked.model or "").name == name
-    values = ((asked.samples, benchmark.samples), (asked.steps, benchmark.steps), (asked.guidance, benchmark.guidance))
-    prompts = asked.prompts is None or (benchmark.task == "text" and len(asked.prompts) == benchmark.samples)
-    return own and prompts and not asked.options and all(value in (None, usual) for value, usual in values)
+    own = arguments.model in (None, benchmark.model) or Path(arguments.model or "").name == name
+    usual = all(
+        getattr(arguments, name) in (None, getattr(benchmark, name)) for name in ("samples", "steps", "guidance")
+    )
+    prompts = arguments.prompts is None or (benchmark.task == "text" and len(arguments.prompts) == benchmark.samples)
+    return own and prompts and usual and not arguments.options
 
 
 def _warmed(entry: Entry, benchmark: Benchmark) -> Entry:
@@ -135,31 +137,31 @@ def _warmed(entry: Entry, benchmark: Benchmark) -> Entry:
     return entry if warmup is None else replace(entry, config={"warmup": warmup, **entry.config})
 
 
-def conditions_and_seeds(benchmark: Benchmark, asked: Asked) -> tuple[tuple[int | str, ...], tuple[int, ...]]:
-    """Return a condition, class label or prompt, and a seed for each sample."""
-    seeds = seeds_from_text(asked.seeds)
+def conditions_and_seeds(benchmark: Benchmark, arguments: Arguments) -> tuple[tuple[int | str, ...], tuple[int, ...]]:
+    """Return a condition (class label or prompt) and a seed for each sample."""
+    seeds = seeds_from_text(arguments.seeds)
     several = len(seeds) > 1
-    bounds = [len(seeds)] * several + ([] if asked.prompts is None else [len(asked.prompts)])
-    samples = min(bounds, default=benchmark.samples) if asked.samples is None else asked.samples
+    bounds = [len(seeds)] * several + ([] if arguments.prompts is None else [len(arguments.prompts)])
+    samples = min(bounds, default=benchmark.samples) if arguments.samples is None else arguments.samples
     if samples < 2:
         raise ValueError(f"a comparison needs at least 2 samples, got {samples}")
     if samples > FIRST_SEED:
         raise ValueError(
             f"a comparison has at most {FIRST_SEED} samples, as seeds above those calibrate; got {samples}"
         )
-    if asked.prompts is not None and samples > len(asked.prompts):
-        raise ValueError(f"{samples} samples need as many prompts, got {len(asked.prompts)}")
+    if arguments.prompts is not None and samples > len(arguments.prompts):
+        raise ValueError(f"{samples} samples need as many prompts, got {len(arguments.prompts)}")
     if several and samples > len(seeds):
         raise ValueError(f"{samples} samples need as many seeds, or the first one alone; got {len(seeds)}")
     seeds = seeds[:samples] if several else list(range(seeds[0], seeds[0] + samples))
-    return _conditions(benchmark, asked, seeds), tuple(seeds)
+    return _conditions(benchmark, arguments, seeds), tuple(seeds)
 
 
-def _conditions(benchmark: Benchmark, asked: Asked, seeds: Sequence[int]) -> tuple[int | str, ...]:
+def _conditions(benchmark: Benchmark, arguments: Arguments, seeds: Sequence[int]) -> tuple[int | str, ...]:
     """Return a condition for each seed: prompts or another model's classes in turn, else the benchmark's own."""
-    if asked.prompts is not None:
-        return tuple(in_turn(asked.prompts, len(seeds)))
-    classes = classes_in(asked.model) if asked.model is not None and benchmark.task == "class" else None
+    if arguments.prompts is not None:
+        return tuple(in_turn(arguments.prompts, len(seeds)))
+    classes = classes_in(arguments.model) if arguments.model is not None and benchmark.task == "class" else None
     return tuple(benchmark.conditions(seeds) if classes is None else in_turn(range(classes), len(seeds)))
 
 
@@ -209,12 +211,12 @@ def full_steps_from_text(text: str, steps: int) -> list[int]:
         raise ValueError(f"--nfc takes whole numbers with commas between them, such as 14,8,7; got {text!r}")
     for number in found:
         if not WARMUP < number <= steps:
-            raise ValueError(f"--nfc lies above the warm-up, {WARMUP}, and at most at {steps}, the steps; got {number}")
+            raise ValueError(f"--nfc is above the warm-up, {WARMUP}, and at most the {steps} steps; got {number}")
     return list(dict.fromkeys(found))
 
 
 def identity(model: str) -> str:
-    """Return a text that tells the weights of a shipped model or a folder from others; a hub id stands for itself."""
+    """Return a digest of the weights of a shipped model or a folder; return a hub id as it is."""
     folder = model_folder(model)
     if not folder.is_dir():
         return model

@@ -1,4 +1,4 @@
-"""Columns of a comparison's table: numbers made of the measures of all samples of a method."""
+"""Columns of a comparison's table: numbers from the measures of all samples of a method."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def distance_to_full(measure: str, name: str = "features") -> Summary:
     def summary(comparison: Comparison, variant: Variant) -> float | None:
         if comparison.settings.samples < 2:
             return None
-        own, full = (distribution.fit(comparison.values(one, measure, name)) for one in (variant, comparison.full))
+        own, full = (distribution.fit(comparison.values(v, measure, name)) for v in (variant, comparison.full))
         return distribution.frechet_distance(own, full)
 
     return _of_measure(measure, summary, against_full=True)
@@ -90,7 +90,7 @@ class Reference:
     extractor: Callable[[], Extractor]
 
     def __post_init__(self) -> None:
-        Batch(self.path)  # an error shows before anything is sampled
+        Batch(self.path)  # raise errors before anything is sampled
 
     @cached_property
     def _features(self) -> dict[str, torch.Tensor]:
@@ -103,13 +103,13 @@ class Reference:
         return Batch(self.path).statistics
 
     def gaussian(self, name: str) -> distribution.Gaussian | None:
-        """Return the distribution of its "features" or "spatial" features; None if it has none."""
+        """Return the distribution of its "features" or "spatial" features; None without any."""
         if name not in self._statistics and self._features:
             self._statistics[name] = distribution.fit([self._features[name]])
         return self._statistics.get(name)
 
     def distance(self, measure: str, name: str) -> Summary:
-        """Measure the Fréchet distance to it: FID or sFID."""
+        """Measure the Fréchet distance to the batch: FID or sFID."""
 
         def summary(comparison: Comparison, variant: Variant) -> float | None:
             if (known := self.gaussian(name)) is None:
@@ -119,7 +119,7 @@ class Reference:
         return _of_measure(measure, summary)
 
     def coverage(self, measure: str, index: int) -> Summary:
-        """Measure precision (0) or recall (1) against its pictures."""
+        """Measure precision (0) or recall (1) against the batch's pictures."""
 
         def summary(comparison: Comparison, variant: Variant) -> float | None:
             known, samples = self._features.get("features"), comparison.joined(variant, measure, "features")

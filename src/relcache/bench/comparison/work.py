@@ -1,6 +1,6 @@
 """The pieces of work of a benchmark. Each ends in one file, which is written whole or not at all.
 
-Any process can do any piece, once or again, with the same result: seeds belong to samples, and each piece holds all
+Any process can do any piece, even twice, with the same result: seeds belong to samples, and each piece has all
 that it needs. So pieces may run in one process or on many machines, and a killed process loses only its own piece.
 """
 
@@ -69,7 +69,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Make one batch of samples by the method of `config`, numbered from `first` on, in the folder of `file`.
+    """Make one batch of samples with the method of `config`, numbered from `first` on, in the folder of `file`.
 
     `file`, which is written last, holds the batch's report, seconds and bytes.
     """
@@ -83,7 +83,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Take one measure of the samples numbered from `first` on in a folder, against those made with full compute."""
+    """Take one measure of the samples numbered from `first` on in a folder, against the samples of full compute."""
 
     file: Path
     measure: str
@@ -97,7 +97,7 @@ Work = Budget | Sampling | Measuring
 
 
 class Worker:
-    """Does pieces of work; loads the model and the measures' networks when a piece first needs them."""
+    """Do pieces of work; load the model and the measures' networks when a piece first needs them."""
 
     def __init__(self, setup: Setup) -> None:
         if setup.threads:
@@ -161,14 +161,14 @@ class Worker:
         began = time.time()
         samples = sampler.run(method_from_config(work.config), work.seeds, work.conditions)
         gallery.write_samples(work.file.parent, work.first, to_8_bits(samples.images.numpy()))
-        made = {
+        record = {
             "seeds": work.seeds,
             "seconds": samples.seconds,
             "began": began,
             "memory": torch.cuda.max_memory_allocated() if cuda else np.nan,
             "report": json.dumps(samples.reports[0].to_dict()),
         }
-        files.write_arrays(work.file, {name: np.array(value) for name, value in made.items()})
+        files.write_arrays(work.file, {name: np.array(value) for name, value in record.items()})
 
     def _measure(self, work: Measuring) -> None:
         if work.measure not in self._measures:

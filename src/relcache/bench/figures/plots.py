@@ -1,7 +1,7 @@
 """The paper's plots of recorded numbers. Each function returns a figure.
 
 The colours are Okabe and Ito's, which colour-blind readers tell apart. Lines also differ in dashes and marks, for black
-and white. The ground is white.
+and white. The background is white.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class Measured(NamedTuple):
 
 
 def render(figure: Figure) -> dict[str, bytes]:
-    """Return `figure` as the content of files by extension, and close it."""
-    made = {}
+    """Render `figure` as file contents by extension, and close it."""
+    contents = {}
     for extension, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=extension, dpi=160, metadata=metadata)
-        made[extension] = buffer.getvalue()
+        contents[extension] = buffer.getvalue()
     pyplot.close(figure)
-    return made
+    return contents
 
 
 def lines(panels: Mapping[str, Sequence[Line]], x: str, y: str, *, marks: bool = False, log: bool = False) -> Figure:
@@ -176,8 +176,8 @@ def _legend(figure: Figure, axes: Sequence[Any]) -> None:
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    room = figure.get_figwidth() / 0.075  # characters of this size
-    longest = max(map(len, handles), default=0) + 9  # with the line before it
+    room = figure.get_figwidth() / 0.075  # of the figure, in characters
+    longest = max(map(len, handles), default=0) + 9  # with the sample of its line
     columns = max(1, min(4, len(handles), int(room / longest)))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, handlelength=3)
 

@@ -15,7 +15,7 @@ from matplotlib import pyplot
 
 from relcache.bench.figures.text import drawable, folded, labels, style
 
-LINES = 8  # of a column's heading at most
+LINES = 8  # at most, in a column's heading
 
 
 class SheetRow(NamedTuple):
@@ -35,7 +35,7 @@ def draw_sheet(rows: list[SheetRow], title: str, columns: Sequence[str] = (), mo
     """
     shapes = {row.images.shape for row in rows}
     if len(shapes) != 1:
-        raise ValueError(f"the rows of a sheet hold the same number and size of pictures, got {sorted(shapes)}")
+        raise ValueError(f"the rows of a sheet need the same number and size of pictures, got {sorted(shapes)}")
     count = min(most, len(rows[0].images))
     side = min(1.6, max(0.62, 11 / count)) if columns or count < 12 else 0.62  # inches per picture
     captions = [folded(column, 16, LINES) for column in labels(columns[:count], "prompt")]

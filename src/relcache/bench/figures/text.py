@@ -1,4 +1,4 @@
-"""Users' texts on pictures: drawn if the installed fonts have every sign, else replaced by a plain label."""
+"""Draw users' texts on pictures if the installed fonts have every character, else a plain label."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from matplotlib import font_manager, rcParams
 from matplotlib.ft2font import FT2Font
 
-BOXES = "last resort"  # a font whose glyphs are boxes
+BOXES = "last resort"  # a font of boxes
 MATHEMATICAL = ("cm", "stix", "dejavu math")
 TO_LEFT = ("R", "AL", "AN", "RLE", "RLO", "RLI")  # right-to-left scripts, which matplotlib cannot draw
-SHAPED = ("Mc", "Cf")  # signs that join or reorder letters, which it cannot draw either
+SHAPED = ("Mc", "Cf")  # characters that join or reorder letters, which it cannot draw either
 
 
 @cache
-def _signs(path: str) -> frozenset[int]:
+def _characters(path: str) -> frozenset[int]:
     return frozenset(FT2Font(path).get_charmap())
 
 
@@ -35,20 +35,20 @@ def _fonts() -> dict[str, str]:
 
 @cache
 def families(text: str) -> tuple[str, ...]:
-    """Return font families that together have every sign of `text`, the usual one first.
+    """Return font families that together have every character of `text`, the usual family first.
 
-    There are none if no font has a sign, or if letters must join, change their order or run to the left.
+    Return none if no font has a character, or if letters must join, change their order or run to the left.
     """
-    if any(unicodedata.bidirectional(sign) in TO_LEFT or unicodedata.category(sign) in SHAPED for sign in text):
+    if any(unicodedata.bidirectional(c) in TO_LEFT or unicodedata.category(c) in SHAPED for c in text):
         return ()
     usual = font_manager.FontProperties(family=rcParams["font.family"]).get_name()
-    missing = {ord(sign) for sign in text if not sign.isspace()}
+    missing = {ord(character) for character in text if not character.isspace()}
     chosen = [usual]
-    missing -= _signs(font_manager.findfont(usual))
+    missing -= _characters(font_manager.findfont(usual))
     for name, path in _fonts().items():
-        if missing and missing & _signs(path):
+        if missing and missing & _characters(path):
             chosen.append(name)
-            missing -= _signs(path)
+            missing -= _characters(path)
     return () if missing else tuple(chosen)
 
 
@@ -59,7 +59,7 @@ def drawable(text: str, label: str) -> str:
 
 
 def folded(text: str, width: int, most: int) -> str:
-    """Return `text` in at most `most` lines of `width`; dots end a text that is cut."""
+    """Return `text` in at most `most` lines of `width`; a text that is cut ends in dots."""
     return textwrap.fill(text, width, max_lines=most, placeholder=" …")
 
 

@@ -1,1 +1,1 @@
-"""Figures and pages made of a folder of results."""
+"""Figures and pages from a folder of results."""

@@ -1,4 +1,4 @@
-"""Draws the figures and sheets of a folder of results from its files alone."""
+"""Draw the figures and sheets of a folder of results from its files alone."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def illustrate(folder: Path, modules: Sequence[str] = ()) -> list[Path]:
             f"{folder} holds no results: relcache bench, demo and analyze make them, in a folder for each benchmark"
         )
     if modules and not any((path / analysis.INDEX).exists() for path in found):
-        raise ValueError(f"--module is of an analysis, and {folder} holds none: relcache analyze makes one")
+        raise ValueError(f"--module is for an analysis, and {folder} holds none: relcache analyze makes one")
     written = [path for results in found for path in _illustrate_one(results, modules)]
     if not written:
-        raise ValueError(f"{folder} holds times alone, as of random weights: there is nothing to draw")
+        raise ValueError(f"{folder} holds only times, as for random weights: there is nothing to draw")
     return written
 
 
 def _illustrate_one(folder: Path, modules: Sequence[str]) -> list[Path]:
-    """Draw the figures of one folder; times of random weights have none."""
+    """Draw the figures of one folder; there are none for times of random weights."""
     written: list[Path] = []
     if (folder / SETTINGS).exists():
         written += draw_benchmark(folder)
@@ -120,7 +120,7 @@ def _sheets(folder: Path, settings: Mapping[str, Any], cells: Sequence[Mapping[s
 
 
 def _quality(cells: Sequence[Mapping[str, Any]], column: str) -> tuple[list[Line], str]:
-    """Return a line for each method, a column of the table over FLOPs, and the unit. Full compute is a level line."""
+    """Return each method's line, a table column over FLOPs, and the unit. Full compute is a horizontal line."""
     full, *others = [cell for cell in cells if cell["tflops"] is not None] or [{}]
     unit, scale = flops_unit([cell["tflops"] for cell in others])
     points: dict[str, list[tuple[float, float]]] = {}
@@ -251,16 +251,16 @@ FIGURES: dict[str, Callable[[Analysis, Sequence[int]], Figure]] = {
 
 
 def _reference(known: Analysis) -> str:
-    """Return the method whose output errors are compared with those of the input: plain extrapolation if present."""
+    """Return the method to compare with the errors of the input: plain extrapolation if present."""
     return next((name for name in known.methods if name.startswith("taylorseer")), known.methods[0])
 
 
 def summary(known: Analysis) -> dict[str, Any]:
     """Return the figures' numbers by module and over all modules; None for too few steps.
 
-    The variation of s is its standard deviation over its mean, for each row. One is over all steps of a run, the other
-    the average over the gaps between full steps. The correlation is that of the errors of input and output over the
-    steps. A stream whose input does not move, as FLUX's text before the first block, has no s; means leave it out.
+    The relative standard deviation of s in each row is taken over all steps of a run, and averaged over the gaps
+    between full steps. The correlation is between the errors of input and output over the steps. A stream with a
+    constant input, such as FLUX's text before the first block, has no s; means leave it out.
     """
     s = known.values["s"].astype(np.float64)
     with warnings.catch_warnings():  # about empty means, for a stream without s

@@ -1,4 +1,4 @@
-"""A folder of results as one self-contained page: tables, figures, and pictures to compare by hand."""
+"""Write a folder of results as one self-contained page: tables, figures, and pictures to compare by hand."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def write_page(folder: Path) -> Path:
 
 
 def _script(value: Any) -> str:
-    """Return JSON for a script element; no prompt can end the element, or begin one or a comment in it."""
+    """Return JSON for a script element, escaped so that no prompt can end it or begin a tag or comment."""
     return json.dumps(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

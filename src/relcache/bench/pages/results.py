@@ -1,4 +1,4 @@
-"""Writes a comparison's tables, rows of each sample, sheets of pictures or clips, and figures."""
+"""Write a comparison's tables, rows of each sample, sheets of pictures or clips, and figures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_results(
 ) -> tuple[list[dict[str, Any]], list[Path]]:
     """Write the files of a finished comparison. Return the rows of its table, and the files.
 
-    `protocol` names the paper's benchmark whose numbers stand beside the measured ones; none for other protocols.
+    `protocol` names the paper's benchmark to print published numbers from, "" for none.
     """
     out = comparison.out
     rows = [

@@ -1,6 +1,6 @@
-"""Metrics whose packages conflict with diffusers: each runs in its own environment, in a process of its own.
+"""Run metrics with packages that conflict with diffusers, each in its own environment and process.
 
-`relcache environment NAME` makes the environment. Without it the metric is left out, with a warning.
+`relcache environment NAME` makes the environment. Without it, a warning says so and the metric is left out.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _python(name: str) -> Path:
 
 
 def require(name: str) -> Path:
-    """Return the interpreter of a metric's environment; raise ValueError if that has not been made."""
+    """Return the interpreter of a metric's environment; raise ValueError if there is none."""
     if not (folder_of(name) / "ready").exists():
         raise ValueError(f"{name} needs an environment of its own: relcache environment {name}")
     return _python(name)
@@ -80,7 +80,7 @@ def require(name: str) -> Path:
 def vbench_prompts() -> dict[str, set[str]]:
     """Return the prompts of VBench's standard suite, in its order, and the dimensions that judge each.
 
-    Raises ValueError if VBench's environment has not been made.
+    Raises ValueError without VBench's environment.
     """
     try:
         require("vbench")
@@ -139,7 +139,7 @@ def _last_lines(text: str) -> str:
 
 
 class External:
-    """A metric's script in its environment, which answers requests; raises ValueError if that has not been made."""
+    """A process of a metric's script, which answers requests; raises ValueError without its environment."""
 
     def __init__(self, name: str, device: str, **request: Any):
         self.name, self.request = name, {"device": device, **request}

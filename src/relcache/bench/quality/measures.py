@@ -1,4 +1,4 @@
-"""Measures of single samples: scores, and features by which distributions are compared.
+"""Measures of single samples: scores, and features for comparing distributions.
 
 A measure takes samples, references and conditions, and returns values (n, …) by name. Samples and references are uint8
 (n, channels, height, width) or (n, frames, channels, height, width).
@@ -88,10 +88,10 @@ def _clip(device: str, model: str = "openai/clip-vit-large-patch14") -> Measure:
     The paper does not name its CLIP model; `model` is a folder or a hub id.
     """
     try:
-        with quiet_loading() as said:
+        with quiet_loading() as messages:
             processor = transformers.AutoProcessor.from_pretrained(model)
             network: torch.nn.Module = transformers.CLIPModel.from_pretrained(model)
-        if lacking := missing_weights(said):
+        if lacking := missing_weights(messages):
             raise ValueError(lacking)
     except MemoryError:
         raise
@@ -135,7 +135,7 @@ QUALITY, QUALITY_WEIGHT, MEANING_WEIGHT = 7, 4, 1
 
 
 def _vbench_dimensions(device: str) -> Measure:
-    """Score by VBench's dimensions, in its own environment: (n,) each, NaN if a prompt is not judged by one."""
+    """Score by VBench's dimensions, in its own environment: (n,) each, NaN if a dimension does not judge a prompt."""
     ask = External("vbench", device, dimensions=list(DIMENSIONS))
 
     def measure(images: Tensor, references: Tensor, conditions: Sequence[int | str]) -> dict[str, Tensor]:
@@ -146,7 +146,7 @@ def _vbench_dimensions(device: str) -> Measure:
 
 
 def unjudged(prompts: Sequence[int | str]) -> list[str]:
-    """Return the dimensions of VBench that judge none of these prompts, which are from its list."""
+    """Return the dimensions of VBench that judge none of these prompts from its list."""
     known = vbench_prompts()
     return [name for name in DIMENSIONS if not any(name in known[str(prompt)] for prompt in prompts)]
 
@@ -187,7 +187,7 @@ def unavailable(name: str, conditions: Sequence[int | str] = (), **options: Any)
         if name in ENVIRONMENTS:
             require(name)
         if name == "vbench" and (others := set(conditions) - vbench_prompts().keys()):
-            return f"VBench judges its own prompts only, and {min(map(str, others))!r} is none: leave --prompts out"
+            return f"VBench judges its own prompts only, and {min(map(str, others))!r} is not one: leave --prompts out"
         if name == "recogniser":
             for condition in conditions:
                 shapes.parse(str(condition))

@@ -1,4 +1,4 @@
-"""Sampling a pipeline in batches from one seed per sample."""
+"""Sample a pipeline in batches, with one seed per sample."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def smaller(pipeline: Any) -> list[str]:
     """Return the command-line options that make a pipeline's samples smaller."""
     taken = inspect.signature(pipeline.__call__).parameters
     options = {"height": "a smaller --size", "num_frames": "fewer --frames"}
-    return [said for name, said in options.items() if name in taken]
+    return [option for name, option in options.items() if name in taken]
 
 
 def _check_option(name: str, value: Any, annotation: Any) -> None:
-    """Raise ValueError unless `value` is of the plain kind that the pipeline annotates, such as a number or a text.
+    """Raise ValueError unless `value` has the plain type that the pipeline annotates, such as a number or a text.
 
-    The pipeline checks other kinds, such as lists and tensors, itself.
+    The pipeline checks other types, such as lists and tensors, itself.
     """
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     if not all(kind in PLAIN for kind in kinds):
@@ -75,7 +75,7 @@ def _check_option(name: str, value: Any, annotation: Any) -> None:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Samples a pipeline in batches.
+    """Sample a pipeline in batches.
 
     A sample depends on its seed and its condition, not on its batch. `options` are further arguments of the pipeline's
     call, such as guidance_scale.
@@ -130,7 +130,7 @@ class Sampler:
         return Samples(torch.cat(images), seconds, reports)
 
     def call(self, seeds: Sequence[int], conditions: Sequence[int | str]) -> Tensor:
-        """Sample one batch by the pipeline as it is; the images are those of `Samples`.
+        """Sample one batch with the pipeline as it is, and return images like those of `Samples`.
 
         Raises:
             ValueError: prompts for a pipeline that takes classes, or classes for one that takes prompts.
@@ -152,14 +152,14 @@ class Sampler:
         except Exception as error:
             if is_out_of_memory(error) or _is_ours(error):
                 raise
-            given = ", ".join(f"{name} {value!r}" for name, value in self.options.items()) or "no options"
-            said = f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
-            raise ValueError(f"{type(self.pipeline).__name__} cannot be called with {given} ({said})") from error
-        made = output.frames if hasattr(output, "frames") else output.images
-        return torch.as_tensor(made).movedim(-1, -3).float()
+            options = ", ".join(f"{name} {value!r}" for name, value in self.options.items()) or "no options"
+            cause = f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
+            raise ValueError(f"{type(self.pipeline).__name__} cannot be called with {options} ({cause})") from error
+        images = output.frames if hasattr(output, "frames") else output.images
+        return torch.as_tensor(images).movedim(-1, -3).float()
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether relcache itself ran where `error` was raised; its own faults keep their traceback."""
+    """Whether code of relcache was running when `error` was raised; such an error is raised unchanged."""
     frames = traceback.extract_tb(error.__traceback__)[1:]  # without the call itself
     return any(Path(frame.filename).is_relative_to(PACKAGE) for frame in frames)

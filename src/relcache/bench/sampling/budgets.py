@@ -1,4 +1,4 @@
-"""Finds the interval or the threshold at which a method has a given number of full steps."""
+"""Find the interval or the threshold at which a method has a given number of full steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from relcache.bench.sampling.batches import Sampler
 from relcache.method import Method
 from relcache.methods import BY_NAME, method_from_config
 
-WARMUP = 2  # full steps that every run begins with unless its method says otherwise
+WARMUP = 2  # full steps at the beginning of every run, unless its method says otherwise
 CLOSE_RATIO = 1.05  # the search for the smallest threshold ends at two thresholds of this ratio
 FIRST_SEED = 1_000_000  # calibration never uses the seeds that results are reported on
 BUDGETS = ("interval", "threshold", "full_steps", "speedup")  # options that decide the number of full steps
@@ -30,7 +30,7 @@ def count_full_steps(interval: int, steps: int, phase: int | None = None, warmup
 
 
 def interval_for(nfc: int, steps: int, phase: int | None = None, warmup: int = WARMUP) -> int:
-    """Return the interval whose number of full steps is nearest to `nfc`; not every number can be reached."""
+    """Return the interval that gives the number of full steps nearest to `nfc`; some numbers are out of reach."""
     return min(range(1, steps + 1), key=lambda interval: abs(count_full_steps(interval, steps, phase, warmup) - nfc))
 
 
@@ -38,7 +38,7 @@ def spacing_for(nfc: int, steps: int, phase: int | None = None, warmup: int = WA
     """Return the interval that gives `nfc` full steps, with a phase if the published phase gives another number.
 
     The phase is the nearest to the published one that gives `nfc`; its first gap is less than two intervals. A `phase`
-    that is passed stays. If no phase gives `nfc`, the interval gives the nearest number.
+    that is passed is kept. If no phase gives `nfc`, the interval gives the nearest number.
     """
     interval = interval_for(nfc, steps, phase, warmup)
     if phase is not None or count_full_steps(interval, steps, None, warmup) == nfc:
@@ -96,7 +96,7 @@ def check_budget(config: Mapping[str, Any], nfc: float, steps: int) -> None:
     """Check that the method of `config` can have `nfc` of `steps` full steps; full compute passes.
 
     Raises:
-        ValueError: its own options decide them, or it cannot have so many or so few.
+        ValueError: its own options decide them, or it cannot have this number.
     """
     name = str(config.get("method")).lower()
     if name == "full":
@@ -117,7 +117,7 @@ def check_budget(config: Mapping[str, Any], nfc: float, steps: int) -> None:
         )
     if not warmup <= nfc <= steps:
         least = f"the warm-up, {warmup}," if warmup > 1 else f"{warmup}"
-        raise ValueError(f"the number of full steps lies between {least} and {steps}; got {nfc:g}")
+        raise ValueError(f"the number of full steps is between {least} and {steps}; got {nfc:g}")
 
 
 def at_budget(
@@ -129,9 +129,10 @@ def at_budget(
     tell: Callable[[float, float], None] = lambda threshold, nfc: None,
     known: TriedThresholds | None = None,
 ) -> Method:
-    """Return the method of `config` with the interval or threshold that gives `nfc` full steps; full compute as it is.
+    """Return the method of `config` with the interval or threshold that gives `nfc` full steps.
 
-    An interval follows from `nfc`. A threshold is searched for by sampling `seeds` and `conditions`.
+    Full compute stays as it is. An interval follows from `nfc`. A threshold is found by sampling `seeds`
+    and `conditions`.
 
     Raises:
         ValueError: a wrong config, or a number of full steps that the method cannot have.
@@ -158,7 +159,7 @@ class TriedThresholds:
     tried: dict[float, float] = field(default_factory=dict)
 
     def nearest(self, nfc: float) -> float:
-        """Return the smallest of the thresholds whose number of full steps is nearest to `nfc`."""
+        """Return the smallest threshold that gave the number of full steps nearest to `nfc`."""
         return min(self.tried, key=lambda threshold: (abs(self.tried[threshold] - nfc), threshold))
 
     def bracket(self, nfc: float) -> tuple[float, float | None]:
@@ -181,7 +182,7 @@ def threshold_for(
 ) -> float:
     """Return the smallest threshold at which `method` has `nfc` full steps on average over calibration samples.
 
-    The search begins at the method's own threshold. `known`, `most` and `tell` are those of `smallest_threshold`.
+    The search begins at the method's own threshold. `known`, `most` and `tell` are as in `smallest_threshold`.
 
     Raises:
         ValueError: a number of full steps that the method cannot have, or a method without a threshold.
@@ -207,8 +208,8 @@ def smallest_threshold(
 ) -> float:
     """Return the smallest threshold at which `count` gives `nfc` full steps, by bisection, to within 5 percent.
 
-    A range of thresholds gives the same number. The smallest keeps the gaps between full steps short: a greater one
-    lets the same errors grow further, and may spend its last full step on the last step. The number falls in leaps as
+    A range of thresholds gives the same number. The smallest keeps the gaps between full steps short: greater
+    thresholds let errors grow further, and may spend the last full step on the last step. The number falls in jumps as
     the threshold grows; if no run hits it, the threshold with the nearest number is returned.
 
     Args:
@@ -217,7 +218,7 @@ def smallest_threshold(
         steps: steps of a run; a threshold of 0 makes them all full.
         start: the threshold at which the search begins.
         warmup: full steps that every run begins with.
-        known: earlier runs of the same method; this search adds its own.
+        known: earlier runs of the same method; the search adds its runs.
         most: the most runs.
         tell: called after each run with its threshold and its mean number of full steps.
 
@@ -225,7 +226,7 @@ def smallest_threshold(
         ValueError: a number of full steps that the method cannot have.
     """
     if not warmup <= nfc <= steps:
-        raise ValueError(f"the number of full steps lies between the warm-up, {warmup}, and {steps}; got {nfc}")
+        raise ValueError(f"the number of full steps is between the warm-up, {warmup}, and {steps}; got {nfc}")
     if nfc == steps:
         return 0.0
     known = TriedThresholds() if known is None else known

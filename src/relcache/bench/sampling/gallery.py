@@ -1,7 +1,7 @@
 """Samples as files: a picture or a clip each, and sheets that show methods side by side.
 
 `write_each` writes for people: clips become animations, with fewer colours. `write_samples` writes for measuring: a PNG
-file for each picture or frame, from which `read_samples` reads the very same numbers.
+file for each picture or frame. `read_samples` reads exactly the same numbers from them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from relcache.bench import files
 from relcache.bench.figures.sheet import SheetRow, as_image, clip_gif, draw_clips, draw_sheet, to_8_bits
 from relcache.bench.figures.text import labels
 
-LAST_PUNCTUATION = 0x206F  # symbols beyond it, such as emoji, may be all that tells two texts apart
+LAST_PUNCTUATION = 0x206F  # symbols beyond it, such as emoji, may be the only difference of two texts
 STRIP = 12  # frames of a strip at most, spread over the clip
 
 
@@ -50,20 +50,20 @@ def read_samples(folder: Path, first: int, count: int, largest: int | None = Non
     """
     if not folder.is_dir():
         raise ValueError(f"the samples in {folder} are gone: the command that made them makes them again")
-    made: list[np.ndarray] = []
+    samples: list[np.ndarray] = []
     for number in range(first, first + count):
         clip = folder / f"{number:06d}"
         if clip.is_dir():
             frames = range(len(list(clip.glob("*.png"))))
-            made.append(np.stack([_read_png(folder, number, frame, largest) for frame in frames]))
+            samples.append(np.stack([_read_png(folder, number, frame, largest) for frame in frames]))
         else:
-            made.append(_read_png(folder, number, None, largest))
-        if made[-1].shape != made[0].shape:
+            samples.append(_read_png(folder, number, None, largest))
+        if samples[-1].shape != samples[0].shape:
             raise ValueError(
-                f"sample {number} in {folder} is of another size than sample {first}: {made[-1].shape} and "
-                f"{made[0].shape}; delete {folder}, and the same command makes it again"
+                f"sample {number} in {folder} has another size than sample {first}: {samples[-1].shape} and "
+                f"{samples[0].shape}; delete {folder}, and the same command makes it again"
             )
-    return np.stack(made)
+    return np.stack(samples)
 
 
 def _path(folder: Path, number: int, frame: int | None) -> Path:
@@ -121,8 +121,8 @@ def write_sheets(
 def slug(text: str, longest: int = 60) -> str:
     """Return `text` in lower case as a part of a file's name.
 
-    If letters are lost, as from Chinese or from a text longer than `longest`, six letters of a digest tell it from
-    others. A text without Latin letters and digits becomes these six alone.
+    If letters are lost, as from Chinese or from a text longer than `longest`, six letters of a digest distinguish
+    it. A text without Latin letters and digits becomes these six alone.
     """
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     lost = any((letter.isalnum() and not letter.isascii()) or ord(letter) > LAST_PUNCTUATION for letter in text)

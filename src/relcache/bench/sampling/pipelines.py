@@ -1,4 +1,4 @@
-"""Loading pipelines: a shipped model by name, a local folder, or a hub id."""
+"""Load pipelines: a shipped model by name, a local folder, or a hub id."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def precision_of(dtype: str) -> torch.dtype:
     """Return the torch dtype of this name.
 
     Raises:
-        ValueError: a dtype that models are not sampled in.
+        ValueError: an unsupported dtype.
     """
     if dtype not in DTYPES:
         raise ValueError(unknown("dtype", dtype, DTYPES))
@@ -109,14 +109,14 @@ def usable_device(device: str) -> str:
 
 def _load(model: str, source: Path, precision: torch.dtype) -> Any:
     failed: Exception | None = None
-    with quiet_loading() as said:
+    with quiet_loading() as messages:
         try:
             pipeline = DiffusionPipeline.from_pretrained(source if source.is_dir() else model, dtype=precision)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             failed = error
-    lacking = missing_weights(said)
+    lacking = missing_weights(messages)
     if failed is not None:
         broken = _broken(source) if source.is_dir() else ""
         reason = "; ".join(filter(None, (broken, lacking))) + " " * bool(broken or lacking)
@@ -134,15 +134,15 @@ def _load(model: str, source: Path, precision: torch.dtype) -> Any:
 class _Collector(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
 @contextmanager
 def quiet_loading() -> Iterator[list[str]]:
-    """Suppress the bars and lines of both libraries, and yield the list that collects their warnings."""
+    """Suppress progress bars and output of both libraries, and yield the list that collects their warnings."""
     collector = _Collector()
     with ExitStack() as stack:
         for library in (diffusers_logging, transformers_logging):
@@ -155,13 +155,13 @@ def quiet_loading() -> Iterator[list[str]]:
             if library.is_progress_bar_enabled():
                 stack.callback(library.enable_progress_bar)
             library.disable_progress_bar()
-        yield collector.said
+        yield collector.messages
 
 
-def missing_weights(said: list[str]) -> str:
-    """Return words for a message about weights that are missing or of another shape; empty without any."""
+def missing_weights(messages: list[str]) -> str:
+    """Describe weights that are missing or have another shape, for a message; return "" without any."""
     found = []
-    for text in said:
+    for text in messages:
         report, line = OF_TRANSFORMERS.search(text), OF_DIFFUSERS.search(text)
         names = [row["name"] for row in ROW.finditer(text)] if report else []
         if line:
@@ -184,12 +184,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that main memory or a device's memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    said = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
-    return isinstance(error, RuntimeError) and re.search(said, str(error), re.IGNORECASE) is not None
+    pattern = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
+    return isinstance(error, RuntimeError) and re.search(pattern, str(error), re.IGNORECASE) is not None
 
 
 def _broken(folder: Path) -> str:
-    """Return words for a message about the files of `folder` that cannot be read; empty if all can."""
+    """Describe the files of `folder` that cannot be read, for a message; return "" if all can."""
     found = []
     for path in sorted(folder.rglob("*.*")):
         try:
@@ -209,7 +209,7 @@ def is_class_conditional(pipeline: Any) -> bool:
 
 
 def number_of_classes(pipeline: DiTPipeline) -> int:
-    """Return how many classes the pipeline can draw: those that it names, else all of its transformer's."""
+    """Return how many classes the pipeline can draw: all that it names, else all of its transformer's."""
     return max(pipeline.labels.values(), default=pipeline.transformer.config.num_embeds_ada_norm - 1) + 1
 
 
@@ -228,7 +228,7 @@ def class_numbers(pipeline: DiTPipeline, names: list[str]) -> list[int]:
     """Return the class labels of names or numbers.
 
     Raises:
-        ValueError: a name that the pipeline does not know; the message lists those that it knows.
+        ValueError: a name that the pipeline does not know; the message lists the known names.
     """
     known = {name.lower(): number for name, number in pipeline.labels.items()}
     numbers = []

@@ -35,7 +35,7 @@ class Contestant:
 
     Attributes:
         name: its name in the table.
-        enabled: a context in which a pipeline or a bare transformer skips work.
+        enabled: returns a context that makes a pipeline or a bare transformer skip work.
         is_peer: whether another library provides it.
         budget: its "interval" or "threshold".
     """
@@ -47,7 +47,7 @@ class Contestant:
 
 
 class NamedMethod(NamedTuple):
-    """A method at one granularity: a name of both, and its config."""
+    """A method at one granularity: a name for both, and its config."""
 
     name: str
     config: Mapping[str, Any]
@@ -82,7 +82,7 @@ def ours(name: str, method: Method, steps: int | None = None) -> Contestant:
 
 
 def at_interval(method: Method, interval: int, steps: int, warmup: int = WARMUP) -> Method:
-    """Return a method with as many full steps of `steps` as the interval has, at the same steps unless it grows gaps.
+    """Return a method with the full steps of an interval; with growing gaps it has as many, but at other steps.
 
     An error budget still measures its signal at each step, but its longest gap decides.
     """
@@ -113,7 +113,7 @@ def peer_at(
     known: TriedThresholds,
     tell: Callable[[float, float], None] = lambda threshold, nfc: None,
 ) -> Contestant:
-    """Return a peer at the interval or threshold whose number of full steps is nearest to `nfc`.
+    """Return a peer at the interval or threshold that gives the number of full steps nearest to `nfc`.
 
     `count` runs a contestant and returns its number of full steps. `known` collects the thresholds tried for this peer.
     """
@@ -127,8 +127,8 @@ def peer_at(
 
 
 def only_transformer(pipeline_or_model: Any) -> nn.Module:
-    """Return the transformer of a pipeline, or the bare one; raise ValueError if there are several."""
+    """Return the transformer of a pipeline, or the bare transformer; raise ValueError if there are several."""
     models, _ = find_transformers(pipeline_or_model)
     if len(models) > 1:
-        raise ValueError(f"a pipeline with one transformer can be timed; this one has {', '.join(models)}")
+        raise ValueError(f"only a pipeline with one transformer can be timed; this pipeline has {', '.join(models)}")
     return next(iter(models.values()))

@@ -40,7 +40,7 @@ COLUMNS = (
     ("Python calls of a unit", "unit_calls", ".1f"),
     ("its µs, launches too", "unit_us", ".1f"),
 )
-"""Of the table: heading, name in a row, format."""
+"""Columns of the table: heading, key in a row, format."""
 H100 = 3.0e12  # bytes per second that a copy reads and writes
 
 
@@ -55,11 +55,11 @@ class Traffic(TorchDispatchMode):
         output = func(*args, **(kwargs or {}))
         returns = func._schema.returns
         is_view = any(value.alias_info is not None and not value.alias_info.is_write for value in returns)
-        made = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-        if not is_view and made and func.overloadpacket is not torch.ops.aten.empty:
+        outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        if not is_view and outputs and func.overloadpacket is not torch.ops.aten.empty:
             read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             self.kernels += 1
-            self.bytes += sum(value.numel() * value.element_size() for value in (*read, *made))
+            self.bytes += sum(value.numel() * value.element_size() for value in (*read, *outputs))
         return output
 
 
@@ -106,22 +106,22 @@ def copy_rate(device: str, size: int = 1 << 28, rounds: int = 7) -> float:
 def table(subject: Subject, methods: Sequence[tuple[str, Method]], dtype: str, device: str) -> list[dict[str, Any]]:
     """Return a row for each method with the results of `count` and `python_cost`.
 
-    It also has the least time to move a cached step's bytes, at an H100's copy rate and at that measured on `device`.
+    Each row also has the least time to move a cached step's bytes, at an H100's copy rate and at that of `device`.
     """
     rows, rate = [], copy_rate(device)
     for title, method in methods:
-        found, python = count(subject, method, precision_of(dtype)), python_cost(subject, method)
+        counts, python = count(subject, method, precision_of(dtype)), python_cost(subject, method)
         rows.append(
             {
                 "method": title,
-                "held_gb": found["held_bytes"] / 1e9,
+                "held_gb": counts["held_bytes"] / 1e9,
                 **{
-                    f"{kind}_{unit}": found[f"{kind}_{name}"] / scale
+                    f"{kind}_{unit}": counts[f"{kind}_{name}"] / scale
                     for kind in ("full", "cached")
                     for unit, name, scale in (("gb", "bytes", 1e9), ("gflops", "flops", 1e9), ("kernels", "kernels", 1))
                 },
-                "h100_ms": 1e3 * found["cached_bytes"] / H100,
-                "here_ms": 1e3 * found["cached_bytes"] / rate,
+                "h100_ms": 1e3 * counts["cached_bytes"] / H100,
+                "here_ms": 1e3 * counts["cached_bytes"] / rate,
                 "units": python["units"],
                 "step_calls": python["calls"],
                 "unit_calls": python["calls"] / python["units"],

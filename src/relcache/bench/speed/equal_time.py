@@ -41,8 +41,8 @@ def with_best_peer(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         best: tuple[float, str] | None = None
         if not row["peer"] and row["psnr"] is not None:
-            found = {name: quality_at(row["share"], curve) for name, curve in curves.items()}
-            best = max(((quality, name) for name, quality in found.items() if quality is not None), default=None)
+            qualities = {name: quality_at(row["share"], curve) for name, curve in curves.items()}
+            best = max(((quality, name) for name, quality in qualities.items() if quality is not None), default=None)
         quality, name = best or (None, None)
         lead = None if quality is None else row["psnr"] - quality
         judged.append({**row, "peer_psnr": quality, "best_peer": name, "lead": lead})

@@ -1,4 +1,4 @@
-"""Measure the Python part of a cached step: calls within relcache, and the time of these and their kernel launches.
+"""Measure the Python part of a cached step: the calls within relcache, and their time with kernel launches.
 
 The models have all their blocks but hardly any channels and tokens, so that kernels take no time beyond their launch.
 """
@@ -32,7 +32,7 @@ TIMED = 50  # steps; the fastest counts, as other load can only slow a step down
 def python_cost(subject: Subject, method: Method) -> dict[str, float]:
     """Measure a cached step of the subject's tiny model: units, calls of relcache's functions, microseconds.
 
-    The microseconds are the excess over a step whose units return stored outputs at once.
+    The microseconds are the excess over a step with units that return stored outputs at once.
     """
     tiny = subject._replace(config=subject.config | subject.tiny, size=replace(subject.size, **subject.tiny_size))
     model, spec = model_of(tiny, torch.float32, "cpu")
@@ -79,16 +79,16 @@ def _fastest(model: nn.Module, calls: Sequence[dict[str, Any]]) -> float:
 
 
 def _hollow(model: nn.Module, modules: Sequence[nn.Module], call: dict[str, Any], stack: ExitStack) -> None:
-    """Let modules return their outputs of this call at once, until the stack closes."""
-    made: dict[nn.Module, Any] = {}
+    """Make modules return their outputs of this call at once, until the stack closes."""
+    outputs: dict[nn.Module, Any] = {}
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        made[module] = output
+        outputs[module] = output
 
     hooks = [module.register_forward_hook(keep) for module in modules]
     model(**call)
     for hook in hooks:
         hook.remove()
-    for module, output in made.items():
+    for module, output in outputs.items():
         vars(module)["forward"] = lambda *args, output=output, **kwargs: output
         stack.callback(vars(module).pop, "forward")

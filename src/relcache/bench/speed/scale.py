@@ -1,4 +1,4 @@
-"""Weigh the tensors that are alive, whoever holds them."""
+"""Measure the memory of all live tensors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def live_bytes() -> int:
 
 
 class Scale:
-    """Weighs the tensors made since it was entered; those that share memory with older ones weigh nothing.
+    """Weigh the tensors made since it was entered; tensors that share memory with older tensors weigh nothing.
 
-    Until it exits, older objects are hidden from the garbage collector, as visiting them all can take longer than a
-    denoising step.
+    Until it exits, it hides older objects from the garbage collector, because visiting them all can take longer than
+    a denoising step.
     """
 
     def __enter__(self) -> Scale:

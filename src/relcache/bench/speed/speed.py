@@ -1,7 +1,7 @@
 """Measure time and memory of full and cached steps on one model, for methods at each granularity and peers.
 
-In each round every contestant runs the same denoising loop on the same inputs, all in one process. So ratios hold if
-the machine's speed drifts. The ideal is the number of full steps times the time of a step of the plain model.
+In each round every contestant runs the same denoising loop on the same inputs, all in one process. So ratios stay
+valid if the machine's speed drifts. The ideal is the number of full steps times the time of a step of the plain model.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def race(
     tell: Callable[[str], None] = lambda text: None,
     target: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Return rows of the plain model and each contestant. A first round warms up and weighs what is held.
+    """Return rows of the plain model and each contestant. A first round warms up and weighs the tensors kept.
 
     `target` is the wanted number of full steps.
     """
@@ -86,7 +86,7 @@ def race(
     for _ in range(rounds):
         for contestant in contestants:
             around = _lap(course, course.calls[:2])
-            _free_peak(course.device)
+            _reset_peak(course.device)
             laps, _ = _run_loop(course, contestant)
             around += _lap(course, course.calls[-2:])
             once = statistics.median(seconds for seconds, _ in around)
@@ -101,7 +101,10 @@ def race(
             tell(contestant.name)
     once = statistics.median(plain.full)
     plain.rounds, plain.ideals, plain.nfc = [steps * once], [steps * once], steps
-    return [plain.row(PLAIN, steps, once), *(times[one.name].row(one, steps, once, target) for one in contestants)]
+    return [
+        plain.row(PLAIN, steps, once),
+        *(times[rival.name].row(rival, steps, once, target) for rival in contestants),
+    ]
 
 
 COLUMNS = (
@@ -117,7 +120,7 @@ COLUMNS = (
     ("held, GB", "held_gb", ".3f"),
     ("peak, GB", "peak_gb", ".2f"),
 )
-"""Of the table: heading, name in a row, format."""
+"""Columns of the table: heading, key in a row, format."""
 
 
 def write_table(out: Path, rows: Rows, about: str, columns: Columns) -> list[Path]:
@@ -155,7 +158,7 @@ def _lap(course: Course, calls: Sequence[dict[str, Any]], handle: Any = None) ->
     return [(clock.between(*moment), step in full) for step, moment in enumerate(moments)]
 
 
-def _free_peak(device: torch.device) -> None:
+def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -172,7 +175,7 @@ def contestants_for(
     known: dict[str, TriedThresholds],
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Contestant]:
-    """Return methods and peers with the number of full steps that an interval gives and that is nearest to `nfc`.
+    """Return methods and peers at the number of full steps nearest to `nfc` that an interval gives.
 
     `known` keeps the tried thresholds by peer.
 
@@ -187,7 +190,7 @@ def contestants_for(
     ]
 
     def count(contestant: Contestant) -> float:
-        tell(f"{contestant.name}: which threshold")
+        tell(f"{contestant.name}: finding the threshold")
         with contestant.enabled(course.model):
             return sum(full for _, full in _lap(course, course.calls))
 

@@ -1,4 +1,4 @@
-"""Time each call of a transformer, and tell whether it was full."""
+"""Time each call of a transformer, and record whether it was full."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from relcache.models import ModelSpec
 def keep_memory() -> bool:
     """Let the C library keep freed memory, as torch's GPU allocator does; return whether it can.
 
-    By default glibc returns large blocks to the system. Features that a cache keeps would then be fresh pages at each
-    full step, whose first use takes time.
+    By default glibc returns large blocks to the system. Cached features would then take fresh pages at each full
+    step, and the first use of a page takes time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -54,7 +54,7 @@ class Clock:
 
 @dataclass
 class Laps:
-    """The beginning and end of each call, and whether it was full: whether a layer of the last unit ran."""
+    """The beginning and end of each call, and whether it was full. Only full calls run a layer of the last unit."""
 
     clock: Clock
     calls: list[tuple[Any, Any, bool]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The paper's models with random weights, and the denoising loop on one of them that is timed."""
+"""The paper's models with random weights, and the timed denoising loop on one of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relcache.bench.sampling.pipelines import precision_of
 from relcache.checks import did_you_mean
 from relcache.models import SPECS, ModelSpec, Size
 
-PATCH = 16  # pixels of a token's side: 8 of a latent, 2 latents of a patch
+PATCH = 16  # pixels along a token's side: 8 for each of the 2 latents of a patch
 
 
 class Subject(NamedTuple):
@@ -122,7 +122,7 @@ def where(device: str) -> str:
 
 
 def subject_of(name: str, size: str | None = None, frames: int | None = None, batch: int | None = None) -> Subject:
-    """Return the subject of this name, at its own size or at one in pixels; raise ValueError if either is wrong."""
+    """Return the subject of this name, at its own size or at a size in pixels; raise ValueError if either is wrong."""
     if name not in SUBJECTS:
         shipped = [task.model for task in SMALL.values()]
         hint = did_you_mean(name, [*SUBJECTS, *shipped])
@@ -177,10 +177,10 @@ def calls_of(model: nn.Module, spec: ModelSpec, size: Size, steps: int) -> list[
     calls = []
     for step in range(steps):
         share = step / steps
-        moved = begin | {sample: torch.lerp(begin[sample], end[sample], 0.2 * share)}
+        inputs = begin | {sample: torch.lerp(begin[sample], end[sample], 0.2 * share)}
         time = begin[spec.timestep]
-        moved[spec.timestep] = (time * (1 - 0.98 * share)).to(time.dtype)
-        calls.append(moved)
+        inputs[spec.timestep] = (time * (1 - 0.98 * share)).to(time.dtype)
+        calls.append(inputs)
     return calls
 
 

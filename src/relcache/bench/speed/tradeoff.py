@@ -1,9 +1,9 @@
 """Measure quality and time of methods and peers on a real pipeline, with the same prompts and seeds.
 
-A heat is all contestants at one number of full steps. Each round runs all heats in one process, with full compute
-before and after each heat. So shares of its time hold if the machine's speed drifts. A first round warms up: it gives
-pictures, full steps and bytes, and the others give times. Times are of denoising, from the transformer's first call to
-its last.
+A heat has all contestants at one number of full steps. Each round runs all heats in one process, with full compute
+before and after each heat. So shares of its time stay valid if the machine's speed drifts. A first round warms up: it
+gives pictures, full steps and bytes, and the other rounds give times. Times are of denoising, from the
+transformer's first call to its last.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def heat_at(
 ) -> list[Contestant]:
     """Return the methods and peers, each with the interval or threshold that gives it `nfc` full steps on `trial`.
 
-    `trial` has calibration seeds, which no result is reported on. `known` keeps the tried thresholds by name.
+    `trial` has calibration seeds, for which no result is reported. `known` keeps the tried thresholds by name.
     """
     found = []
     for name, config in methods:
-        tell(f"{name}: which threshold")
+        tell(f"{name}: finding the threshold")
         method = at_budget(
             config, nfc, trial.sampler, trial.seeds, trial.conditions, known=known.setdefault(name, TriedThresholds())
         )
@@ -49,7 +49,7 @@ def heat_at(
         return round(trial.run(contestant).full_share * steps, 6)
 
     for peer in peers:
-        tell(f"{peer.name}: which threshold")
+        tell(f"{peer.name}: finding the threshold")
         found.append(peer_at(peer, nfc, steps, spec, count, known.setdefault(peer.name, TriedThresholds())))
     return found
 
@@ -145,8 +145,8 @@ def race_pipeline(
                 record.cached += run.cached
             before = after
     once = statistics.median(full_calls)
-    everyone = [whole, *(record for heat in records.values() for record in heat)]
-    return with_best_peer([record.row(trial.sampler.steps, len(trial.seeds), once) for record in everyone])
+    all_records = [whole, *(record for heat in records.values() for record in heat)]
+    return with_best_peer([record.row(trial.sampler.steps, len(trial.seeds), once) for record in all_records])
 
 
 def runs_of(heats: int, contestants: int, rounds: int) -> int:
@@ -170,4 +170,4 @@ COLUMNS = (
     ("lead", "lead", "+.2f"),
     ("best peer at equal time", "best_peer", ""),
 )
-"""Of the table: heading, name in a row, format."""
+"""Columns of the table: heading, key in a row, format."""

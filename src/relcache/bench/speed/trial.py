@@ -1,4 +1,4 @@
-"""Sample a pipeline by a contestant, with the time and memory that it takes."""
+"""Sample a pipeline with a contestant, and measure its time and memory."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ FULL = Contestant("full compute", lambda pipeline: nullcontext())
 class TimedRun(NamedTuple):
     """The pictures of a contestant, float32 (n, …) in [0, 1], and their cost.
 
-    `full_share` is the share of full calls; `calls` is their number per batch, full or not. `full` and `cached` are the
-    seconds of each such call, and `held` the bytes that the contestant holds.
+    `full_share` is the share of full calls; `calls` is the number of calls per batch. `full` and `cached` are the
+    seconds of each full and cached call, and `held` the bytes that the contestant keeps.
     """
 
     images: Tensor
@@ -49,9 +49,9 @@ class Trial:
         return spec_for(only_transformer(self.sampler.pipeline), SPECS, UNSUPPORTED)
 
     def run(self, contestant: Contestant, scale: Scale | None = None, calls: int = 0) -> TimedRun:
-        """Sample by a contestant, enabled anew for each batch.
+        """Sample with a contestant, enabled anew for each batch.
 
-        With a scale, weigh the bytes that it holds after `calls` calls of the first batch.
+        With a scale, weigh the bytes that it keeps after `calls` calls of the first batch.
         """
         pipeline, spec = self.sampler.pipeline, self.spec
         model = only_transformer(pipeline)

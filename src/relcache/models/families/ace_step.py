@@ -1,6 +1,6 @@
 """ACE-Step 1.5 (ACE Studio and StepFun, arXiv 2602.00744): attention, cross-attention and feed-forward of each block.
 
-Latent audio lies along `width`.
+The length of latent audio is `width`.
 """
 
 from relcache.models.inputs import call, filled, random, text, where

@@ -22,10 +22,10 @@ _inputs = call(
 
 def _chunk_inputs(config: Any, size: Size) -> dict[str, Any]:
     frames = min(size.frames, max(config.chunk_partition))
-    nothing = torch.zeros(2, size.batch, config.num_attention_heads, 0, config.attention_head_dim)
+    empty = torch.zeros(2, size.batch, config.num_attention_heads, 0, config.attention_head_dim)
     return _inputs(config, replace(size, frames=frames)) | {
         "chunk_partition": [frames],
-        "kv_cache": {layer: {"full_cache": nothing, "compressed_cache": nothing} for layer in range(config.num_layers)},
+        "kv_cache": {layer: {"full_cache": empty, "compressed_cache": empty} for layer in range(config.num_layers)},
         # The forward writes the numbers of tokens into this dict; listed here, they leave it unchanged.
         "kv_cache_flag": {
             "num_cached_chunks": 0,

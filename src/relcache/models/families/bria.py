@@ -1,6 +1,6 @@
 """Bria 3.2 and FIBO (Bria AI, 2025): double blocks with joint attention, then single blocks.
 
-FIBO passes another layer of the text encoder to each block, where it replaces half of the text's channels.
+In FIBO each block reads another layer of the text encoder, which replaces half of the text's channels.
 """
 
 from relcache.models.families.flux import DOUBLE_AND_SINGLE

@@ -1,4 +1,4 @@
-"""FIBO 2 (Bria AI, 2026): Z-Image's blocks, a refiner of the noisy tokens first; some also attend to the text encoder.
+"""FIBO 2 (Bria AI, 2026): Z-Image's noise refiner and blocks; some blocks also attend to the text encoder.
 
 The perceiver makes gist tokens of the text. It does not depend on the sample and is computed at every step.
 """

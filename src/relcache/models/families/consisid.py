@@ -1,4 +1,4 @@
-"""ConsisID (PKU-YuanGroup, arXiv 2411.17440): CogVideoX, whose video attends to a face after every other block."""
+"""ConsisID (PKU-YuanGroup, arXiv 2411.17440): CogVideoX; the video attends to a face after every other block."""
 
 from relcache.models.inputs import call, filled, patches, random, rotation, several, text, where
 from relcache.models.spec import ModelSpec, joint

@@ -17,11 +17,11 @@ def _inputs(config: Any, size: Size) -> dict[str, Any]:
     video = grid_ids(*shape).T
     tokens = video.shape[1]
     indexes = torch.arange(size.text, size.text + tokens)
-    after = torch.tensor([[size.text + config.unified_3d_mrope_temporal_modality_margin], [0], [0]])
+    offset = torch.tensor([[size.text + config.unified_3d_mrope_temporal_modality_margin], [0], [0]])
     return {  # the pipeline has one sample in a call
         "input_ids": torch.zeros(size.text, dtype=torch.long),
         "text_indexes": torch.arange(size.text),
-        "position_ids": torch.cat([torch.arange(size.text).float().expand(3, -1), video + after], dim=1),
+        "position_ids": torch.cat([torch.arange(size.text).float().expand(3, -1), video + offset], dim=1),
         "und_len": size.text,
         "sequence_length": size.text + tokens,
         "vision_tokens": [torch.randn(1, config.latent_channel, size.frames, size.height, size.width)],
@@ -36,7 +36,7 @@ def _inputs(config: Any, size: Size) -> dict[str, Any]:
 COSMOS3 = ModelSpec(
     class_name="Cosmos3OmniTransformer",
     modules=(
-        # The text never changes and says nothing of an error: both outputs are forecast by the video's input.
+        # The text never changes, so its error says nothing: the video's input forecasts both outputs.
         joint("layers.*.self_attn", "gen_seq", layout="packed"),
         Part("layers.*.mlp", layout="packed"),
         Part("layers.*.mlp_moe_gen", layout="packed"),

@@ -6,13 +6,13 @@ from typing import Any
 from torch import Tensor
 
 from relcache.models.inputs import call, filled, image, text
-from relcache.models.padding import as_long_as
+from relcache.models.padding import before_padding
 from relcache.models.spec import ModelSpec, Part
 
 
 def _valid(arguments: Mapping[str, Any], tokens: int) -> Tensor:
-    """The sequence is the image, then the text with its padding."""
-    return as_long_as(arguments["text_lens"], arguments["text_bth"].shape[1], tokens)
+    """Return the tokens that count: the sequence is the image, then the text with its padding."""
+    return before_padding(arguments["text_lens"], arguments["text_bth"].shape[1], tokens)
 
 
 ERNIE_IMAGE = ModelSpec(
@@ -26,5 +26,5 @@ ERNIE_IMAGE = ModelSpec(
         text_bth=text("text_in_dim"),
         text_lens=filled("text"),
     ),
-    text=256,  # as long as the prompt, which the pipeline rewrites at length
+    text=256,  # as many as the prompt has; the pipeline makes prompts longer
 )

@@ -1,6 +1,6 @@
 """Helios (Peking University and ByteDance, arXiv 2603.04379): self-attention, cross-attention and feed-forward.
 
-A video is made chunk by chunk; self-attention and feed-forward read the frames before it too.
+The pipeline makes a video chunk by chunk; self-attention and feed-forward also read the earlier frames.
 """
 
 from typing import Any

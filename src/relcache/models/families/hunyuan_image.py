@@ -10,7 +10,7 @@ from relcache.models.spec import ModelSpec
 
 
 def _latents(config: Any, size: Size) -> torch.Tensor:
-    """Return latents of an image, with frames for the refiner, whose patches have a third axis."""
+    """Return latents of an image; the refiner's have frames too, as its patches have three axes."""
     lengths = (size.frames, size.height, size.width)[-len(config.patch_size) :]
     return torch.randn(size.batch, config.in_channels, *lengths)
 
@@ -27,7 +27,7 @@ HUNYUAN_IMAGE = ModelSpec(
     inputs=call(
         hidden_states=_latents,
         timestep=filled(500.0),
-        # The model joins the tokens of both text encoders: those of the first stand for all.
+        # The model joins the tokens of both text encoders; here the first has all of them.
         encoder_hidden_states=text("text_embed_dim"),
         encoder_attention_mask=filled(1, "batch", "text"),
         guidance=where("guidance_embeds", filled(3250.0)),

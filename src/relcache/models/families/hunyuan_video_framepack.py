@@ -1,5 +1,5 @@
 """FramePack on HunyuanVideo (Tencent; FramePack: arXiv 2504.12626): double blocks with joint attention, then single
-blocks. The frames made so far come before the tokens of the noisy frames, the older the more compressed."""
+blocks. The earlier frames come before the noisy frames, and older frames are compressed more."""
 
 import torch
 

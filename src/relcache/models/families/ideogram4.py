@@ -1,6 +1,6 @@
 """Ideogram 4 (Ideogram): attention and feed-forward of each block over text and image.
 
-The unguided branch is a model of its own, which reads no text.
+A separate model, which reads no text, computes the unguided branch.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from relcache.models.spec import ModelSpec
 
 def _inputs(config: Any, size: Size) -> dict[str, Any]:
     text_ids = torch.arange(size.text)[:, None].expand(-1, 3)
-    image_ids = packed_ids(config, size).long() + 65536  # the pipeline keeps them apart from those of the text
+    image_ids = packed_ids(config, size).long() + 65536  # the pipeline shifts them away from the text's
     tokens = (size.batch, len(text_ids) + len(image_ids))
     roles = torch.cat([torch.full((len(text_ids),), 3), torch.full((len(image_ids),), 2)])
     return {
@@ -28,7 +28,7 @@ def _inputs(config: Any, size: Size) -> dict[str, Any]:
 
 
 def _valid(arguments: Mapping[str, Any], tokens: int) -> torch.Tensor:
-    """Padding has a role of its own."""
+    """Return the tokens that count: the role of padding is negative."""
     return arguments["indicator"] >= 0
 
 

@@ -8,7 +8,7 @@ import torch
 from relcache.models.inputs import Size, call, filled, random, text
 from relcache.models.spec import ModelSpec, joint
 
-_IMAGES = 2  # the one to be made, and the one that is edited
+_IMAGES = 2  # the new image and the edited image
 
 
 def _grid(config: Any, size: Size) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Latte (arXiv 2401.03048): each spatial block attends within a frame, the temporal block behind it across frames."""
+"""Latte (arXiv 2401.03048): each spatial block attends within a frame, the next temporal block across frames."""
 
 from relcache.models.inputs import call, filled, text, video
 from relcache.models.spec import ModelSpec, Part

@@ -1,6 +1,6 @@
 """LongCat-AudioDiT (Meituan, arXiv 2603.29339), speech: attention, cross-attention and feed-forward of each block.
 
-Latent audio lies along `width`.
+The length of latent audio is `width`.
 """
 
 from relcache.models.inputs import call, filled, random, text, where

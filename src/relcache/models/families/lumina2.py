@@ -6,14 +6,14 @@ from typing import Any
 from torch import Tensor
 
 from relcache.models.inputs import call, filled, image, text
-from relcache.models.padding import as_long_as
+from relcache.models.padding import before_padding
 from relcache.models.spec import ModelSpec
 
 
 def _valid(arguments: Mapping[str, Any], tokens: int) -> Tensor:
-    """The sequence is the text, the image behind it, then padding."""
+    """Return the tokens that count: the sequence is the text, the image, then padding."""
     lengths = arguments["encoder_attention_mask"].sum(1)
-    return as_long_as(lengths, lengths.max(), tokens)
+    return before_padding(lengths, lengths.max(), tokens)
 
 
 LUMINA2 = ModelSpec(

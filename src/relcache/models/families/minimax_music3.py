@@ -1,4 +1,4 @@
-"""MiniMax Music 3 (MiniMax): attention and feed-forward of each block, on windows of latent audio along `width`."""
+"""MiniMax Music 3 (MiniMax): attention and feed-forward of each block, on windows of latent audio of length `width`."""
 
 from relcache.models.inputs import call, filled, random
 from relcache.models.spec import ModelSpec, parallel

@@ -10,7 +10,7 @@ from relcache.models.spec import ModelSpec
 
 
 def _valid(arguments: Mapping[str, Any], tokens: int) -> torch.Tensor | None:
-    """The last token of the image attends to the whole instruction, and not to the padding in front of it."""
+    """Return the tokens that count: the image's last token attends to all of them, and not to the padding."""
     mask = arguments.get("attention_mask")
     return None if mask is None else mask[:, -1] != 0
 
@@ -38,5 +38,5 @@ OMNIGEN = ModelSpec(
     time_runs=1,
     padding=(("layers*:*", _valid),),
     inputs=_inputs,
-    text=128,  # about the length of the negative prompt, to which a shorter instruction is padded
+    text=128,  # about the negative prompt's length; shorter instructions are padded to it
 )

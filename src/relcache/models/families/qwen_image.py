@@ -9,7 +9,7 @@ QWEN_IMAGE = ModelSpec(
     modules=(joint("transformer_blocks.*.attn"), "transformer_blocks.*.img_mlp", "transformer_blocks.*.txt_mlp"),
     conditioning=("encoder_hidden_states", "encoder_hidden_states_mask"),
     inputs=call(
-        # A frame stands for an image: a layer, or one that is edited.
+        # Each frame is an image: a layer, or an image to edit.
         hidden_states=random("batch", lambda config, size: size.frames * packed_tokens(config, size), "in_channels"),
         encoder_hidden_states=text("joint_attention_dim"),
         timestep=filled(0.5),

@@ -1,7 +1,7 @@
 """Qwen-Image 2.1 (Alibaba): self-attention and feed-forward over one sequence of text and images.
 
-Where its pipeline keeps keys and values, the first step computes the whole sequence and the others the image alone.
-The first step's outputs then do not serve the others, and the second step is computed in full.
+If its pipeline caches keys and values, the first step computes the whole sequence, and later steps the image alone.
+Later steps then cannot use the first step's outputs, so the second step is computed in full.
 """
 
 from typing import Any

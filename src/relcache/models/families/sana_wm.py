@@ -1,5 +1,5 @@
 """SANA-WM (NVIDIA): a camera-controlled world model. Attention (gated delta rule, or softmax in every fourth block),
-cross-attention and convolutional feed-forward of each block; its refiner is a model of its own."""
+cross-attention and convolutional feed-forward of each block; its refiner is a separate model."""
 
 from typing import Any
 

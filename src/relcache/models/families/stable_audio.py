@@ -1,6 +1,6 @@
 """Stable Audio Open (Stability AI, arXiv 2407.14358): attention, cross-attention and feed-forward of each block.
 
-Latent audio lies along `width`.
+The length of latent audio is `width`.
 """
 
 from relcache.models.inputs import call, filled, pair, random, text

@@ -1,6 +1,6 @@
 """Stable Audio 3 (Stability AI): differential attention, cross-attention and feed-forward of each block.
 
-Latent audio lies along `width`.
+The length of latent audio is `width`.
 """
 
 from relcache.models.inputs import call, filled, random, text

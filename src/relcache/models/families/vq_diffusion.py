@@ -1,6 +1,6 @@
 """VQ-Diffusion (Microsoft, arXiv 2111.14822): attention, cross-attention and feed-forward of each block.
 
-The class is also a U-Net's building block; alone it denoises images made of entries of a codebook.
+The class is also a U-Net's building block; alone it denoises images of codebook entries.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Wan 2.1 and 2.2 (Alibaba, arXiv 2503.20314): self-attention, cross-attention and feed-forward of each block.
 
-Wan 2.2 has two experts, one for the noisy and one for the later steps; each is a model of its own.
+Wan 2.2 has two experts, one for the noisy and one for the later steps; each is a separate model.
 """
 
 from relcache.models.inputs import Recipe, call, filled, random, text, video, where

@@ -25,7 +25,7 @@ WAN_ANIMATE = ModelSpec(
     modules=("blocks.*.attn1", "blocks.*.attn2", "blocks.*.ffn", "face_adapter.*"),
     conditioning=("encoder_hidden_states", "encoder_hidden_states_image", "face_pixel_values"),
     inputs=call(
-        # the reference image comes first, as a frame of its own
+        # the reference image is the first frame
         hidden_states=random(
             "batch",
             lambda config, size: 2 * config.latent_channels + 4,

@@ -14,7 +14,7 @@ from relcache.models.spec import ModelSpec
 
 
 class _NoCache:
-    """Takes keys and values of any layer, and drops them."""
+    """Accept keys and values of any layer, and drop them."""
 
     def get(self, layer: int) -> "_NoCache":
         return self
@@ -28,7 +28,7 @@ def _grid(config: Any, size: Size) -> tuple[int, int, int]:
 
 
 def _frames(config: Any, size: Size) -> int:
-    """Return the frames of a segment of at most 81 video frames, behind the reference image as a frame of its own."""
+    """Return the latent frames: the reference image, then a segment of at most 81 video frames."""
     return min(size.frames, 21) + 1
 
 

@@ -1,4 +1,4 @@
-"""Wan VACE (Alibaba, arXiv 2503.07598): the control blocks, which read the noisy sample too, then the blocks of Wan."""
+"""Wan VACE (Alibaba, arXiv 2503.07598): the control blocks, which also read the noisy sample, then Wan's blocks."""
 
 from relcache.models.inputs import call, filled, text, video
 from relcache.models.spec import ModelSpec

@@ -9,11 +9,11 @@ import torch
 from relcache.models.inputs import call, filled, random, several
 from relcache.models.spec import ModelSpec
 
-MULTIPLE = 32  # the model itself pads each text and each image to a multiple of these tokens
+MULTIPLE = 32  # the model itself pads the tokens of each text and image to a multiple of this
 
 
 def _valid(arguments: Mapping[str, Any], tokens: int) -> torch.Tensor | None:
-    """The sequence is the image, the text behind it, then padding. For lists of images (editing) it is unknown."""
+    """Return the tokens that count: image, text, then padding. For lists of images (editing) they are unknown."""
     images, texts = arguments["x"], arguments["cap_feats"]
     if isinstance(images[0], list):
         return None

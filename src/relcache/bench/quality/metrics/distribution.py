@@ -44,7 +44,7 @@ def blocks(parts: Iterable[Tensor], rows: int = BLOCK) -> Iterator[Tensor]:
 def fit(parts: Iterable[Tensor]) -> Gaussian:
     """Fit mean and covariance, divided by n - 1, to features in parts (n, width).
 
-    The size of the parts does not change a bit of the result.
+    The result is bit-equal for parts of any size.
 
     Raises:
         ValueError: there are fewer than two rows, or a feature is not finite.
@@ -65,7 +65,7 @@ def fit(parts: Iterable[Tensor]) -> Gaussian:
         mean = mean + shift * (len(rows) / total)
         count = total
     if count < 2:
-        raise ValueError(f"a distribution needs two samples at least, got {count}")
+        raise ValueError(f"a distribution needs at least two samples, got {count}")
     return Gaussian(mean, scatter / (count - 1))
 
 
@@ -77,8 +77,8 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     """
     if first.mean.shape != second.mean.shape:
         raise ValueError(f"features of widths {len(first.mean)} and {len(second.mean)} cannot be compared")
-    # The trace of the root of the covariances' product, by a symmetric matrix with the same eigenvalues. This is stable
-    # for singular covariances, as of fewer samples than features.
+    # Compute the trace of the root of the covariances' product from a symmetric matrix with the same eigenvalues. It is
+    # stable for singular covariances, which fewer samples than features have.
     values, vectors = torch.linalg.eigh(first.covariance.double())
     root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
     between = torch.linalg.eigvalsh(root @ second.covariance.double() @ root).clamp(min=0).sqrt().sum()
@@ -92,13 +92,13 @@ def inception_score(parts: Iterable[Tensor], split: int = 5000) -> float:
 
     Args:
         parts: class probabilities (n, classes), in order.
-        split: the score is the mean of the scores of so many pictures each, as in ADM's evaluator.
+        split: pictures in a group; the score is the mean over the groups, as in ADM's evaluator.
     """
     scores = []
     for block in blocks(parts, split):
-        each = block.double()
-        mean = each.mean(0, keepdim=True)
-        divergence = torch.special.xlogy(each, each) - torch.special.xlogy(each, mean)
+        probabilities = block.double()
+        mean = probabilities.mean(0, keepdim=True)
+        divergence = torch.special.xlogy(probabilities, probabilities) - torch.special.xlogy(probabilities, mean)
         scores.append(math.exp(divergence.sum(1).mean()))
     if not scores:
         raise ValueError("an Inception score needs at least one sample")
@@ -108,8 +108,8 @@ def inception_score(parts: Iterable[Tensor], split: int = 5000) -> float:
 def precision_recall(references: Tensor, samples: Tensor, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
     """Return improved precision and recall (Kynkäänniemi et al., 2019) of `samples` against `references`, (n, width).
 
-    A ball around each reference reaches to its `neighbours`-th nearest one. Precision is the share of samples in such
-    balls, recall the share of references in the balls of the samples.
+    A ball around each reference reaches to its `neighbours`-th nearest reference. Precision is the share of samples in
+    such balls, recall the share of references in the balls of the samples.
 
     Raises:
         ValueError: one side has no more than `neighbours` points.
@@ -125,10 +125,10 @@ def precision_recall(references: Tensor, samples: Tensor, neighbours: int = NEIG
 
 
 def _radii(points: Tensor, neighbours: int) -> Tensor:
-    """Return the distance of each of `points` (n, width) to its `neighbours`-th nearest other one, (n,)."""
+    """Return the distance of each of `points` (n, width) to its `neighbours`-th nearest other point, (n,)."""
     nearest = [
         torch.cdist(block.double(), points.double()).kthvalue(neighbours + 1, 1).values for block in points.split(BLOCK)
-    ]  # the nearest one is the point itself
+    ]  # the first is the point itself
     return torch.cat(nearest)
 
 

@@ -1,7 +1,7 @@
-"""Networks that extract the features by which distributions of pictures are compared.
+"""Networks that extract features, for comparing distributions of pictures.
 
-An extractor takes uint8 pictures (n, 3, height, width) and returns float32 features (n, …) by name. "features" are
-always there, "spatial" features and class "probabilities" if the network has them.
+An extractor takes uint8 pictures (n, 3, height, width) and returns float32 features (n, …) by name. There
+are always "features"; some networks also give "spatial" features and class "probabilities".
 """
 
 from __future__ import annotations

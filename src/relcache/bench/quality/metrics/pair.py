@@ -14,7 +14,9 @@ HIGHEST_PSNR = 100.0  # dB; the PSNR of identical pictures is infinite and would
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:
-    """Return each picture's peak signal-to-noise ratio in dB, float (n,), at most `HIGHEST_PSNR`; a clip's frame mean.
+    """Return each picture's peak signal-to-noise ratio in dB, float (n,), at most `HIGHEST_PSNR`.
+
+    For a clip, average over its frames.
 
     Args:
         images, references: float (n, channels, height, width) or (n, frames, channels, height, width) in [0, 1].
@@ -26,9 +28,10 @@ def psnr(images: Tensor, references: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:
-    """Return each picture's structural similarity, float (n,), or a clip's frame mean.
+    """Return each picture's structural similarity, float (n,).
 
-    The window is a Gaussian of sigma 1.5, as in Wang et al. 2004. Arguments are those of `psnr`.
+    For a clip, average over its frames. The window is a Gaussian of sigma 1.5, as in Wang et al. 2004.
+    The arguments are those of `psnr`.
     """
     if images.ndim == 5:
         return _frame_mean(ssim, images, references)

@@ -9,7 +9,7 @@ import os
 import sys
 
 replies = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # so that output of the package is not taken for a reply
+os.dup2(2, 1)  # keep the package's output apart from the replies
 
 import ImageReward  # noqa: E402
 import numpy as np  # noqa: E402

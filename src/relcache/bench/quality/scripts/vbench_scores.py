@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 replies = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # so that output of the package is not taken for a reply
+os.dup2(2, 1)  # keep the package's output apart from the replies
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402

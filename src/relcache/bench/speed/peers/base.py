@@ -11,7 +11,7 @@ from torch import nn
 
 from relcache.models import ModelSpec
 
-WARMUP = 2  # full steps at the beginning, as relcache's methods have them, of peers with that option
+WARMUP = 2  # full steps at the beginning of peers with that option, as for relcache's methods
 PHASE = 3  # the first full step after the warm-up of diffusers' TaylorSeer, and of peers with a mask of steps
 
 
@@ -21,8 +21,7 @@ class Peer:
 
     Attributes:
         name: its name in the table, the library first.
-        enable: returns a context in which it is active, from the transformer, its spec, the budget and the number of
-            steps.
+        enable: returns a context that enables it, from the transformer, its spec, the budget and the number of steps.
         has_threshold: whether the budget is a threshold; else it is an interval.
         phase: the first full step of an interval after the warm-up.
         start: the threshold at which a search begins.
