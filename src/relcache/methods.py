@@ -1,4 +1,4 @@
-"""Methods by name: those of the literature, the default, and presets.
+"""Build methods by name: those of the literature, the default, and presets.
 
 Knows forecasters, schedules and correctors, nothing of sessions or models.
 """
@@ -25,7 +25,7 @@ REPLAY = Replay()
 
 
 def named_granularity(name: str) -> Granularity:
-    """Return `name` as a granularity; raise ValueError if it is none."""
+    """Return `name` as a granularity; raise ValueError for any other text."""
     check_choice("the granularity", name, Granularity)
     return cast(Granularity, name)
 
@@ -46,10 +46,10 @@ def auto(
 
     Args:
         full_steps: exact number of full steps; by default `schedules.growing.default_budget`.
-        speedup: instead, a speed of the loop relative to full compute, by measured times.
-        order: of the expansion. Order 1 caches two features instead of three.
+        speedup: instead, the speed of the loop relative to full compute, by measured times.
+        order: order of the expansion. Order 1 caches two features instead of three.
         damping: weight of the term of order 2, as in `Taylor`.
-        growth: of the gaps, as in `Growing`.
+        growth: growth of the gaps, as in `Growing`.
         granularity: the unit that is forecast.
         corrector: None leaves gaps uncorrected.
     """
@@ -83,10 +83,10 @@ def RFC(
 ) -> Method:
     """Return relational feature caching, relational estimation with relational scheduling (RFC, arXiv 2602.19506).
 
-    With `norm="sample"` norms are taken over each sample, and a batch's one decision over the mean of their errors.
-    With `norm="tensor"` norms and the error are taken over the whole tensor, as in the paper's formula. Norms and
-    errors of inputs use a subsample of the tokens at a `token_stride`. With `full_steps` the threshold is only the
-    first one, and adapts so that exactly so many steps are full.
+    With `norm="sample"` norms are over each sample, and the decision for a batch uses the mean of the samples' errors.
+    With `norm="tensor"` norms and the error are over the whole tensor, as in the paper's formula. With a `token_stride`
+    norms and errors of inputs use a subsample of the tokens. With `full_steps` the threshold is only the initial one,
+    and adapts to make exactly this number of steps full.
     """
     schedule = ErrorBudget(threshold, warmup, norm, longest_gap, full_last, token_stride, full_steps)
     return Method(Relational(order, direction, norm, token_stride), schedule, name="RFC")
@@ -137,16 +137,16 @@ def _preset(name: str) -> Method:
 
 
 def _at_interval(kind: type[Forecaster]) -> Callable[..., Method]:
-    """Return a builder that pairs a forecaster with `Interval`, and takes the options of both."""
-    of_interval = inspect.signature(Interval).parameters
+    """Return a builder that pairs a forecaster with `Interval` and takes the options of both."""
+    interval_options = inspect.signature(Interval).parameters
 
     def build(**options: Any) -> Method:
-        schedule = Interval(**{option: options.pop(option) for option in of_interval if option in options})
+        schedule = Interval(**{option: options.pop(option) for option in interval_options if option in options})
         return Method(kind(**options), schedule, name=kind.__name__)
 
-    parameters = [*inspect.signature(kind).parameters.values(), *of_interval.values()]
+    parameters = [*inspect.signature(kind).parameters.values(), *interval_options.values()]
     by_name = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
-    setattr(build, "__signature__", inspect.Signature(by_name))  # noqa: B010 -- no attribute of functions, to mypy
+    setattr(build, "__signature__", inspect.Signature(by_name))  # noqa: B010 -- mypy knows no such attribute
     return build
 
 
@@ -156,7 +156,7 @@ BY_NAME: dict[str, Callable[..., Method]] = {
 } | {
     name.lower(): _at_interval(kind)
     for name, kind in FORECASTERS.items()
-    if kind not in (Reuse, Taylor, Relational)  # paired by FORA, TaylorSeer and RFE
+    if kind not in (Reuse, Taylor, Relational)  # paired in FORA, TaylorSeer and RFE
 }  # fmt: skip
 
 
@@ -167,11 +167,11 @@ def chosen_method(
     full_steps: int | None = None,
     speedup: float | None = None,
 ) -> Method:
-    """Return the method that one of these ways names, by default `auto()`, with its budget.
+    """Return the chosen method, by default `auto()`, with its budget.
 
     Raises:
-        TypeError: two ways are used, a schedule comes alone, or the method is something else.
-        ValueError: a text names no method, or the budget does not go with the method.
+        TypeError: both a method and parts are passed, a schedule comes alone, or the method has another type.
+        ValueError: a text names no method, or the method does not accept the budget.
     """
     if forecaster is None and method is None and schedule is not None:
         raise TypeError("a schedule needs a forecaster beside it: forecaster=relcache.Taylor(1), for example")
@@ -195,7 +195,7 @@ SHARED = ("granularity", "cache_dtype", "offload", "memory_limit", "corrector", 
 
 
 def method_from_config(config: Mapping[str, Any]) -> Method:
-    """Return the method that `config` describes, such as `{"method": "rfc", "order": 2, "threshold": 0.12}`.
+    """Return the method in `config`, such as `{"method": "rfc", "order": 2, "threshold": 0.12}`.
 
     Raises:
         ValueError: the method or an option is missing or unknown, or the method refuses a value. The message names the
@@ -224,7 +224,9 @@ def method_from_config(config: Mapping[str, Any]) -> Method:
 
 
 def corrector_from(value: Any) -> Corrector | None:
-    """Return the corrector that a config names: "replay", "none", or a table of options and, if not Replay, "name".
+    """Return the corrector for a config's value: "replay", "none", or a table of options with the key "name".
+
+    Without "name" the table is for Replay.
 
     Raises:
         ValueError: the value is none of these, or the corrector has no such option.
@@ -244,7 +246,7 @@ def corrector_from(value: Any) -> Corrector | None:
 
 
 def method_from_text(text: str) -> Method:
-    """Return the method that a command line names: `rfc:order=2,threshold=0.12`, `fora:interval=4`, `full`.
+    """Return the method for a text on the command line: `rfc:order=2,threshold=0.12`, `fora:interval=4`, `full`.
 
     Raises:
         ValueError: as in `method_from_config` and `config_from_text`.
@@ -273,11 +275,11 @@ def config_from_text(text: str) -> dict[str, Any]:
 
 
 def value_from_text(text: str) -> Any:
-    """Return `text` as a number (1e-2, 1E5, .5, 5., -1, +1), else as JSON, else as it is."""
+    """Return `text` as a number (1e-2, 1E5, .5, 5., -1, +1), else as JSON, else unchanged."""
     if NUMBER.fullmatch(text):
         try:
             return int(text)
-        except ValueError:  # not whole, or longer than Python reads
+        except ValueError:  # not whole, or too long for Python
             return float(text)
     try:
         return json.loads(text)
@@ -286,10 +288,10 @@ def value_from_text(text: str) -> Any:
 
 
 def split_list(text: str, whole: str | None = None) -> list[str]:
-    """Return the parts of a comma-separated list; a comma within brackets or braces belongs to its part.
+    """Return the parts of a comma-separated list; a comma within brackets or braces does not separate parts.
 
     Raises:
-        ValueError: a bracket that is not closed; the message quotes `whole`, the text around `text`.
+        ValueError: a bracket is not closed; the message quotes `whole`, the text around `text`.
     """
     parts, depth = [""], 0
     for character in text:
