@@ -1,4 +1,4 @@
-"""relcache: diffusion transformers sample faster by Relational Feature Caching."""
+"""relcache: make diffusion transformers sample faster by Relational Feature Caching."""
 
 from relcache.api import Handle, disable, enable
 from relcache.calibration import calibrate
@@ -56,6 +56,6 @@ __all__ = [
     "parallel",
 ]
 
-_PARTS = FORECASTERS | SCHEDULES | CORRECTORS  # all files of the three folders; type checkers know those named above
+_PARTS = FORECASTERS | SCHEDULES | CORRECTORS  # of all files in the three folders; type checkers know those named above
 globals().update(_PARTS)
 __all__ += sorted(_PARTS.keys() - set(__all__))

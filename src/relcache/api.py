@@ -1,4 +1,4 @@
-"""Switches caching on and off: `enable`, the handle that it returns, and `disable`."""
+"""Switch caching on and off: `enable`, the handle that it returns, and `disable`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from relcache.session.session import Session
 from relcache.storage.offload import Offload
 from relcache.storage.packing import CacheDtype
 
-# Both models and sessions are referenced weakly: only the model that it is attached to keeps a session alive.
+# Models and sessions are referenced weakly: only its models keep a session alive.
 _sessions: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.WeakKeyDictionary()
 
 
 class Handle:
-    """Caching that is enabled on a pipeline or transformer. As a context manager it disables it at the end."""
+    """Caching enabled on a pipeline or transformer. As a context manager it disables caching at the end."""
 
     def __init__(self, session: Session, pixels: Pixels | None = None):
         self._session, self._pixels = session, pixels
@@ -44,7 +44,7 @@ class Handle:
 
     @property
     def method(self) -> str:
-        """The method as text, which `relcache.enable` accepts; the name of a preset or of a pair of one's own."""
+        """The method as text, which `relcache.enable` accepts."""
         return self._session.method.name
 
     @property
@@ -54,7 +54,7 @@ class Handle:
 
     @property
     def units(self) -> list[str]:
-        """Names of the units, in the order in which they are computed.
+        """The names of the units, in the order of computation.
 
         Modules that are skipped together form one unit: `single_transformer_blocks.0.proj_mlp+attn+proj_out`. With a
         memory limit, the units are those of the last request.
@@ -62,34 +62,34 @@ class Handle:
         return list(self._session.unit_names)
 
     def report(self) -> Report:
-        """Return the report of the last request; also after `disable`."""
+        """Return the report of the last request, even after `disable`."""
         return self._session.report()
 
     @property
     def full_steps(self) -> list[int]:
-        """Indices of the last request's full steps, from 0. Unlike `report`, it counts no operations."""
+        """The last request's full steps, counted from 0. Unlike `report`, this counts no operations."""
         return list(self._session.requests.last.full_steps)
 
     def states(self) -> list[tuple[str, str, Any]]:
-        """Return what the forecaster keeps of the last request: branch, unit, and the forecaster's own state.
+        """Return the forecaster's states in the last request, each with its branch and unit.
 
-        A unit with several outputs, such as joint attention, has an entry for each; the second is named `UNIT[1]`.
+        A unit with several outputs, such as joint attention, has a state for each; the second is named `UNIT[1]`.
         Features that are neither packed nor offloaded are not copied, and the next full step overwrites them.
         """
         return self._session.states()
 
     def reset(self) -> None:
-        """Forget the last request: the next call begins a new one.
+        """Discard the last request; the next call begins a new one.
 
-        Only a loop written by hand may need this: one that starts again with no sign of it, such as at a later timestep
-        with the same conditioning tensors.
+        Only a hand-written loop may need this, if it restarts without any sign of it: at a later timestep with the same
+        conditioning tensors, for example.
         """
         self._session.reset()
 
     def request(self) -> Named:
-        """Return a context for the calls of one loop, for loops written by hand that take turns on one transformer.
+        """Return a context for the calls of one loop, for hand-written loops that take turns on one transformer.
 
-        Pipelines, and loops in threads, need none. Enter it around each call of its loop:
+        Pipelines and loops in threads need none. Enter it around each call of its loop:
 
             first, second = handle.request(), handle.request()
             for t in timesteps:
@@ -101,9 +101,9 @@ class Handle:
         return Named()
 
     def free(self) -> None:
-        """Drop the cached features and keep the record; a request that goes on computes its next steps in full.
+        """Drop the cached features, but keep the record. The next steps of a request in progress are full.
 
-        Otherwise they are kept until the next request begins, or with `free_at_end=True` until this one ends.
+        Without `free`, features are kept until the next request begins, or with `free_at_end=True` until this one ends.
         """
         self._session.free()
 
@@ -117,19 +117,19 @@ class Handle:
         branches: int | None = None,
         text: int | None = None,
     ) -> int:
-        """Return the bytes that the cache will take in a request of this size, on the device and the host together.
+        """Return the size of the cache in bytes for a request of this size, on the device and the host together.
 
-        Nothing is computed, and no memory is taken.
+        Nothing is computed, and no memory is allocated.
 
         Args:
-            height, width, frames: of the pictures, in pixels; of the latents, where a bare transformer was enabled.
-            batch: samples in one call of the transformer: twice the pictures where guidance doubles the batch. By
-                default as many as in the last request, 1 before the first.
-            branches: guidance branches that are called one by one; by default as in the last request.
+            height, width, frames: size of the pictures in pixels; for a bare transformer, size of the latents.
+            batch: samples in one call of the transformer: twice the pictures if guidance doubles the batch. By default
+                that of the last request, or 1 before the first.
+            branches: guidance branches that are called one by one; by default those of the last request.
             text: tokens of text; by default as many as the family's pipeline passes.
 
         Raises:
-            ValueError: a size below 1, or a spec that does not say how to call the model.
+            ValueError: a size is below 1, or the spec does not say how to call the model.
             RuntimeError: the model has been deleted.
         """
         session = self._session
@@ -149,16 +149,16 @@ class Handle:
         branches: int | None = None,
         text: int | None = None,
     ) -> Choice:
-        """Return what a memory limit chooses for requests of this size, with the bytes of the cache. Changes nothing.
+        """Return the choice for a memory limit and requests of this size, with the bytes of the cache. Changes nothing.
 
-        A model on the meta device is taken to be meant for a GPU.
+        A model on the meta device is treated as if it were on a GPU.
 
         Args:
             height, width, frames, batch, branches, text: as in `estimate`.
             memory_limit: as in `relcache.enable`; by default the handle's own.
 
         Raises:
-            ValueError: no limit, or nothing stays within it; else as `estimate`.
+            ValueError: there is no limit, or no way stays within it; or as in `estimate`.
         """
         limit = self._session.memory_limit if memory_limit is None else bytes_from(memory_limit)
         if limit is None:
@@ -183,7 +183,7 @@ class Handle:
         return calls
 
     def disable(self) -> None:
-        """Put the model's own forwards back and drop the cache. A second call does nothing."""
+        """Restore the model's own forwards and drop the cache. A second call does nothing."""
         self._session.detach()
 
     def __enter__(self) -> Handle:
@@ -221,57 +221,57 @@ def enable(
     free_at_end: bool = False,
     scheduler: Any = None,
 ) -> Handle:
-    """Let a diffusers pipeline, or a bare transformer, skip work by `method`, by default `relcache.auto()`.
+    """Let a diffusers pipeline, or a bare transformer, skip work with `method`, by default `relcache.auto()`.
 
-    A handle that is enabled on the transformer already is disabled, and the new one takes over. If enabling fails, all
-    stays as it was. Wrappers such as PEFT's PeftModel and DistributedDataParallel may be passed, too.
+    An earlier handle on the transformer is disabled, and the new one takes over. If enabling fails, nothing changes.
+    Wrappers such as PEFT's PeftModel and DistributedDataParallel are accepted, too.
 
-    Guidance branches that are called one by one are told apart by the pipeline's `cache_context`, else by their
-    conditioning tensors. Under `torch.inference_mode`, overwriting a tensor leaves no trace. There, give each branch
-    a tensor of its own, or use `cache_context`.
+    Guidance branches that are called one by one are identified by the pipeline's `cache_context`, else by their
+    conditioning tensors. Under `torch.inference_mode` overwriting a tensor leaves no trace: give each branch its own
+    tensor there, or use `cache_context`.
 
-    Corrector, finer, granularity, cache_dtype, offload and memory_limit are the method's own by default.
+    Corrector, finer, granularity, cache_dtype, offload and memory_limit are by default those of the method.
 
     Args:
         model_or_pipe: a pipeline with a `transformer`, or the transformer itself.
-        method: a method such as `RFC(order=2, threshold=0.12)`, a `Preset`, or the text of either as on the command
+        method: a method such as `RFC(order=2, threshold=0.12)`, a `Preset`, or either as text, as on the command
             line: "rfc:order=2,threshold=0.12", "preset:name=small-flux-8".
-        full_steps: a budget: exactly so many full steps in each request, or all if it has no more. For the default
-            method, for RFC and RCS with a steered threshold, and for a `forecaster` without a schedule.
-        speedup: instead, how many times faster the denoising loop is to run, by times measured in the first request of
-            each size. For the default method, and a `forecaster` without a schedule.
-        forecaster, schedule: a pair of your own, in place of `method`; the schedule is `Growing` by default.
-        corrector: how gaps between full steps are corrected: `Replay()`, "replay" or "none". It needs the scheduler.
-        finer: 4 makes four times as many steps as the pipeline asks its scheduler for, at the same number of full ones.
-            Where cached steps cost little, this comes nearer to the exact solution. The pipeline shows the greater
-            number, also to callbacks.
-        spec: where the units are, for a transformer that relcache does not know.
-        num_inference_steps: steps of each request, for a loop written by hand. A pipeline's own scheduler shows them.
+        full_steps: a budget: the exact number of full steps in each request, or all steps if it has fewer. For the
+            default method, for RFC and RCS with an adaptive threshold, and for a `forecaster` without a schedule.
+        speedup: instead, the desired speed of the denoising loop relative to full compute, by times measured in the
+            first request of each size. For the default method, and a `forecaster` without a schedule.
+        forecaster, schedule: your own pair, instead of `method`; the schedule is `Growing` by default.
+        corrector: corrects gaps between full steps: `Replay()`, "replay" or "none". It needs the scheduler.
+        finer: 4 makes four times as many steps as the pipeline requests of its scheduler, with the same number of full
+            ones. If cached steps cost little, this comes nearer to the exact solution. The pipeline and its callbacks
+            see the greater number.
+        spec: names the units of a transformer that relcache does not know.
+        num_inference_steps: steps of each request, for a hand-written loop. A pipeline's scheduler knows them.
         granularity: the unit that is skipped and forecast: "module" (attention, feed-forward, as in the paper),
             "block", or "stack", the run of all blocks. Blocks and stacks are forecast by their residual, output minus
             input.
-        cache_dtype: the type of features between the steps: "bfloat16"; "float8" or "int8" with a scale for each token;
-            or "features", as they are.
-        offload: "cpu" keeps the features in pinned host memory between the steps, and fetches those of the next unit
-            while one is computed. "none" leaves them on the device.
-        memory_limit: the most device memory that the cache may take, in bytes or as "6GB", "800 MB", "6 GiB", beside
-            the model and its own work. Each request then chooses granularity, cache_dtype and offload by its shapes:
-            the best for the pictures that fits, in the order of `relcache.memory.choice`. Any of the three that is
-            passed here, or set by the method, is kept. The first request of each shape costs a shape-only forward pass
-            for each granularity tried.
+        cache_dtype: the type of features between steps: "bfloat16"; "float8" or "int8" with a scale for each token; or
+            "features", the type of the features themselves.
+        offload: "cpu" stores the features in pinned host memory between steps, and fetches those of the next unit
+            during the present one. "none" leaves them on the device.
+        memory_limit: the greatest size of the cache on the device, in bytes or as "6GB", "800 MB", "6 GiB". Memory of
+            the model does not count. Each request then chooses granularity, cache_dtype and offload by its shapes: the
+            best for the pictures that fits, in the order of `relcache.memory.choice`. Those of the three that are
+            passed here or set by the method do not change. The first request of each shape costs a shape-only forward
+            pass for each granularity tried.
         free_at_end: drop the features of each branch at the end of its last step, not when the next request begins.
-            Needs the number of steps: a scheduler, or `num_inference_steps`.
-        scheduler: the diffusers scheduler that a loop written by hand steps. It shows where a request begins and how
-            far it is, and gaps are corrected at its updates. A pipeline's own is found by itself.
+            This needs the number of steps: a scheduler, or `num_inference_steps`.
+        scheduler: the diffusers scheduler of a hand-written loop. It shows where a request begins and its progress, and
+            gaps are corrected at its updates. A pipeline's scheduler is found automatically.
 
     Raises:
-        TypeError: no pipeline or transformer, or no method; or a wrapper whose calls cannot be followed, as
-            `torch.compile(model)` makes.
-        ValueError: no spec for the transformer, or a spec that matches no module; a preset for another model or
-            scheduler; an active cache of diffusers; blocks that cannot be cached as a whole, or are wrapped one by one;
-            a memory limit that is no amount of memory. Also a schedule that follows the error, if processes share the
-            transformer by context parallelism, or by FSDP inside its units. A call of the transformer raises it where
-            nothing stays within the memory limit.
+        TypeError: an argument is no pipeline or transformer, or no method; or a wrapper, such as that of
+            `torch.compile(model)`, hides calls.
+        ValueError: there is no spec for the transformer, or the spec matches no module; the preset is for another model
+            or scheduler; a cache of diffusers is active; blocks cannot be cached as a whole, or are wrapped one by one;
+            the memory limit is no amount of memory. Also an error-driven schedule, if processes share the transformer
+            by context parallelism, or by FSDP inside its units. A call of the transformer raises it if no way of
+            storing features stays within the memory limit.
         RuntimeError: another library's cache is active.
     """
     chosen = chosen_method(method, forecaster, schedule, full_steps, speedup)
@@ -316,35 +316,35 @@ def enable(
 
 
 def disable(model_or_pipe: Any) -> bool:
-    """Disable caching on a pipeline or transformer, wherever its handle is; return whether any was enabled.
+    """Disable caching on a pipeline or transformer without its handle; return whether caching was enabled.
 
-    The transformer may have been wrapped since, and another pipeline that shares it serves as well.
+    A wrapper of the transformer, or another pipeline that shares it, is accepted, too.
 
     Raises:
-        TypeError: neither a pipeline nor a transformer.
+        TypeError: the argument is neither a pipeline nor a transformer.
     """
     attributes = getattr(model_or_pipe, "__dict__", None)
     if attributes is None or isinstance(model_or_pipe, type):
         raise TypeError(f"disable takes a pipeline or its transformer, got {model_or_pipe!r}")
     values = [model_or_pipe, *attributes.values()]
-    found = {
+    sessions = {
         session
         for model, reference in list(_sessions.items())
         if (session := reference()) is not None and session.attached
         if session.requests.pipeline is model_or_pipe or any(is_around(value, model) for value in values)
     }
-    for session in found:
+    for session in sessions:
         session.detach()
-    return bool(found)
+    return bool(sessions)
 
 
 def is_enabled(model: nn.Module) -> bool:
-    """Whether relcache acts on this transformer."""
+    """Return whether relcache acts on this transformer."""
     return _session_of(model) is not None
 
 
 def _session_of(model: nn.Module) -> Session | None:
-    """Return the session that is attached to a transformer, None if there is none."""
+    """Return the session that is attached to a transformer; None if there is none."""
     reference = _sessions.get(model)
     session = reference() if reference is not None else None
     return session if session is not None and session.attached else None

@@ -1,4 +1,4 @@
-"""Checks of the values and names that a user gives. Imports nothing else of relcache."""
+"""Check the user's values and names. Imports nothing else of relcache."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ def check_choice(what: str, value: object, choices: object) -> None:
 
 
 def nearest(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.5) -> list[str]:
-    """Return at most `most` of the `known` names that resemble `given`, the closest first; case does not count."""
-    by_lower = {each.lower(): each for each in known}
-    return [by_lower[found] for found in difflib.get_close_matches(name.lower(), by_lower, most, cutoff)]
+    """Return at most `most` of the `known` names that resemble `name`, the closest first; case does not matter."""
+    by_lower = {other.lower(): other for other in known}
+    return [by_lower[close] for close in difflib.get_close_matches(name.lower(), by_lower, most, cutoff)]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `"did you mean 'rfc'? "`, or an empty text if no name is close."""
+    """Return a hint such as `"did you mean 'rfc'? "`, or an empty text if no name is close."""
     near = nearest(name, known)
     return f"did you mean {near[0]!r}? " if near else ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the message that refuses `name`: it suggests the closest known name and lists all."""
+    """Return the error message for an unknown `name`: it suggests the closest known name and lists all."""
     known = list(known)
     return f"unknown {kind} {name!r}: {did_you_mean(name, known)}there are {', '.join(known)}"
 
@@ -67,7 +67,7 @@ def bytes_from(size: int | str) -> int:
     """Return `size` in bytes. It is a whole number of bytes, or text with a unit: "6GB", "800 MB", "6.5 GiB".
 
     Raises:
-        ValueError: any other value, or less than one byte.
+        ValueError: the size is something else, or less than one byte.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?|)b\s*", str(size), re.IGNORECASE)
     if isinstance(size, str) and match:

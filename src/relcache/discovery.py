@@ -1,4 +1,4 @@
-"""Find the parts that a folder defines, so that a new file needs no entry in a list."""
+"""Find the classes that a folder defines: a new file needs no entry in a list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def classes_in(package: str, path: Iterable[str], base: type[Part]) -> dict[str,
     """Return the concrete subclasses of `base` that the modules of a package define, by name."""
     return {
         name: value
-        for module in (import_module(f"{package}.{found.name}") for found in pkgutil.iter_modules(path))
+        for module in (import_module(f"{package}.{file.name}") for file in pkgutil.iter_modules(path))
         for name, value in vars(module).items()
         if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
         if not inspect.isabstract(value) and not name.startswith("_")

@@ -1,4 +1,4 @@
-"""A method: a forecaster of skipped units, a schedule of full steps, and perhaps a corrector of gaps.
+"""The class of methods: a forecaster of skipped units, a schedule of full steps, and perhaps a corrector of gaps.
 
 Knows forecasters, schedules and correctors, nothing of sessions, models, or names of methods.
 """
@@ -22,10 +22,10 @@ class Method:
     """A forecaster of skipped units and a schedule of full steps, with options of the cache.
 
     `granularity` is the unit: "module" (the paper's), a whole "block", or the "stack" of all blocks. `cache_dtype` is
-    what features are packed into between steps; `offload="cpu"` keeps them in the host's memory. `memory_limit`, in
-    bytes or as text, chooses those of the three that `enable` did not get. `corrector` corrects gaps between full steps
-    once their end is known. `finer` multiplies the pipeline's steps at the same number of full ones. Only the model and
-    scheduler in `made_for` accept the method; None stands for all.
+    the type of packed features between steps; `offload="cpu"` stores them in the host's memory. `memory_limit`, in
+    bytes or as text, chooses those of the three that are not passed to `enable`. `corrector` corrects gaps between full
+    steps once their end is known. `finer` multiplies the pipeline's steps with the same number of full ones. `made_for`
+    is the only model and scheduler that the method accepts; None accepts all.
     """
 
     forecaster: Forecaster
@@ -56,14 +56,14 @@ class Method:
 
     @property
     def order(self) -> int:
-        """Order of the forecaster's expansion."""
+        """The order of the forecaster's expansion."""
         return self.forecaster.expansion.order
 
     def with_budget(self, full_steps: int | None = None, speedup: float | None = None) -> Method:
-        """Return this method with exactly `full_steps` full steps, or as many as make the loop `speedup` times faster.
+        """Return this method with exactly `full_steps` full steps, or with as many as a `speedup` of the loop allows.
 
         Raises:
-            ValueError: both are set, or the schedule does not take the budget.
+            ValueError: both are set, or the schedule does not accept the budget.
         """
         if full_steps is not None and speedup is not None:
             raise ValueError("a budget is either full_steps or speedup, not both")

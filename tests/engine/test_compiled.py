@@ -247,7 +247,7 @@ def test_units_on_two_devices_have_coefficients_of_their_own(monkeypatch: pytest
     model = tiny_dit()
     model.compile(backend=CompileCounter())
     cache = relcache.enable(model, relcache.TaylorSeer(1, interval=4))._session.cache
-    settle, calls, found = cache.settle, [], []
+    settle, calls, found = cache.plan_call, [], []
 
     def settled(*args: Any) -> None:
         calls.append(1)
@@ -260,7 +260,7 @@ def test_units_on_two_devices_have_coefficients_of_their_own(monkeypatch: pytest
             found.extend(visit.coefficients for visit in cache.visits)
             raise BrokenOff
 
-    monkeypatch.setattr(cache, "settle", settled)
+    monkeypatch.setattr(cache, "plan_call", settled)
     with pytest.raises(BrokenOff):
         run_loop(model)
     assert [coefficients.device.type for coefficients in found] == ["cpu", "cpu", "cpu", "meta"]

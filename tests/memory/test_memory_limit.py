@@ -363,7 +363,7 @@ def test_requests_that_take_turns_within_a_limit() -> None:
                     sample = torch.ones(2, 4, 8, 8 + 4 * turn)
                     model(sample, timestep=timestep.expand(2), class_labels=torch.tensor([3, 5]))
                 runs = handle._session.requests.all
-                seen.append(sum(run.request.held_bytes()[0] for run in runs if run.request is not None))
+                seen.append(sum(run.request.cached_bytes()[0] for run in runs if run.request is not None))
 
     with pytest.warns(UserWarning, match="another request took its turn"):
         take_turns()

@@ -21,7 +21,7 @@ import relcache
 from relcache import FORA, RCS, RFC, RFE, ErrorBudget, Growing, Newton, Relational, Replay, Reuse, Taylor, TaylorSeer
 from relcache.schedules.base import Setting
 from relcache.schedules.growing import default_budget, growing_steps
-from relcache.session.finer import between, finer_timesteps
+from relcache.session.finer import finer_sigmas, finer_timesteps
 
 
 def run(pipe: Any, steps: int) -> torch.Tensor:
@@ -275,8 +275,8 @@ def test_finer_sigmas() -> None:
                 made.append(requesting.run(*built, steps=steps, **options))
                 assert handle.report().nfc == 6
         torch.testing.assert_close(*made, rtol=1e-4, atol=1e-4)
-    assert between([1.0, 0.5], 2) == [1.0, 0.75, 0.5, 0.25]
-    assert between(torch.tensor([1.0, 0.5]), 2).dtype == torch.float32
+    assert finer_sigmas([1.0, 0.5], 2) == [1.0, 0.75, 0.5, 0.25]
+    assert finer_sigmas(torch.tensor([1.0, 0.5]), 2).dtype == torch.float32
 
 
 def test_finer_steps_that_cannot_be_had() -> None:

@@ -23,7 +23,7 @@ from relcache import FORA, RFC, RFE, TaylorSeer
 from relcache.engine.state import Signal
 from relcache.storage import store
 from relcache.storage.offload import Copy, Mover, StreamMover
-from relcache.storage.store import MOST_LEAVING, Away, Store, tensors, tensors_on_device
+from relcache.storage.store import MOST_LEAVING, Offloaded, Store, tensors, tensors_on_device
 
 CPU = torch.device("cpu")
 METHODS = [FORA(4), TaylorSeer(1, interval=4), RFC(2, threshold=0.6)]
@@ -113,7 +113,7 @@ def order_of(handle: relcache.Handle) -> dict[int, int]:
         (0, branch.signal.stack if branch.signal else None)
     ]
     leaves = [(place, leaf) for place, state in states for leaf in torch.utils._pytree.tree_leaves(state)]
-    return {id(leaf.host): place for place, leaf in leaves if isinstance(leaf, Away)}
+    return {id(leaf.host): place for place, leaf in leaves if isinstance(leaf, Offloaded)}
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["cached step", "full step"])
@@ -156,7 +156,7 @@ def test_the_error_signal_travels_once(journal: Journal) -> None:
     handle = relcache.enable(model, relcache.Method(relcache.Taylor(1), relcache.ErrorBudget(1e9)), offload="cpu")
     stop_after(model, 2)
     (branch,) = handle._session.cache.request.branches.values()
-    ladder = [leaf.host for leaf in torch.utils._pytree.tree_leaves(branch.signal) if isinstance(leaf, Away)]
+    ladder = [leaf.host for leaf in torch.utils._pytree.tree_leaves(branch.signal) if isinstance(leaf, Offloaded)]
     journal.entries.clear()
     step(model, 2)
     assert handle._session.cache.request.full_steps == [0, 1]

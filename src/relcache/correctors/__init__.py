@@ -1,4 +1,4 @@
-"""Correctors recompute a gap once its end is known; each file defines one and is found by itself."""
+"""Correctors of the gaps between full steps. Each file defines one, and `CORRECTORS` finds it."""
 
 from relcache.correctors.base import Corrector, Gap, Known, Link
 from relcache.correctors.replay import Replay

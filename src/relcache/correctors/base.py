@@ -1,8 +1,8 @@
 """The base class of correctors. Knows nothing of forecasters, schedules, models or sessions.
 
-A corrector recomputes a gap, the cached steps between two full ones. Its outputs were forecast from one side; once the
-next full step is known, they can be interpolated from both. A corrector stores options, never history: the past is in
-a `Gap`, one for each scheduler.
+A corrector recomputes a gap, the cached steps between two full ones. The outputs in a gap are forecast from the steps
+before it; once the next full step is known, they can be interpolated from both sides. A corrector stores options, never
+history: a `Gap` for each scheduler stores that.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ from relcache.storage.identity import Snapshot
 
 
 class Known(NamedTuple):
-    """A full step: its number, the output that the scheduler got, (batch, …), and the calls that produced it."""
+    """A full step: its number, the scheduler's model output, (batch, …), and the calls that produced it."""
 
     step: int
     output: Tensor
     calls: Hashable
 
     def fits(self, calls: Hashable, output: Tensor) -> bool:
-        """Whether outputs can be interpolated between this step and a full step with these `calls` and `output`."""
+        """Return whether outputs can be interpolated between this step and one with these `calls` and `output`."""
         return self.calls == calls and self.output.shape == output.shape
 
 
 class Link(NamedTuple):
-    """A cached step, and how the pipeline went on from it; all tensors have the sample's shape.
+    """A cached step, and the sample that the pipeline used next; all tensors have the sample's shape.
 
     Attributes:
         step: its number.
-        others: arguments of its update beside output and sample.
+        others: arguments of its update besides output and sample.
         result: a copy of the sample that the update returned, until the next update.
-        returned: a weak snapshot of that sample.
-        handed: the sample that the next update got; None if it is `result` unchanged.
-        same: bool mask of the entries in which the two are equal; the pipeline has overwritten the others.
+        returned: a weak snapshot of the returned sample.
+        next_sample: the sample that the next update got; None if it is the unchanged result.
+        same: bool mask of the entries that are equal in both; the pipeline has overwritten the others.
     """
 
     step: int
     others: dict[str, Any]
     result: Tensor | None = None
     returned: Snapshot | None = None
-    handed: Tensor | None = None
+    next_sample: Tensor | None = None
     same: Tensor | None = None
 
     def joined(self, result: Tensor) -> Tensor:
-        """Return the sample that the next update would have got if this one had returned `result`."""
-        if self.handed is None or self.same is None:
+        """Return the sample of the next update, had this one returned `result`."""
+        if self.next_sample is None or self.same is None:
             return result
-        return torch.where(self.same, result.to(self.handed.dtype), self.handed)
+        return torch.where(self.same, result.to(self.next_sample.dtype), self.next_sample)
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Gap:
     """One scheduler's last full steps, and its cached steps since then.
 
     Attributes:
-        known: the last full steps, newest first, all of the same calls.
-        before: a copy of the scheduler before its first update of the gap; None without an open gap.
-        sample: the sample that this update got.
+        known: the last full steps, newest first, all with the same calls.
+        before: a copy of the scheduler before its first update in the gap; None without an open gap.
+        sample: the sample of this update.
         links: the cached steps, oldest first.
     """
 
@@ -86,22 +86,22 @@ class Gap:
         return self.known[0].step if self.known else None
 
     def kept(self) -> list[float] | None:
-        """Return the unchanged fraction of each sample that a pipeline overwrote between updates; None without one.
+        """Return the unchanged fraction of each sample that the pipeline overwrote between updates; None without one.
 
         Waits for the device.
         """
-        touched = [link.same.float().mean() for link in self.links if link.same is not None]
-        return torch.stack(touched).tolist() if touched else None
+        fractions = [link.same.float().mean() for link in self.links if link.same is not None]
+        return torch.stack(fractions).tolist() if fractions else None
 
     def with_link(self, link: Link) -> Gap:
         """Return the gap with one more cached step."""
         return replace(self, links=(*self.links, link))
 
-    def with_handed(self, sample: Tensor, same: Tensor | None) -> Gap:
-        """Return the gap after the next update got `sample`: the last result where `same`, or all of it for None."""
+    def with_next_sample(self, sample: Tensor, same: Tensor | None) -> Gap:
+        """Return the gap after the next update got `sample`; `same` as in `Link`, None if it is the last result."""
         *others, last = self.links
         own = sample.clone() if same is not None else None
-        return replace(self, links=(*others, last._replace(result=None, returned=None, handed=own, same=same)))
+        return replace(self, links=(*others, last._replace(result=None, returned=None, next_sample=own, same=same)))
 
     def closed(self, full: Known, most: int) -> Gap:
         """Return a closed gap, with `full` as the newest of at most `most` full steps."""
@@ -110,7 +110,7 @@ class Gap:
 
 
 class Corrected(NamedTuple):
-    """The sample and output of a scheduler's update at a gap's end, and a scheduler with the state to go on from."""
+    """The sample and output of the update at a gap's end, and a scheduler with the state to continue from."""
 
     sample: Tensor
     output: Tensor
@@ -123,11 +123,11 @@ class Corrector(ABC):
     @property
     @abstractmethod
     def full_steps_needed(self) -> int:
-        """How many full steps before the gap's end `correct` reads."""
+        """The number of full steps before the gap's end that `correct` reads."""
 
     @abstractmethod
     def correct(self, gap: Gap, step: int, update: Update, scheduler: Any) -> Corrected:
         """Return the corrected `update` of `scheduler` at the full step `step`, with its shapes and dtypes.
 
-        `gap.before` is not used again and may step on; `scheduler` is only read.
+        `gap.before` may be stepped, as it is not used again; `scheduler` is only read.
         """

@@ -1,4 +1,4 @@
-"""Repeat a scheduler's updates, copy its state, and read its noise level, by its interface only.
+"""Repeat a scheduler's updates, copy its state, and read its noise level, through its interface only.
 
 Knows nothing of diffusers: a scheduler is an object whose `step` takes a `model_output` and a `sample`.
 """
@@ -23,59 +23,59 @@ NAMED: dict[str, Predicts] = {
 
 
 class Update(NamedTuple):
-    """A call of `scheduler.step`: output and sample, (batch, …) of any float dtype, and the others by name."""
+    """A call of `scheduler.step`: output and sample, (batch, …) of any float dtype, and other arguments by name."""
 
     output: Tensor
     sample: Tensor
     others: dict[str, Any]
 
-    def by(self, step: Callable[..., Any]) -> Any:
-        """Make the update by `step`, and return its result."""
+    def apply(self, step: Callable[..., Any]) -> Any:
+        """Make the update with `step`, and return its result."""
         return step(**{OUTPUT: self.output, SAMPLE: self.sample}, **self.others)
 
-    def sample_by(self, step: Callable[..., Any]) -> Tensor:
-        """Make the update by `step`, and return the next sample, (batch, …).
+    def new_sample(self, step: Callable[..., Any]) -> Tensor:
+        """Make the update with `step`, and return the new sample, (batch, …).
 
         Raises:
             TypeError: `step` returns no sample.
         """
-        if (value := sample_of(self.by(step))) is None:
+        if (value := sample_of(self.apply(step))) is None:
             raise TypeError("scheduler.step returned no sample: return a tuple or an output object that begins with it")
         return value
 
     @property
     def takes_more_samples(self) -> bool:
-        """Whether another argument has the sample's shape, such as noise or an earlier prediction."""
+        """Whether another argument, such as noise or an earlier prediction, has the sample's shape."""
         return any(isinstance(leaf, Tensor) and leaf.shape == self.sample.shape for leaf in tree_leaves(self.others))
 
     def random_states(self) -> list[Tensor]:
         """Return the states of the random number generators that the update may use, each a 1-d uint8 tensor."""
-        given = [leaf.get_state() for leaf in tree_leaves(self.others) if isinstance(leaf, torch.Generator)]
+        states = [leaf.get_state() for leaf in tree_leaves(self.others) if isinstance(leaf, torch.Generator)]
         device = self.sample.device
         if device.type == "cpu":
-            return [*given, torch.get_rng_state()]
+            return [*states, torch.get_rng_state()]
         own = getattr(torch.get_device_module(device), "get_rng_state", None)
-        return [*given, torch.get_rng_state(), *([own()] if own is not None else [])]
+        return [*states, torch.get_rng_state(), *([own()] if own is not None else [])]
 
 
 def update_of(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Update | None:
     """Return the update that `step(*args, **kwargs)` makes; None if it does not update a floating-point sample."""
     function, owner = getattr(step, "__func__", step), getattr(step, "__self__", None)
     try:
-        given = dict(_signature(function).bind(*([] if owner is None else [owner]), *args, **kwargs).arguments)
+        arguments = dict(_signature(function).bind(*([] if owner is None else [owner]), *args, **kwargs).arguments)
     except (TypeError, ValueError):
         return None
     if owner is not None:
-        given.pop(next(iter(given)))
+        arguments.pop(next(iter(arguments)))
     for name, parameter in _signature(function).parameters.items():
-        if name in given and parameter.kind is parameter.VAR_KEYWORD:
-            given |= given.pop(name)
-        elif name in given and parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+        if name in arguments and parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name)
+        elif name in arguments and parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
             return None
-    output, sample = given.pop(OUTPUT, None), given.pop(SAMPLE, None)
+    output, sample = arguments.pop(OUTPUT, None), arguments.pop(SAMPLE, None)
     if not isinstance(output, Tensor) or not isinstance(sample, Tensor) or not sample.is_floating_point():
         return None
-    return Update(output, sample, given)
+    return Update(output, sample, arguments)
 
 
 @lru_cache(maxsize=64)
@@ -95,34 +95,34 @@ def sample_of(result: Any) -> Tensor | None:
 def twin_of(scheduler: Any, of_state: Callable[[Tensor], Tensor] = torch.clone) -> Any:
     """Return an independent scheduler in the same state.
 
-    It shares 1-d tensors, which are tables. `of_state` copies tensors of more dimensions: past outputs and samples.
+    It shares 1-d tensors, which are tables. `of_state` copies tensors with more dimensions: past outputs and samples.
     """
     twin = object.__new__(type(scheduler))
-    vars(twin).update({name: _kept(value, of_state) for name, value in vars(scheduler).items() if name != "step"})
+    vars(twin).update({name: _copied(value, of_state) for name, value in vars(scheduler).items() if name != "step"})
     return twin
 
 
 def take_state(scheduler: Any, twin: Any) -> None:
-    """Move the state of `twin`, which is not used again, into `scheduler`."""
+    """Move the state of `twin` into `scheduler`; do not use `twin` again."""
     vars(scheduler).update(vars(twin))
 
 
-def _kept(value: Any, of_state: Callable[[Tensor], Tensor]) -> Any:
+def _copied(value: Any, of_state: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return of_state(value) if value.ndim > 1 else value
     if type(value) in (list, tuple):
-        return type(value)(_kept(item, of_state) for item in value)
+        return type(value)(_copied(item, of_state) for item in value)
     if type(value) is dict:
-        return {key: _kept(item, of_state) for key, item in value.items()}
+        return {key: _copied(item, of_state) for key, item in value.items()}
     if isinstance(value, deque):
-        return deque((_kept(item, of_state) for item in value), value.maxlen)
+        return deque((_copied(item, of_state) for item in value), value.maxlen)
     return value
 
 
 def predicts(scheduler: Any) -> Predicts | None:
-    """Return the quantity that the scheduler expects a model to predict; None if it does not expose it.
+    """Return the quantity that a model for this scheduler predicts; None if unknown.
 
-    "velocity" is flow matching's noise minus clean sample; "v" is v-prediction under a diffusion's alphas and sigmas.
+    "velocity" is flow matching's noise minus clean sample; "v" is v-prediction with a diffusion's alphas and sigmas.
     """
     kind = getattr(getattr(scheduler, "config", None), "prediction_type", None)
     if kind in NAMED:
@@ -134,7 +134,7 @@ def predicts(scheduler: Any) -> Predicts | None:
 def slope_at(scheduler: Any, timestep: Any) -> Tensor | None:
     """Return ∂v/∂x at a fixed prediction of the clean sample, before the update at `timestep`; a 0-d float tensor.
 
-    It is None if the scheduler does not expose its noise level.
+    Return None if the scheduler does not expose its noise level.
     """
     kind, level = predicts(scheduler), _level_at(scheduler, timestep)
     if kind is None or level is None:
@@ -146,7 +146,7 @@ def slope_at(scheduler: Any, timestep: Any) -> Tensor | None:
 
 
 def _level_at(scheduler: Any, timestep: Any) -> tuple[Tensor, Tensor] | None:
-    """Return `alpha` and `sigma` of the present sample, 0-d: it is `alpha` times the clean one plus `sigma` noise."""
+    """Return `alpha` and `sigma`, 0-d: the present sample is `alpha` times the clean one plus `sigma` times noise."""
     sigmas, products = getattr(scheduler, "sigmas", None), getattr(scheduler, "alphas_cumprod", None)
     if isinstance(sigmas, Tensor) and sigmas.ndim == 1 and hasattr(scheduler, "step_index"):
         index = scheduler.step_index
@@ -158,7 +158,7 @@ def _level_at(scheduler: Any, timestep: Any) -> tuple[Tensor, Tensor] | None:
             return alpha, sigma
         if predicts(scheduler) == "velocity":
             return 1 - sigma, sigma
-        return (1 + sigma**2) ** -0.5, sigma  # for a sample that is not scaled; the `alpha` that "v" needs
+        return (1 + sigma**2) ** -0.5, sigma  # of an unscaled sample; "v" needs this `alpha`
     if isinstance(products, Tensor) and isinstance(timestep, (int, float, Tensor)):
         product = products[int(timestep)]
         return product**0.5, (1 - product) ** 0.5

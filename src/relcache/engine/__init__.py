@@ -1,1 +1,1 @@
-"""What happens in a call of a transformer: units patched, steps decided, features kept and forecast."""
+"""The caching of one call of a transformer: patch units, decide on steps, keep and forecast features."""

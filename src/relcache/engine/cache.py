@@ -1,6 +1,6 @@
-"""Serves the units of a call: decides for the step, lays out forecasts, keeps outputs, branch by branch.
+"""The cache of a session: it decides on each step, prepares forecasts, and keeps the outputs of units.
 
-Knows forecasters and schedules by their base classes; nothing of models, patches, or whose call it is.
+Knows forecasters and schedules by their base classes; nothing of models, patches and callers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from relcache.engine.decision import Decision, RunUp
-from relcache.engine.features import counted, outputs_of, source_of, stream_name, stream_of, to_rows
+from relcache.engine.features import outputs_of, source_of, stream_name, stream_of, to_rows, zero_padding
 from relcache.engine.gauge import Gauge
 from relcache.engine.state import Branch, CallState, Cell, Request, Stream, Visit, Work, bytes_of, shape_of
 from relcache.forecasters.base import Forecaster, within_type
@@ -35,12 +35,12 @@ class Cache:
     """The features of one request, and the call in progress.
 
     Args:
-        names, parts: of the units, in the order in which they are computed.
+        names, parts: of the units, in the order of computation.
         gauges: readers of the first module's input, by the index of a model's first unit.
-        forecaster: answers for skipped units.
-        schedule: says which steps are full.
-        note: called with a key and a text where something is to be noted once.
-        store: where features lie between the steps.
+        forecaster: forecasts the outputs of skipped units.
+        schedule: decides which steps are full.
+        note: called with a key and a text; it adds a note once for each key.
+        store: stores features between the steps.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Cache:
         self._names, self._parts, self.store = names, parts, store
         self._first_units = sorted(gauges)
         self._decision.use(gauges)
-        self.visits = [Visit(index) for index in range(len(names))]  # of compiled code
+        self.visits = [Visit(index) for index in range(len(names))]  # for compiled code
 
     @property
     def gauges(self) -> Mapping[int, Gauge]:
-        """The gauges that read, by the index of a model's first unit."""
+        """The gauges in use, by the index of a model's first unit."""
         return self._decision.gauges
 
     # Calls
@@ -107,14 +107,14 @@ class Cache:
             if visit.skip and self._parts[index].run:
                 raise RuntimeError(LEFT_OUT.format(self._names[index]))
         if call.updated:
-            held, on_device = request.held_bytes()
-            request.cache_bytes = max(request.cache_bytes, held)
+            in_all, on_device = request.cached_bytes()
+            request.cache_bytes = max(request.cache_bytes, in_all)
             request.device_bytes = max(request.device_bytes, on_device + self.store.most_moving + lent)
         self.abandon_call()
         return call.visited
 
     def abandon_call(self) -> None:
-        """End the call, also one that was broken off."""
+        """End the call, even an interrupted one."""
         self._call = None
         self._decision.close_call()
         for visit in self.visits:
@@ -122,11 +122,11 @@ class Cache:
                 visit.clear()
         self.store.close()
 
-    def pass_by(self) -> None:
-        """Compute a call of the present step in full, and keep nothing of it."""
+    def open_uncached_call(self) -> None:
+        """Compute a call of the present step in full, without caching it."""
         assert self.request is not None
         if self.request.full is None:
-            self._decision.settle(self.request, full=True)
+            self._decision.record(self.request, full=True)
 
     def free(self, request: Request | None, branches: Iterable[Branch] | None = None) -> None:
         """Drop the features of a request, or of some of its branches; their next step is computed in full."""
@@ -136,14 +136,14 @@ class Cache:
             branches = request.branches.values() if request is not None else ()
         for branch in branches:
             for cell in branch.cells:
-                cell.streams = []  # a unit that was broken off still has its cell
+                cell.streams = []  # an interrupted unit still refers to its cell
             branch.cells, branch.signal = self._cells(), None
 
     def _cells(self) -> list[Cell]:
         return [Cell() for _ in self._names]
 
     def _upcoming(self, index: int) -> Iterator[Any]:
-        """Yield the states of the unit `index` and of the one after it, and the error signal that it reads."""
+        """Yield the error signal that the unit `index` reads, and the states of this unit and the next."""
         assert self._call is not None
         assert self.request is not None
         branch = self._call.branch
@@ -151,21 +151,21 @@ class Cache:
             yield branch.signal.stack
         yield from (stream.state for cell in branch.cells[index : index + 2] for stream in cell.streams)
 
-    # Compiled code, which cannot ask
+    # Compiled code, which cannot call the cache
 
-    def settle(self, units: range, run_up: RunUp) -> None:
-        """Decide for the call of a model with compiled code before it is made, and lay out the visits of its `units`.
+    def plan_call(self, units: range, run_up: RunUp) -> None:
+        """Decide on a call with compiled code before it runs, and prepare the visits of its `units`.
 
-        The units are skipped if the step is cached and each has a history from a call of these shapes.
+        The units are skipped if the step is cached and each has a history from calls of the same shapes.
         """
         call, request = self._call, self.request
         assert call is not None
         assert request is not None
-        several = next((self._names[index] for index in units if self._parts[index].calls > 1), None)
-        if several is not None:
+        repeated = next((self._names[index] for index in units if self._parts[index].calls > 1), None)
+        if repeated is not None:
             raise ValueError(
-                f"{several}: a forward calls this module more than once, which compiled code cannot tell apart: use "
-                "granularity='block' or 'stack', or do not compile"
+                f"{repeated}: a forward calls this module more than once, and compiled code cannot tell the calls "
+                "apart: use granularity='block' or 'stack', or do not compile"
             )
         cells = {index: cell for index in units if (cell := call.branch.cells[index]).steps}
         ready = bool(cells) and call.branch.work is call.work and all(map(self._has_history, cells.values()))
@@ -215,15 +215,15 @@ class Cache:
             self.keep(visit, output)
             visit.inputs = None
 
-    # One unit, asked by its stand-ins
+    # One unit, called by its replacements
 
     @property
     def is_active(self) -> bool:
-        """Whether a call is in progress that is to be cached."""
+        """Whether a cached call is in progress."""
         return self._call is not None and not self._call.paused
 
-    def opened(self, index: int, close: bool) -> Visit | None:
-        """Return the visit of the unit `index` that is open; with `close` its last module is called."""
+    def open_visit(self, index: int, close: bool) -> Visit | None:
+        """Return the open visit of the unit `index`; `close` says that its last module is being called."""
         assert self._call is not None
         if not close:
             return self._call.visits.get(index)
@@ -231,10 +231,10 @@ class Cache:
         self._call.codes += visit.codes if visit is not None else []
         return visit
 
-    def visit(self, index: int, given: list[Tensor | None], run_up: RunUp) -> tuple[Visit, list[Tensor | None]]:
-        """Open the unit `index` with the inputs `given`; the first unit of a step decides for it.
+    def open_unit(self, index: int, passed: list[Tensor | None], run_up: RunUp) -> tuple[Visit, list[Tensor | None]]:
+        """Open the unit `index` with its inputs; the first unit of a step decides on the step.
 
-        Return the visit, and the inputs with the batch first. A call too many is taken for the last one's second.
+        Return the visit, and the inputs with the batch first. A surplus call counts as a repetition of the last one.
         """
         call, request = self._call, self.request
         assert call is not None
@@ -243,7 +243,7 @@ class Cache:
         call.turns[index] += 1
         part, first = self._parts[index], index
         index += min(call.turns[index], part.calls) - 1
-        inputs = [None if value is None else to_rows(value, part.layout, call.rows) for value in given]
+        inputs = [None if value is None else to_rows(value, part.layout, call.rows) for value in passed]
         cell, shape = call.branch.cells[index], shape_of(inputs)
         has_history = self._has_history(cell) and cell.shape == shape
         if request.full is None:
@@ -267,33 +267,33 @@ class Cache:
         return len(cell.steps) >= self.forecaster.full_steps_needed
 
     def _cell_for(self, call: CallState, index: int, inputs: list[Tensor | None]) -> Cell:
-        """Return the cell of the unit `index`, a new one where the inputs have other shapes."""
+        """Return the cell of the unit `index`; a new one if the inputs have other shapes."""
         shape = shape_of(inputs)
         if call.branch.cells[index].shape != shape:
             call.branch.cells[index] = Cell(shape)
         return call.branch.cells[index]
 
     def _fill(self, visit: Visit, cell: Cell) -> Visit:
-        """Lay out what the forecast of a skipped unit reads."""
+        """Give a skipped unit's visit the data for its forecast."""
         visit.skip, visit.form, visit.empties = True, cell.form, cell.empties
         visit.streams = tuple(cell.streams)
         visit.coefficients, visit.far = self._coefficients_of(cell)
         return visit
 
     def _own_inputs(self, call: CallState, index: int, inputs: list[Tensor | None]) -> list[Tensor | None]:
-        """Copy the inputs of a unit that runs, if they are read afterwards; the unit may overwrite them."""
+        """Copy the inputs of a computed unit if they are read later, as the unit may overwrite them."""
         if not (self.forecaster.keeps_input or self._parts[index].residual):
             return inputs
         first, *others = inputs
-        # the error signal already holds a copy of the first module's input
+        # the error signal already has a copy of the first module's input
         read = None if self._parts[index].residual else self._decision.features(call, index)
         copies = [None if input is None else input.clone() for input in others]
         return [None if first is None else first.clone() if read is None else read, *copies]
 
     def _coefficients_of(self, cell: Cell) -> tuple[list[float], bool]:
-        """Return the coefficients of a forecast at the present step, and whether it may stray with them.
+        """Return the coefficients of a forecast at the present step, and whether the forecast may stray.
 
-        They are computed once for all units of one history.
+        They are computed once for all units with the same history.
         """
         assert self.request is not None
         known = self.request.coefficients
@@ -303,27 +303,28 @@ class Cache:
         return known[cell.steps]
 
     def keep(self, visit: Visit, output: Any) -> None:
-        """Hand the full output of a unit to the forecaster."""
+        """Pass the full output of a unit to the forecaster."""
         call, request, inputs = self._call, self.request, visit.inputs
         assert call is not None
         assert request is not None
         assert inputs is not None
         index, part, cell = visit.index, self._parts[visit.index], call.branch.cells[visit.index]
-        found, form = outputs_of(output, self._names[index], part)
+        outputs, form = outputs_of(output, self._names[index], part)
         if not cell.streams:
             cell.form = form
-            cell.streams = [Stream(source_of(part, position, inputs)) for position, _ in found]
+            cell.streams = [Stream(source_of(part, position, inputs)) for position, _ in outputs]
         cell.steps = (request.step, *cell.steps)[: self._most_steps]
         shared: Shared = {}
-        for stream, (_, tensor) in zip(cell.streams, found, strict=True):
+        for stream, (_, tensor) in zip(cell.streams, outputs, strict=True):
             input = stream_of(inputs, stream.source)
             rows = to_rows(tensor.detach(), part.layout, call.rows)
             if part.residual:
                 rows, code = within_type(rows - input)
                 call.codes += [] if code is None else [code]
             stream.valid = self._valid(call, f"{self._names[index]}:{stream_name(part, stream.source)}", rows)
-            input, rows = counted(input, stream.valid, self.forecaster.keeps_input), counted(rows, stream.valid)
-            # no name for either state, so that none outlives its use
+            input = zero_padding(input, stream.valid, self.forecaster.keeps_input)
+            rows = zero_padding(rows, stream.valid)
+            # unnamed, so that neither state outlives its use
             stream.state = self.store.put(
                 self.forecaster.update(self.store.get(stream.state), cell.steps, input, rows), (input, rows), shared
             )
@@ -333,7 +334,7 @@ class Cache:
         call.updated = True
 
     def _valid(self, call: CallState, name: str, features: Tensor) -> Tensor | None:
-        """Return the tokens that count of the stream `name`; without differences nothing is measured."""
+        """Return the mask (batch, tokens) of the valid tokens of the stream `name`; None where it is not needed."""
         if call.valid_tokens is None or not self.forecaster.expansion.order or features.ndim != 3:
             return None
         return call.valid_tokens(name, features.shape[1])

@@ -1,6 +1,6 @@
-"""Decides for each step whether it is full, by the error signal where the schedule wants one, and keeps that signal.
+"""Decide whether each step is full. If the schedule needs the error signal, measure and store it.
 
-Knows schedules, expansions and the gauges that read the first module's input; of units and forecasts nothing.
+Knows schedules, expansions, and the gauges that read the first module's input; nothing of units and forecasts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from relcache.engine.features import counted, have_one_memory, with_newest_of
+from relcache.engine.features import share_memory, with_newest_of, zero_padding
 from relcache.engine.gauge import Gauge
 from relcache.engine.state import CallState, Request, Signal
 from relcache.forecasters.expansion import Expansion, subsample, sum_absolute, weighted_sum
@@ -25,38 +25,38 @@ class Decision:
     """The decisions of one session.
 
     Args:
-        schedule: when a step is computed in full.
+        schedule: decides which steps are full.
         predictor: the expansion that predicts the first module's input.
-        note: called with a key and a text where something is to be noted once.
+        note: called with a key and a text; it adds a note once for each key.
     """
 
     def __init__(self, schedule: Schedule, predictor: Expansion, note: Callable[[str, str], None]):
         self._schedule, self._predictor, self._note = schedule, predictor, note
-        self.gauges: Mapping[int, Gauge] = {}  # by the index of a model's first unit; none where no signal is wanted
+        self.gauges: Mapping[int, Gauge] = {}  # by the index of a model's first unit; empty if no signal is needed
 
     def use(self, gauges: Mapping[int, Gauge]) -> None:
-        """Read the first modules' inputs by `gauges` from now on."""
+        """Read the first modules' inputs with `gauges` from now on."""
         self.gauges = gauges if self._schedule.needs_signal else {}
 
     def open_call(self) -> None:
-        """Let the gauges read in the call that begins."""
+        """Start the gauges for a new call."""
         for gauge in self.gauges.values():
             gauge.open()
 
     def close_call(self) -> None:
-        """Let the gauges read no longer."""
+        """Stop the gauges."""
         for gauge in self.gauges.values():
             gauge.close()
 
     def features(self, call: CallState, index: int) -> Tensor | None:
-        """Return the input of the first module, (batch, …), where unit `index` is the first and it was read."""
+        """Return the first module's input, (batch, …); None if unit `index` is not the first, or it was not read."""
         gauge = self.gauges.get(index)
         return None if gauge is None else gauge.features(call.rows)
 
     def decide(
         self, request: Request, call: CallState, index: int, has_history: bool, run_up: RunUp, store: Store
     ) -> None:
-        """Decide for the present step. Unit `index` of its first call asks."""
+        """Decide on the present step, at unit `index` of its first call."""
         schedule, step, signal = self._schedule, request.step, call.branch.signal
         error, forced = None, not has_history
         if has_history and schedule.wants_signal(step):
@@ -68,12 +68,12 @@ class Decision:
                 request.fallbacks["signal not finite: full step"] += 1
                 self._note("signal", "the error signal was NaN or infinite; such steps are computed in full")
                 error, forced = None, True
-        wants = schedule.wants_full(request.schedule_state, step, error)
-        if not wants and not has_history:
+        wanted = schedule.wants_full(request.schedule_state, step, error)
+        if not wanted and not has_history:
             request.fallbacks["too few full steps yet: full step"] += 1
-        self.settle(request, wants or forced, error)
+        self.record(request, wanted or forced, error)
 
-    def settle(self, request: Request, full: bool, error: float | None = None) -> None:
+    def record(self, request: Request, full: bool, error: float | None = None) -> None:
         """Record that the present step is full, or cached."""
         step = request.step
         request.full, request.signal[step] = full, error
@@ -91,9 +91,9 @@ class Decision:
         store: Store,
         shared: Shared,
     ) -> None:
-        """Keep the first module's input, (batch, …), of a full step.
+        """Store the first module's input, (batch, …), of a full step.
 
-        If that is `first`, the input of unit `index` itself, the unit's states share its memory.
+        If it equals `first`, the input of unit `index`, the unit's states share its memory.
         """
         features = self.features(call, index)
         if features is None:
@@ -103,7 +103,7 @@ class Decision:
         known = call.branch.signal or Signal((), None)
         steps = (request.step, *known.steps)[: self._predictor.order + 1]
         value, before = (
-            subsample(counted(features, valid, own=True), self._schedule.token_stride),
+            subsample(zero_padding(features, valid, own=True), self._schedule.token_stride),
             store.get(known.stack),
         )
         if before is not None and before[:, 0].shape != value.shape:
@@ -111,12 +111,12 @@ class Decision:
         stack = self._predictor.extend(before, steps, value)
         stored = store.put(stack, (value,), shared)
         call.branch.signal = Signal(steps, stored, valid)
-        if first is not None and stored is stack and have_one_memory(first, value):
+        if first is not None and stored is stack and share_memory(first, value):
             for stream in call.branch.cells[index].streams:
                 stream.state = with_newest_of(stack, stream.state, first)
 
     def _read(self, call: CallState, index: int, run_up: RunUp) -> Tensor | None:
-        """Return the first module's input; run the model up to there where that module lies inside the unit."""
+        """Return the first module's input; if that module is inside the unit, run the model up to it."""
         gauge = self.gauges.get(index)
         if gauge is not None and gauge.features(call.rows) is None:
             call.paused = True
@@ -127,10 +127,10 @@ class Decision:
         return self.features(call, index)
 
     def _error(self, signal: Signal, step: int, features: Tensor, store: Store) -> float:
-        value = subsample(counted(features, signal.valid), self._schedule.token_stride)
+        value = subsample(zero_padding(features, signal.valid), self._schedule.token_stride)
         stack = store.get(signal.stack)
         if value.shape != stack[:, 0].shape:
             return math.nan
         predicted = weighted_sum(stack, self._predictor.coefficients(signal.steps, step))
         numerator, denominator = sum_absolute(value - predicted), sum_absolute(value)
-        return float(self._schedule.error(numerator, denominator))  # over samples; the step's one host synchronisation
+        return float(self._schedule.error(numerator, denominator))  # the step's one host synchronisation

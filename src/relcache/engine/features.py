@@ -1,6 +1,6 @@
-"""How features enter and leave a unit's modules: by which argument, in which layout, in which form.
+"""Read the features that enter and leave a unit's modules: their arguments, layout and form.
 
-Knows the parts of specs; nothing of caching.
+Knows the parts of specs, nothing of caching.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from relcache.models.patterns import argument_index, first_argument
 from relcache.models.spec import Layout, Part
 
 Argument = tuple[str, "int | None"]
-"""Name of an argument, and its index among the positional ones."""
+"""The name of an argument, and its index among the positional arguments."""
 
 
 def stream_arguments(module: nn.Module, part: Part) -> list[Argument]:
@@ -23,26 +23,26 @@ def stream_arguments(module: nn.Module, part: Part) -> list[Argument]:
     names = part.streams or (first_argument(module.forward) or "hidden_states",)
     arguments = [(name, argument_index(module.forward, name)) for name in names]
     if arguments[0][1] is None:
-        arguments[0] = (names[0], 0)  # a wrapper that takes *args passes the features first
+        arguments[0] = (names[0], 0)  # a wrapper with *args takes the features first
     return arguments
 
 
-def streams_given(streams: list[Argument], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor | None]:
+def stream_inputs(streams: list[Argument], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor | None]:
     """Return the tensor passed for each stream's argument, or None."""
-    given = []
+    tensors: list[Tensor | None] = []
     for name, index in streams:
         value = kwargs.get(name)
         if value is None and index is not None and index < len(args):
             value = args[index]
-        given.append(value if isinstance(value, Tensor) else None)
-    return given
+        tensors.append(value if isinstance(value, Tensor) else None)
+    return tensors
 
 
 def to_rows(features: Tensor, layout: Layout, rows: int) -> Tensor:
     """Return a view of `features` as (rows, tokens, channels), or (rows, channels).
 
     Raises:
-        ValueError: "folded" features whose first dimension is no multiple of `rows`.
+        ValueError: the first dimension of "folded" features is no multiple of `rows`.
     """
     if layout == "rows":
         return features
@@ -55,7 +55,7 @@ def to_rows(features: Tensor, layout: Layout, rows: int) -> Tensor:
     return features.unflatten(0, (rows, features.shape[0] // rows))
 
 
-def counted(features: Tensor, valid: Tensor | None, own: bool = False) -> Tensor:
+def zero_padding(features: Tensor, valid: Tensor | None, own: bool = False) -> Tensor:
     """Return `features` (batch, tokens, channels) with zeros where the mask `valid` (batch, tokens) is false.
 
     With `own` the features are overwritten. A mask that is None or of another shape is ignored.
@@ -77,28 +77,28 @@ def from_rows(features: Tensor, layout: Layout) -> Tensor:
     return features.flatten(0, 1)
 
 
-def have_one_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have one shape and share memory."""
+def share_memory(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors have the same shape and share memory."""
     return a.shape == b.shape and a.untyped_storage()._cdata == b.untyped_storage()._cdata
 
 
 def with_newest_of(stack: Tensor, state: Any, input: Tensor) -> Any:
-    """Return `state` with the newest term of the error signal's `stack` in place of its equal, `input`."""
+    """Return `state` with its leaf `input` replaced by the newest term of the error signal's `stack`, its equal."""
     return tree_map_only(Tensor, lambda leaf: stack[:, 0] if leaf is input else leaf, state)
 
 
 def form_of(output: Any) -> tuple[Callable[..., Any], list[bool]] | None:
-    """Return None for one tensor, else the type of the output, and for each entry whether it is a tensor."""
+    """Return None for one tensor; else the type of the output, and whether each entry is a tensor."""
     return None if isinstance(output, Tensor) else (type(output), [entry is not None for entry in output])
 
 
-def handed_on(form: Any, part: Part, given: list[Tensor | None]) -> Any:
-    """Return a block's inputs in the form of its output, as a block does that changes nothing."""
+def inputs_as_output(form: Any, part: Part, inputs: list[Tensor | None]) -> Any:
+    """Return a block's inputs in the form of its output, as if the block changed nothing."""
     if form is None:
-        return given[0]
+        return inputs[0]
     kind, present = form
-    by_index = dict(zip(part.returns or range(len(given)), given, strict=True))
-    return kind(by_index[index] if there else None for index, there in enumerate(present))
+    by_index = dict(zip(part.returns or range(len(inputs)), inputs, strict=True))
+    return kind(by_index[index] if is_tensor else None for index, is_tensor in enumerate(present))
 
 
 def token_dimension(part: Part) -> int:
@@ -114,23 +114,23 @@ def outputs_of(output: Any, name: str, part: Part) -> tuple[list[tuple[int, Tens
     """
     if isinstance(output, Tensor):
         return [(0, output)], None
-    several = isinstance(output, (tuple, list)) and all(isinstance(entry, (Tensor, type(None))) for entry in output)
-    if not several or not len(part.streams):
+    is_joint = isinstance(output, (tuple, list)) and all(isinstance(entry, (Tensor, type(None))) for entry in output)
+    if not is_joint or not len(part.streams):
         kinds = ", ".join(type(entry).__name__ for entry in output) if isinstance(output, (tuple, list)) else ""
         raise TypeError(
             f"{name} returned {type(output).__name__}{f' of {kinds}' if kinds else ''}; a cached "
             "module returns one tensor, joint attention (relcache.joint in the spec) a tuple of tensors"
         )
-    found = [(index, entry) for index, entry in enumerate(output) if entry is not None]
-    streams = iter(range(len(found)))
-    return found, [None if entry is None else next(streams) for entry in output]
+    tensors = [(index, entry) for index, entry in enumerate(output) if entry is not None]
+    streams = iter(range(len(tensors)))
+    return tensors, [None if entry is None else next(streams) for entry in output]
 
 
 def stream_of(inputs: list[Tensor | None], index: int) -> Tensor:
-    """Return a unit's input of this index.
+    """Return the input `index` of a unit.
 
     Raises:
-        TypeError: the unit was called without it.
+        TypeError: the call did not pass it.
     """
     features = inputs[index]
     if features is None:
@@ -139,12 +139,12 @@ def stream_of(inputs: list[Tensor | None], index: int) -> Tensor:
 
 
 def stream_name(part: Part, source: int) -> str:
-    """Return the name of a stream's argument, "" where the part names none."""
+    """Return the name of a stream's argument; "" if the part has no names."""
     return part.streams[source] if part.streams else ""
 
 
 def source_of(part: Part, index: int, inputs: list[Tensor | None]) -> int:
-    """Return the index of the input that belongs to the output `index`: its own, or the first where it has none."""
+    """Return the index of the input that belongs to the output `index`: its own, or else the first."""
     if part.returns:
         return part.returns.index(index)
     return index if index < len(inputs) and inputs[index] is not None else 0

@@ -1,6 +1,6 @@
-"""The forwards that call one another on a module: relcache's replacements and the wrappers of other libraries.
+"""The chain of forwards on a module: relcache's replacements and the wrappers of other libraries.
 
-Knows how accelerate, diffusers and torch.compile store the forward that they wrap, and imports none of them.
+Knows how accelerate, diffusers and torch.compile store the forward that they wrap. Imports none of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNPICKLABLE = (
 
 
 class Slot(NamedTuple):
-    """Where a forward is stored: a dictionary and a key."""
+    """The dictionary and the key under which a forward is stored."""
 
     holder: dict[str, Any]
     key: str
@@ -37,8 +37,8 @@ class Slot(NamedTuple):
 class Replacement:
     """Replaces a method of one module by `call(original, *args, **kwargs)`, or by `original` once `call` is None.
 
-    The module gets `bound`, a method of this object: torch.compile shares a graph between methods that have the same
-    code. It compiles any other callable object separately. With `on_copy` a deep copy of the module keeps `call`, and
+    The module gets `bound`, a method of this object: torch.compile shares a graph between methods with the same code,
+    but compiles any other callable object separately. With `on_copy` a deep copy of the module keeps `call`, and
     `on_copy(module, replacement)` reports it.
     """
 
@@ -67,7 +67,7 @@ class Replacement:
         return types.MethodType(function, self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Replacement:
-        """Return the replacement for a copy of the module that is being made."""
+        """Return the replacement for the copy of the module."""
         copied = Replacement.__new__(Replacement)
         vars(copied).update(vars(self))
         copied.call = self.call if self.on_copy is not None else None
@@ -84,10 +84,10 @@ class Replacement:
 
 
 def _with_self(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function with the signature of `original` and a first argument `self`.
+    """Return a function with the signature of `original` after a first argument `self`.
 
-    `inspect.signature` follows `__wrapped__` to it. A `__signature__` on the replacement's own function would be copied
-    by wrappers of the bound method, with one argument too many.
+    `inspect.signature` follows `__wrapped__` to it. Wrappers of the bound method would copy a `__signature__` of the
+    replacement's own function, which has one argument too many.
     """
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -104,13 +104,13 @@ def _with_self(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def replacement_of(value: Any) -> Replacement | None:
-    """Return the replacement whose method `value` is, if it is one."""
+    """Return the replacement that `value` is the method of; None if it is no such method."""
     owner = getattr(value, "__self__", None)
     return owner if isinstance(owner, Replacement) else None
 
 
 def slots(module: Any, attribute: str = "forward") -> Iterator[Slot]:
-    """Yield the slots of the forwards that call one another, outermost first; none if only the class has a forward.
+    """Yield the slots of the forwards in the chain, outermost first; none if only the class has a forward.
 
     The last slot stores the class's own forward or an unknown wrapper.
     """
@@ -121,7 +121,7 @@ def slots(module: Any, attribute: str = "forward") -> Iterator[Slot]:
 
 
 def _inner_slot(module: Any, value: Any) -> Slot | None:
-    """Return the slot of the forward that `value` calls."""
+    """Return the slot of the forward that `value` calls; None if it is unknown."""
     replacement = replacement_of(value)
     if replacement is not None:
         return Slot(replacement.__dict__, "original")
@@ -142,9 +142,9 @@ def _reference(value: Any) -> Any:
 
 
 def local_slot(module: Any, attribute: str) -> Slot:
-    """Return the outermost slot whose forward computes the tokens of this process alone.
+    """Return the outermost slot in which the forward gets only the tokens of this process.
 
-    Context parallelism splits and gathers the tokens in a hook. Outside of that hook a forward takes all tokens.
+    Context parallelism splits and gathers the tokens in a hook. Outside that hook a forward takes all tokens.
     """
     local = Slot(module.__dict__, attribute)
     for slot in slots(module, attribute):
@@ -169,9 +169,9 @@ def reaches(value: Any, target: Any) -> bool:
 
     Functions made by torch.compile are not searched: compiled code cannot call a cache.
     """
-    found, inspected = [value], set[int]()
-    while found and len(inspected) < MOST_INSPECTED:
-        item = found.pop()
+    pending, inspected = [value], set[int]()
+    while pending and len(inspected) < MOST_INSPECTED:
+        item = pending.pop()
         if item is target:
             return True
         skipped = isinstance(item, (nn.Module, type, types.ModuleType)) or _is_compiled_function(item)
@@ -179,20 +179,20 @@ def reaches(value: Any, target: Any) -> bool:
             continue
         inspected.add(id(item))
         if isinstance(item, functools.partial):
-            found += [item.func, *item.args, *item.keywords.values()]
+            pending += [item.func, *item.args, *item.keywords.values()]
         if isinstance(item, types.MethodType):
-            found += [item.__func__, item.__self__]
-        found += filter(callable, _contents(item))
+            pending += [item.__func__, item.__self__]
+        pending += filter(callable, _contents(item))
     return False
 
 
 def _contents(value: Any) -> list[Any]:
     """Return the objects in the closure, the defaults and the attributes of `value`."""
-    found = []
+    contents = []
     if isinstance(value, types.FunctionType):
         for cell in value.__closure__ or ():
             with suppress(ValueError):  # the cell is empty
-                found.append(cell.cell_contents)
-        found += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+                contents.append(cell.cell_contents)
+        contents += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
     attributes = getattr(value, "__dict__", None)
-    return found + (list(attributes.values()) if isinstance(attributes, dict) else [])
+    return contents + (list(attributes.values()) if isinstance(attributes, dict) else [])

@@ -1,6 +1,6 @@
-"""Reads the input of a model's first module, on which an error-driven schedule decides.
+"""Read the input of a model's first module, from which an error-driven schedule decides.
 
-Knows specs and the patch; nothing of schedules and errors.
+Knows specs and the patch, nothing of schedules and errors.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relcache.engine.features import Argument, stream_arguments, streams_given, to_rows
-from relcache.engine.halt import StandIn, run_until
+from relcache.engine.features import Argument, stream_arguments, stream_inputs, to_rows
+from relcache.engine.halt import Substitute, run_until
 from relcache.engine.patch import Patch
 from relcache.models.spec import Part
 
 
 class Gauge:
-    """Stands before one module and keeps its input.
+    """Records the input of one module.
 
-    That input is normalised and modulated by the timestep, unlike the input of a block. So its error says far better
-    when to compute in full. Where the module is skipped with its block, `run_up` runs the model up to it.
+    The first module's input is normalised and modulated by the timestep, unlike the input of a block. Its error is
+    therefore the better guide for full steps. If a skipped block contains the module, `run_up` runs the model up to it.
     """
 
     def __init__(self, part: Part):
         self._part = part
-        self.name = f"{part.pattern}:{(part.streams or ('',))[0]}"  # of the stream that it reads
+        self.name = f"{part.pattern}:{(part.streams or ('',))[0]}"  # of the recorded stream
         self._stream: list[Argument] = []
-        self._input: Tensor | None = None  # a copy, unless it is only read afterwards
+        self._input: Tensor | None = None  # a copy; after `run_up` the tensor itself
         self._around: list[weakref.ref[nn.Module]] = []  # from the model down to the module
         self._reads = False  # whether a cached call is in progress
 
     def attach(self, patch: Patch, around: Sequence[nn.Module]) -> None:
-        """Stand before the forward of the last of `around`, the modules from the model down to the one that is read."""
+        """Read the input of the last of `around`: the modules from the model down to the one to read."""
         module = around[-1]
         self._around = [weakref.ref(outer) for outer in around]
         self._stream = stream_arguments(module, self._part)[:1]
@@ -44,13 +44,13 @@ class Gauge:
 
     def _call(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._reads:
-            self._input = streams_given(self._stream, args, kwargs)[0]
+            self._input = stream_inputs(self._stream, args, kwargs)[0]
             if self._input is not None:
                 self._input = self._input.detach().clone()
         return original(*args, **kwargs)
 
     def open(self) -> None:
-        """Begin to read in a call."""
+        """Start reading in a new call."""
         self._reads, self._input = True, None
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ class Gauge:
         self._reads, self._input = False, None
 
     def features(self, rows: int) -> Tensor | None:
-        """Return the module's input in this call, (rows, tokens, channels); None if it was not reached yet."""
+        """Return the module's input in this call, (rows, tokens, channels); None before the module is called."""
         return None if self._input is None else to_rows(self._input.detach(), self._part.layout, rows)
 
     @torch.no_grad()
@@ -68,19 +68,19 @@ class Gauge:
         forward: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        stand_in: StandIn | None = None,
+        substitute: Substitute | None = None,
     ) -> None:
-        """Run the forward of `module`, uncompiled, until it calls the module that is read.
+        """Run the forward of `module`, uncompiled, until it calls the module to read.
 
         Args:
-            module: the model, or a block around the module that is read.
-            stand_in: as in `run_until`.
+            module: the model, or a block around the module to read.
+            substitute: as in `run_until`.
         """
         around = [outer for reference in self._around if (outer := reference()) is not None]
         depth = next((depth for depth, outer in enumerate(around) if outer is module), len(around) - 1)
         eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
         with eager:
-            run_until(around[depth:], lambda: forward(*args, **kwargs), self._read, stand_in)
+            run_until(around[depth:], lambda: forward(*args, **kwargs), self._read, substitute)
 
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._input = streams_given(self._stream, args, kwargs)[0]
+        self._input = stream_inputs(self._stream, args, kwargs)[0]

@@ -1,8 +1,8 @@
-"""Run modules up to one inside them, and let the hooks around them finish.
+"""Run a module up to another one inside it, and let the hooks around them finish.
 
-Wrappers of a forward (of accelerate, and of diffusers' offloading) act before it and after it. An exception would skip
-the second part, and weights would stay on the device. So an interrupted forward returns a stand-in for its output to
-its wrappers, and the exception is raised again outside of them.
+Wrappers of a forward, such as those of accelerate and diffusers' offloading, act before it and after it. An exception
+would skip the second part, and weights would stay on the device. So an interrupted forward returns a substitute for its
+output to its wrappers, and the exception is raised again outside them.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch.utils._pytree import tree_leaves
 
 from relcache.engine.forwards import replacement_of, slots
 
-StandIn = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
+Substitute = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
 
 
 class _Reached(Exception):
-    """The last module was called: nothing after it is computed."""
+    """The last module was called: stop."""
 
 
 def run_until(
     modules: Sequence[nn.Module],
     run: Callable[[], Any],
     receive: Callable[[tuple[Any, ...], dict[str, Any]], None],
-    stand_in: StandIn | None = None,
+    substitute: Substitute | None = None,
 ) -> None:
-    """Call `run`, which runs the first of `modules`, until it calls the last; `receive` gets the last one's arguments.
+    """Call `run`, which runs the first of `modules`, until it calls the last; pass its arguments to `receive`.
 
     Args:
-        modules: each one lies in the one before it.
-        stand_in: makes the stand-in for the first module's output from its arguments; by default their first tensor.
+        modules: each is inside the one before.
+        substitute: makes a substitute for the first module's output from its arguments; by default their first tensor.
     """
     *around, last = modules
     reached = False
@@ -44,7 +44,7 @@ def run_until(
         receive(args, kwargs)
         raise _Reached
 
-    def go_on(module: nn.Module, args: Any, output: Any) -> None:
+    def stop_again(module: nn.Module, args: Any, output: Any) -> None:
         if reached:
             raise _Reached
 
@@ -56,21 +56,22 @@ def run_until(
                 continue  # no other code wraps its forward
             inner = chain[-1]
             undo.callback(inner.holder.__setitem__, inner.key, inner.value)
-            inner.holder[inner.key] = _returning(inner.value, (stand_in if depth == 0 else None) or _first_tensor)
+            make = (substitute if depth == 0 else None) or _first_tensor
+            inner.holder[inner.key] = _with_substitute(inner.value, make)
             if depth:
-                undo.callback(module.register_forward_hook(go_on).remove)
+                undo.callback(module.register_forward_hook(stop_again).remove)
         with suppress(_Reached):
             run()
 
 
-def _returning(forward: Callable[..., Any], stand_in: StandIn) -> Callable[..., Any]:
-    """Return `forward`, changed to return a stand-in where it is interrupted."""
+def _with_substitute(forward: Callable[..., Any], substitute: Substitute) -> Callable[..., Any]:
+    """Return `forward`, changed to return a substitute where it is interrupted."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return forward(*args, **kwargs)
         except _Reached:
-            return stand_in(args, kwargs)
+            return substitute(args, kwargs)
 
     return call
 

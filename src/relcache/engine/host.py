@@ -1,4 +1,4 @@
-"""One transformer of a session: its units, their replacements, and changes that other code has made to it."""
+"""One transformer of a session: its units, their replacements, and changes made by other code."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from relcache.models.spec import ModelSpec
 
 
 class Condition(NamedTuple):
-    """Condition of a model at a call.
+    """The condition of a model at a call.
 
     Attributes:
         replaced: whether calls of a patched module no longer reach its unit. Loading a LoRA replaces the module;
             removing or compiling other code's hooks drops the replacement of its forward.
         hooks: diffusers' hooks on blocks and modules; its guiders use them to perturb a branch for one call.
-        compiled: whether units lie inside compiled code of the model or of a block.
+        compiled: whether compiled code of the model or of a block contains units.
     """
 
     replaced: bool
@@ -42,19 +42,19 @@ class Condition(NamedTuple):
 class Host:
     """One transformer of a session: its spec, its units, and the patches on it.
 
-    The patched forwards keep the cache alive. The session refers to the model weakly, so a handle kept for its report
-    does not keep the weights.
+    The patched forwards keep the cache alive. The session refers to the model weakly, so a handle does not keep the
+    weights alive.
     """
 
     def __init__(
-        self, name: str, model: nn.Module, spec: ModelSpec, place: int, first_unit: int, needs_signal: bool = False
+        self, name: str, model: nn.Module, spec: ModelSpec, index: int, first_unit: int, needs_signal: bool = False
     ):
         self.model = weakref.ref(model)
-        self.name, self.place = name, place
+        self.name, self.index = name, index
         self.model_name = type(model).__name__
         self.signature = inspect.signature(type(model).forward)
         self.watch, self.contexts, self.swaps = Watch(), Patch(), Patch()
-        self._needs_signal = needs_signal  # whether the schedule decides by this process's features
+        self._needs_signal = needs_signal  # whether the schedule depends on this process's features
         self._unfinished = False  # whether swapping the units has failed
         self._warned_of_ranks = False
         self.describe(spec, first_unit)
@@ -65,7 +65,7 @@ class Host:
         Earlier units stay patched: restore `swaps` first.
 
         Raises:
-            RuntimeError, ValueError: as `condition_of`.
+            RuntimeError, ValueError: as in `condition_of`.
         """
         model = self.present_model()
         self.spec, self.first_unit = spec, first_unit
@@ -92,7 +92,7 @@ class Host:
         """
         model = self.model()
         if model is None:
-            raise RuntimeError(f"the {self.model_name} that was enabled is gone")
+            raise RuntimeError(f"the {self.model_name} that was enabled has been deleted: enable another one")
         return model
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -106,26 +106,26 @@ class Host:
 
     @property
     def units(self) -> range:
-        """Return the indices of the units in the session."""
+        """The indices of the units in the session."""
         return range(self.first_unit, self.first_unit + len(self.unit_names))
 
-    def let_go(self) -> None:
-        """Put back the original objects and stop watching."""
+    def restore(self) -> None:
+        """Restore the original objects and stop watching."""
         for patch in (self.swaps, self.contexts, self.watch):
             patch.restore()
 
     def suspend(self) -> Callable[[], None]:
-        """Put back the original objects, and return a function that puts the same replacements in again."""
+        """Restore the original objects, and return a function that puts the same replacements back."""
         resumes = ExitStack()
         for patch in (self.swaps, self.contexts, self.watch):
             resumes.callback(patch.suspend())
         return resumes.close
 
     def swap_units(self, cache: Cache, model: nn.Module) -> None:
-        """Replace the forwards of the modules of all units, or of none where that fails.
+        """Replace the forwards of the modules of all units; if that fails, of none.
 
         Raises:
-            ValueError: the model has changed and lacks modules that the spec names.
+            ValueError: the model has changed, and has no module for a name in the spec.
         """
         self._unfinished = True
         patched: set[str] = set()
@@ -149,7 +149,7 @@ class Host:
 
         Raises:
             RuntimeError: another cache is active on it.
-            ValueError: processes share it and may not decide by themselves.
+            ValueError: processes share the model, and each would decide by itself.
         """
         _refuse_other_libraries(model)
         self.watch.renew(model)
@@ -165,12 +165,12 @@ class Host:
             compiled = compiled or (name in self._ancestors and is_compiled(module))
             registry = module.__dict__.get("_diffusers_hook")
             hooks += [f"{name}:{hook}" for hook in registry.hooks] if registry is not None else []
-        foreign = next((hook for hook in hooks if _is_cache(hook)), None)
-        if foreign is not None:
-            block, _, hook = foreign.partition(":")
+        other_cache = next((hook for hook in hooks if _is_cache(hook)), None)
+        if other_cache is not None:
+            block, _, hook = other_cache.partition(":")
             raise RuntimeError(
                 f"{self.model_name} has another cache active (hook {hook!r} of diffusers on {block}): remove it, with "
-                "transformer.disable_cache() if that set it; two caches would skip each other's work"
+                "transformer.disable_cache() if diffusers set it; two caches would skip each other's work"
             )
         if self._needs_signal and process_count() > 1:
             units = {name for modules in self.unit_modules for name in modules}
@@ -182,25 +182,26 @@ class Host:
 
 
 def count_rows(sample: Any) -> int:
-    """Count the samples in the noisy input: a tensor (batch, ...), or a list with a tensor for each sample."""
+    """Return the number of samples in the noisy input: a tensor (batch, …), or a list with a tensor for each sample."""
     if isinstance(sample, (list, tuple)):
         return len(sample)
     return sample.shape[0] if isinstance(sample, Tensor) and sample.ndim else 1
 
 
-def form_of_arguments(given: Mapping[str, Any], timestep: str) -> Hashable:
+def form_of_arguments(arguments: Mapping[str, Any], timestep: str) -> Hashable:
     """Return the fixed parts of a call's arguments: their names and nesting, and values other than tensors and numbers.
 
-    A ControlNet passes zeros after its last step. So whether its tensors are zero is read, which waits for the device.
+    A ControlNet passes zeros after its last step. The form includes whether its tensors are zero, and so waits for the
+    device.
 
     Args:
-        given: arguments by name; tensors among them have any shape and dtype.
+        arguments: by name; tensors among them have any shape and dtype.
     """
     form: list[Hashable] = []
-    for name in sorted(given):
+    for name in sorted(arguments):
         if name == timestep:
             continue
-        leaves, nesting = tree_flatten(given[name])
+        leaves, nesting = tree_flatten(arguments[name])
         form.append((name, nesting, *map(_kind, leaves)))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         if "control" in name and tensors and tensors[0].device.type != "meta":
@@ -209,12 +210,12 @@ def form_of_arguments(given: Mapping[str, Any], timestep: str) -> Hashable:
 
 
 def _kind(leaf: Any) -> Any:
-    """Return the value of a leaf that is a plain constant, else its type."""
+    """Return a leaf that is a plain constant; else its type."""
     return leaf if leaf is None or isinstance(leaf, (bool, str, bytes, torch.dtype)) else type(leaf)
 
 
 def refuse_cache(original: Callable[..., Any], config: Any = None, *args: Any, **kwargs: Any) -> None:
-    """Replace a model's `enable_cache` while relcache is enabled."""
+    """Refuse a model's `enable_cache` while relcache is enabled."""
     raise ValueError(
         f"Caching has already been enabled, with relcache: {type(config).__name__} would be a second cache in this "
         "model, and the two would skip each other's work. Call disable() on relcache's handle first"
@@ -240,13 +241,13 @@ def _refuse_other_libraries(model: nn.Module) -> None:
 
 
 def _is_cache(hook: str) -> bool:
-    """Return whether a hook of diffusers, "module:name", skips work. A cache of the text's keys and values does not."""
+    """Return whether a hook of diffusers, "module:name", skips work. A cache of text keys and values is exempt."""
     name = hook.partition(":")[2]
     return name.startswith(("fbc_", "pyramid_attention_broadcast")) or ("cache" in name and "text_kv" not in name)
 
 
 def with_ancestors(names: Iterable[str]) -> list[str]:
-    """Return `names` of modules and the names of the modules around them, without the model itself, sorted."""
+    """Return the `names` of modules and of the modules around them, sorted, without the model itself."""
     return sorted({".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)})
 
 
@@ -254,7 +255,7 @@ def refuse_training(model: nn.Module) -> None:
     """Check that `model` is not being trained.
 
     Raises:
-        RuntimeError: it is in training mode, or checkpoints its gradients.
+        RuntimeError: the model is in training mode, or uses gradient checkpointing.
     """
     if model.training and torch.is_grad_enabled():
         raise RuntimeError(

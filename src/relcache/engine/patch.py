@@ -1,4 +1,4 @@
-"""Swap attributes of objects and put them back exactly.
+"""Swap attributes of objects and restore them exactly.
 
 Only instances change, never classes, so a second model of the same class is not affected. A copy of a patched module
 is unpatched.
@@ -17,15 +17,15 @@ from relcache.engine.forwards import ABSENT, Replacement, Slot, local_slot, reac
 
 
 def is_swapped(module: Any, attribute: str, call: Callable[..., Any]) -> bool:
-    """Return whether `Patch.swap` put `call` on `module.attribute`, or on that of the object it was copied from."""
+    """Return whether `Patch.swap` put `call` on `module.attribute`, or on the original if `module` is a copy."""
     replacement = replacement_of(vars(module).get(attribute))
     return replacement is not None and replacement.call == call
 
 
 class Patch:
-    """Attributes swapped on modules and other objects, and how to put them back.
+    """The attributes swapped on modules and other objects, to be restored later.
 
-    Keeps no module alive: a module owns its replacements, and the patch refers to both weakly.
+    It keeps no module alive: a module owns its replacements, and the patch refers to both weakly.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Patch:
         self._outermost: dict[tuple[int, str], tuple[weakref.ref[Replacement], Any]] = {}
 
     def swap(self, module: Any, attribute: str, call: Callable[..., Any], in_copies: bool = False) -> None:
-        """Make `module.attribute(...)` call `call(original, ...)`, with `in_copies` on deep copies, too."""
+        """Make `module.attribute(...)` call `call(original, ...)`; with `in_copies` also on deep copies."""
         slot = local_slot(module, attribute)
         replacement = Replacement(module, attribute, slot, call, self._add if in_copies else None)
         slot.holder[slot.key] = replacement.bound
@@ -44,19 +44,19 @@ class Patch:
         self._outermost[id(module), attribute] = (weakref.ref(replacement), own)
 
     def _add(self, module: Any, replacement: Replacement) -> None:
-        """Record a replacement, and forget those whose modules are gone."""
+        """Record a replacement, and drop those of deleted modules."""
         self._swapped = [pair for pair in self._swapped if pair[0]() is not None]
         self._swapped.append((weakref.ref(module), weakref.ref(replacement)))
 
     def swap_call(self, module: nn.Module, call: Callable[..., Any]) -> None:
-        """Make a call of `module` call `call(original, ...)`, outside the code that `module.compile()` compiled."""
+        """Make a call of `module` call `call(original, ...)`, outside its compiled code."""
         self.swap(module, _called_attribute(module), call)
 
     def acts_on(self, module: nn.Module, attribute: str = "") -> bool:
-        """Return whether `attribute` of `module` still reaches its newest replacement, also behind other code's hooks.
+        """Return whether `attribute` of `module` still calls its newest replacement, directly or through other hooks.
 
-        It does not where other code put back an earlier forward, compiled the replacement, or changed the method of
-        the class behind it. The default attribute is the one that `swap_call` swaps.
+        It does not if other code restored an earlier forward, compiled the replacement, or changed the class's method
+        behind it. The default attribute is the one that `swap_call` swaps.
         """
         attribute = attribute or _called_attribute(module)
         reference, own = self._outermost.get((id(module), attribute), (None, None))
@@ -69,10 +69,10 @@ class Patch:
         return slot is not None or reaches(innermost, replacement.bound)
 
     def restore(self) -> None:
-        """Put back the original objects; a second call does nothing.
+        """Restore the original objects; a second call does nothing.
 
-        A replacement is also removed from behind hooks of accelerate and diffusers. An unknown wrapper around it stays
-        in place, and the replacement only calls the original.
+        A replacement inside hooks of accelerate and diffusers is removed, too. An unknown wrapper around it stays, and
+        the replacement then only calls the original.
         """
         for module, replacement in self._present():
             slot, innermost = _remove(module, replacement)
@@ -88,7 +88,7 @@ class Patch:
         self._outermost.clear()
 
     def suspend(self) -> Callable[[], None]:
-        """Put back the original objects, and return a function that puts the same replacements in again."""
+        """Restore the original objects, and return a function that puts the same replacements back."""
         removed: list[tuple[Replacement, Callable[..., Any] | None, Slot | None]] = []
         for module, replacement in self._present():
             call = replacement.call
@@ -117,17 +117,17 @@ def _called_attribute(module: nn.Module) -> str:
 
 
 def _find(module: Any, replacement: Replacement) -> tuple[Slot | None, Any]:
-    """Return the slot that stores `replacement`, None if no known slot does, and the innermost forward inspected."""
+    """Return the slot that stores `replacement`, or None, and the innermost forward inspected."""
     value = None
     for slot in slots(module, replacement.attribute):
         value = slot.value
-        if replacement_of(value) is replacement:  # a copied module has another method of it than `bound`
+        if replacement_of(value) is replacement:  # compared by owner: in a copied module the method is not `bound`
             return slot, value
     return None, value
 
 
 def _remove(module: Any, replacement: Replacement) -> tuple[Slot | None, Any]:
-    """Stop `replacement`, and put back what its slot stored before; return the same as `_find`."""
+    """Stop `replacement`, and restore the earlier value of its slot; return the same as `_find`."""
     replacement.call = None
     slot, innermost = _find(module, replacement)
     if slot is None:

@@ -1,9 +1,9 @@
-"""Processes that share a model: whether each may decide by its own features.
+"""Check whether processes that share a model may each decide by their own features.
 
-A schedule that follows the error decides by the features of its own process. Processes may share a picture, or the
-weights inside skipped modules. If they then decide differently, one skips while the other waits in a collective, for
-ever. Sharing that shows on the model is refused. A sequence that a model's own code has divided does not show, so a
-warning names it: processes that each make their own pictures look the same, and may go on.
+An error-driven schedule decides by the features of its own process. Processes may share a picture, or the weights
+inside skipped modules. If they then decide differently, one skips while the other waits in a collective, forever.
+Sharing that is visible on the model is refused. A model's own code may divide a sequence invisibly, so there is only a
+warning: processes that each make their own pictures look the same, and may continue.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import nn
 from relcache.engine.wrappers import is_of_class
 
 SHARDED = ("FSDPModule", "FullyShardedDataParallel")
-WHAT_WORKS = (
-    "use a schedule that needs no error signal, Interval or Plan, as FORA, TaylorSeer and RFE have it; or let one "
-    "process make each picture"
+ALTERNATIVES = (
+    "use a schedule that needs no error signal, Interval or Plan, as FORA, TaylorSeer and RFE do; or let one process "
+    "make each picture"
 )
 MAY_SHARE = (
-    "relcache: torch.distributed runs with {} processes, and this schedule decides by what its own process sees. That "
-    "is right where each makes pictures of its own. If they share one picture (sequence parallelism), they may decide "
-    "differently and wait for each other for ever: " + WHAT_WORKS
+    "relcache: torch.distributed runs with {} processes, and this schedule decides by the features of its own process. "
+    "That is right where each makes pictures of its own. If they share one picture (sequence parallelism), they may "
+    "decide differently and wait for each other forever: " + ALTERNATIVES
 )
 
 
 def process_count() -> int:
-    """Return how many processes torch.distributed joins; 1 where it is not initialised."""
+    """Return the number of processes in torch.distributed; 1 if it is not initialised."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -38,23 +38,23 @@ def check_ranks(model: nn.Module, skipped: Iterable[nn.Module], compiled: bool) 
 
     Args:
         skipped: modules that a cached step skips.
-        compiled: whether they lie in compiled code. The model is then run up to the first of them.
+        compiled: whether they are inside compiled code. The model is then run up to the first of them.
 
     Raises:
-        ValueError: they may not.
+        ValueError: the processes could wait for each other.
     """
     name = type(model).__name__
     if _divides_the_sequence(model):
         raise ValueError(
-            f"{name} runs under context parallelism, where each process sees some of the tokens and would decide by "
-            f"them alone: {WHAT_WORKS}"
+            f"{name} runs under context parallelism, where each process has some of the tokens and would decide by "
+            f"them alone: {ALTERNATIVES}"
         )
     outers = [model] if compiled else skipped
     if any(is_of_class(module, SHARDED) for outer in outers for module in outer.modules() if module is not outer):
         raise ValueError(
             f"{name} has FSDP-sharded modules inside what a cached step skips, where processes that decide differently "
             "would wait for each other: shard whole blocks, in the units' own size or coarser, and do not compile "
-            f"them; or {WHAT_WORKS}"
+            f"them; or {ALTERNATIVES}"
         )
 
 

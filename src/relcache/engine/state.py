@@ -1,4 +1,4 @@
-"""State and record of one request: its steps, guidance branches, units and the call in progress. Decides nothing."""
+"""State and record of one request: its steps, guidance branches and units, and the call in progress."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Shape = tuple[tuple[torch.Size, torch.dtype, torch.device] | None, ...]
 
 
 def shape_of(inputs: list[Tensor | None]) -> Shape:
-    """Return the shape, dtype and device of each stream's input; a forecast fits only where they are the same."""
+    """Return the shape, dtype and device of each stream's input; a forecast is valid only for the same ones."""
     return tuple(None if input is None else (input.shape, input.dtype, input.device) for input in inputs)
 
 
@@ -32,9 +32,9 @@ class Stream:
     """One output of a unit.
 
     Attributes:
-        source: index of its input among the unit's.
-        state: the forecaster's, as the store keeps it.
-        valid: a mask (batch, tokens) of the tokens that count; None if all do.
+        source: index of its input among the unit's inputs.
+        state: the forecaster's state, in the store's form.
+        valid: the mask (batch, tokens) of valid tokens; None if all are valid.
     """
 
     source: int
@@ -47,12 +47,12 @@ class Cell:
     """State of one unit in one branch.
 
     Attributes:
-        shape: of the inputs that filled the cell.
+        shape: of the inputs at its full steps.
         steps: its last full steps, newest first, as many as a forecast needs.
         streams: one for each output that is a tensor.
         form: None if the unit returns one tensor; else the index of the stream for each entry of the returned tuple.
-        empties: the outputs of a parallel unit's entries on a cached step: features without tokens. Of a run of
-            blocks, the forms of their outputs.
+        empties: outputs of a parallel unit's entries on a cached step: features without tokens. For a run of blocks,
+            the forms of their outputs.
     """
 
     shape: Shape | None = None
@@ -63,7 +63,7 @@ class Cell:
 
 
 class Signal(NamedTuple):
-    """The terms of the first module's input, their full steps, and its valid tokens; the error is measured on it."""
+    """The error signal: the terms of the first module's input, their full steps, and the mask of valid tokens."""
 
     steps: tuple[int, ...]
     stack: Any
@@ -85,7 +85,7 @@ class Branch:
         return tensors(list(self.states()))
 
     def states(self) -> Iterator[Any]:
-        """Yield each state of the branch, as the store keeps it."""
+        """Yield each state of the branch, in the store's form."""
         for cell in self.cells:
             for stream in cell.streams:
                 yield stream.state
@@ -95,19 +95,19 @@ class Branch:
 
 @dataclass
 class Visit:
-    """One computation of a unit in one call. Its stand-ins and the cache share it.
+    """One computation of a unit in one call, shared by the cache and the replacements of the unit's forwards.
 
     Attributes:
         index: of the unit in the session.
-        active, rows: whether the call is cached, and its samples. Only compiled code reads them.
+        active, rows: whether the call is cached, and its number of samples. Only compiled code reads them.
         skip, far: whether the unit is skipped, and whether its forecast may stray.
-        streams, coefficients: read by the forecast. Coefficients are numbers, or in compiled code a tensor (order,).
-        form, empties: as `Cell` has them.
-        inputs: batch first, of a unit that is computed.
-        output: the forecast until the last module is called; in compiled code also what the unit computed.
-        codes: of the forecasts' fall-backs, each (batch,) or (1,).
+        streams, coefficients: for the forecast. Coefficients are numbers, or in compiled code a tensor (order,).
+        form, empties: as in `Cell`.
+        inputs: of a computed unit, batch first.
+        output: the forecast until the last module is called; in compiled code also the computed output.
+        codes: the fall-backs of the forecasts, each (batch,) or (1,).
         anchor: a tensor among the arguments that requires a gradient.
-        opened, closed, twice: whether the first module was called, the last one, and the first one again.
+        opened, closed, twice: whether the first module was called, the last module, and the first module again.
     """
 
     index: int
@@ -129,11 +129,11 @@ class Visit:
 
     @property
     def lent(self) -> list[Tensor]:
-        """The inputs and the output of a computed unit, which compiled code leaves until the call ends."""
+        """The inputs and outputs of a computed unit, which compiled code leaves until the call ends."""
         return [leaf for leaf in tree_leaves((self.inputs, self.output)) if isinstance(leaf, Tensor)]
 
     def clear(self) -> None:
-        """Keep nothing of the call; compiled code has guards on this very object."""
+        """Reset the visit in place, as compiled code has guards on this object."""
         vars(self).update(vars(Visit(self.index)))
 
 
@@ -143,10 +143,10 @@ class CallState:
 
     Attributes:
         branch, work, rows: the guidance branch, the record of such calls, and the number of samples.
-        valid_tokens: as of `ModelSpec`: from a stream's name and number of tokens to the mask of those that count.
+        valid_tokens: as in `ModelSpec`: returns the mask of valid tokens for a stream's name and number of tokens.
         visits: the open visits, by the index of their first unit.
         turns: how often each unit was opened.
-        codes: of the forecasts' fall-backs.
+        codes: the fall-backs of the forecasts.
         visited, updated: whether a unit was reached, and whether a cell was changed.
         paused: whether a gauge runs the model up to its first module; units then compute.
     """
@@ -165,13 +165,13 @@ class CallState:
 
 @dataclass
 class Work:
-    """Calls of one model with inputs of one shape.
+    """The calls of one model with inputs of one shape.
 
     Attributes:
         host: index of the model.
         example: the arguments of a call, on the meta device.
         modules: names of each unit's modules.
-        calls, skipped: how many calls, and in how many of them each unit was skipped.
+        calls, skipped: the number of calls, and the number in which each unit was skipped.
     """
 
     host: int
@@ -183,12 +183,12 @@ class Work:
 
 @dataclass
 class Request:
-    """State and record of one sampling run. `full` to `calls` are of the present step."""
+    """State and record of one sampling run. The fields from `full` to `calls` belong to the present step."""
 
     schedule_state: Any
     total_steps: int | None
     batch: int
-    setting: Setting = field(default_factory=Setting)  # as it was known at the beginning
+    setting: Setting = field(default_factory=Setting)  # as known at the beginning
     branches: dict[str, Branch] = field(default_factory=dict)
     full_steps: list[int] = field(default_factory=list)
     signal: list[float | None] = field(default_factory=list)
@@ -199,19 +199,19 @@ class Request:
     cache_bytes: int = 0
     device_bytes: int = 0
     notes: dict[str, str] = field(default_factory=dict)
-    full: bool | None = None  # None until the first unit asks
+    full: bool | None = None  # None until the first unit is opened
     coefficients: dict[tuple[int, ...], tuple[list[float], bool]] = field(default_factory=dict)  # by full steps
     is_exact: bool = True  # whether all calls so far were computed in full
-    calls: set[Hashable] = field(default_factory=set)  # model, branch and rows of each
+    calls: set[Hashable] = field(default_factory=set)  # model, branch and rows
     gaps: weakref.WeakKeyDictionary[Any, Gap] = field(default_factory=weakref.WeakKeyDictionary)  # by scheduler
     updates: int = 0  # of schedulers
     uncorrected: bool = False  # whether gaps cannot be corrected
     corrections: list[tuple[int, Tensor]] = field(default_factory=list)  # step, size relative to the sample
-    step_began: list[float] = field(default_factory=list)  # seconds, while steps are timed
-    kept: list[float] = field(default_factory=list)  # shares of corrected samples that the pipeline had replaced
+    step_began: list[float] = field(default_factory=list)  # in seconds, while steps are timed
+    kept: list[float] = field(default_factory=list)  # unchanged fractions of the samples that the pipeline overwrote
 
     def open_step(self, full: bool | None = None) -> None:
-        """Begin the next step; `full` decides it beforehand."""
+        """Begin the next step; a bool `full` decides it in advance."""
         self.signal.append(None)
         self.full = full
         self.coefficients.clear()
@@ -224,12 +224,12 @@ class Request:
 
     @property
     def has_gaps(self) -> bool:
-        """Whether a full step came after cached ones."""
+        """Whether a full step followed a cached one."""
         return any(later - earlier > 1 for earlier, later in pairwise(self.full_steps))
 
     @property
     def ended(self) -> list[Branch]:
-        """In the last step, the branches that have ended; none where the number of steps is unknown."""
+        """In the last step, the branches that have ended; empty if the number of steps is unknown."""
         if self.total_steps is None or self.step + 1 < self.total_steps:
             return []
         return [branch for branch in self.branches.values() if branch.step != self.step - 1]
@@ -240,12 +240,12 @@ class Request:
         return 0 < len(self.branches) == len(self.ended)
 
     @property
-    def holds_features(self) -> bool:
+    def has_features(self) -> bool:
         """Whether the request has cached features."""
         return any(cell.streams for branch in self.branches.values() for cell in branch.cells)
 
     def watch(self, output: Any) -> None:
-        """Record whether the output of a call is finite. The device is not waited for."""
+        """Record whether the output of a call is finite, without waiting for the device."""
         full = self.full is not False
         values = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         self.outputs += [(self.step, full, value.detach().isfinite().all()) for value in values]
@@ -253,31 +253,31 @@ class Request:
     def first_not_finite(self) -> tuple[int, bool] | None:
         """Return the first step with an output that is not finite, and whether it was full; None if there is none.
 
-        Steps are checked once. Waits for the device.
+        Each output is checked once. Waits for the device.
         """
-        watched = list(self.outputs)
-        if not watched:
+        recorded = list(self.outputs)
+        if not recorded:
             return None
-        del self.outputs[: len(watched)]
-        finite = torch.stack([known.to("cpu") for *_, known in watched]).tolist()
+        del self.outputs[: len(recorded)]
+        finite = torch.stack([is_finite.to("cpu") for *_, is_finite in recorded]).tolist()
         return next(
-            ((step, full) for (step, full, _), is_finite in zip(watched, finite, strict=True) if not is_finite), None
+            ((step, full) for (step, full, _), is_finite in zip(recorded, finite, strict=True) if not is_finite), None
         )
 
     def correction_sizes(self) -> list[tuple[int, float]]:
-        """Return the full steps before which gaps were corrected, and the mean size over schedulers."""
+        """Return the full steps that ended corrected gaps, each with the mean correction over schedulers."""
         sizes: dict[int, list[float]] = {}
         for step, size in self.corrections:
             sizes.setdefault(step, []).append(float(size))
-        return [(step, mean(each)) for step, each in sizes.items()]
+        return [(step, mean(of_step)) for step, of_step in sizes.items()]
 
-    def held_bytes(self) -> tuple[int, int]:
-        """Return the bytes that the cache holds now, in all and on the device. Shared memory counts once."""
+    def cached_bytes(self) -> tuple[int, int]:
+        """Return the bytes in the cache now, in all and on the device. Shared memory counts once."""
         leaves = tree_leaves([list(branch.states()) for branch in self.branches.values()])
         return bytes_of(tensors(leaves)), bytes_of(tensors_on_device(leaves))
 
     def count_fallbacks(self, codes: list[Tensor]) -> None:
-        """Count the codes of `FALLBACKS` of a call, each (batch,) or (1,). The counts stay on the device."""
+        """Count a call's codes of `FALLBACKS`, each (batch,) or (1,). The counts stay on the device."""
         for device in {code.device for code in codes}:
             together = torch.cat([code.flatten() for code in codes if code.device == device])
             counts = (together == torch.arange(1, len(FALLBACKS) + 1, device=device)[:, None]).sum(1)

@@ -1,9 +1,9 @@
-"""How a unit is skipped: stands in for its modules' forwards, and forecasts or keeps their output.
+"""Skip a unit: replace its modules' forwards, and forecast or keep its output.
 
 Eager and compiled units are one state machine: the first module opens a `Visit`, the last one closes it. An eager unit
-asks the cache for its visit, and hands its output over. Compiled code cannot ask. The cache lays out a visit for each
-unit before the call, and collects the outputs after it. So there are two graphs, of full and of cached steps, without
-breaks. They read no Python number that differs between blocks or steps, so all blocks of a kind share them.
+gets its visit from the cache, and passes its output back. Compiled code cannot call the cache. So the cache prepares a
+visit for each unit before the call, and collects the outputs after it. There are two graphs without breaks, for full
+and for cached steps. They read no Python number that differs between blocks or steps, so blocks of a kind share them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from relcache.engine.cache import Cache
 from relcache.engine.features import (
-    counted,
     form_of,
     from_rows,
-    handed_on,
+    inputs_as_output,
     stream_arguments,
+    stream_inputs,
     stream_of,
-    streams_given,
     to_rows,
     token_dimension,
+    zero_padding,
 )
 from relcache.engine.gauge import Gauge
 from relcache.engine.patch import Patch
@@ -37,26 +37,26 @@ from relcache.storage.packing import unpacked
 
 
 class Runner:
-    """Runs one unit, or as many as a forward calls its modules: `index` is the first one's in the session."""
+    """Runs one unit, or several if a forward calls its modules several times; `index` is the first unit's."""
 
     def __init__(self, cache: Cache, index: int, unit: Unit):
         first = next(iter(unit.modules.values()))
         self._cache, self._index, self._name, self._part = cache, index, unit.name, unit.part
         self._forecaster = cache.forecaster
-        self._compiled = cache.visits[index]  # compiled code sees nothing else of the cache
+        self._compiled = cache.visits[index]  # all that compiled code sees of the cache
         self._streams = stream_arguments(first, unit.part)
         self._first = weakref.ref(first)
         self._keeps_inputs = cache.forecaster.keeps_input or unit.part.residual
-        self._form: Any = None  # how the first block returned its streams last
+        self._form: Any = None  # of the first block's last output
 
     def attach(self, patch: Patch, unit: Unit) -> None:
-        """Stand in for the forwards of the unit's modules."""
+        """Replace the forwards of the unit's modules."""
         modules = list(unit.modules.values())
         for position, module in enumerate(modules):
-            patch.swap_call(module, self._stand_in(position, module, is_last=position == len(modules) - 1))
+            patch.swap_call(module, self._replacement(position, module, is_last=position == len(modules) - 1))
 
-    def _stand_in(self, position: int, module: nn.Module, is_last: bool) -> Callable[..., Any]:
-        """Return the stand-in for the forward of one module of the unit."""
+    def _replacement(self, position: int, module: nn.Module, is_last: bool) -> Callable[..., Any]:
+        """Return the replacement for the forward of one module of the unit."""
         is_run = self._part.run
         streams = stream_arguments(module, self._part) if is_run else []
 
@@ -66,19 +66,19 @@ class Runner:
                 return original(*args, **kwargs)
             if position == 0:
                 self._open(compiling, original, args, kwargs)
-            visit = self._compiled if compiling else self._cache.opened(self._index, is_last)
+            visit = self._compiled if compiling else self._cache.open_visit(self._index, is_last)
             if visit is None or not visit.opened:
-                if is_run:  # this call leaves out the first block
+                if is_run:  # this call omitted the first block
                     return original(*args, **kwargs)
                 raise RuntimeError(
-                    f"the modules of {self._name} were called in another order than the spec gives them, or twice: the "
-                    "first entry comes first, the exit last"
+                    f"the modules of {self._name} were called twice, or in another order than in the spec: the first "
+                    "entry comes first, the exit last"
                 )
             if is_last:
                 return self._close(compiling, visit, original, args, kwargs)
             if visit.skip:
                 empty = visit.empties[position]
-                return handed_on(empty, self._part, streams_given(streams, args, kwargs)) if is_run else empty
+                return inputs_as_output(empty, self._part, stream_inputs(streams, args, kwargs)) if is_run else empty
             output = original(*args, **kwargs)
             if position == 0 and is_run and not compiling:
                 self._form = form_of(output)
@@ -90,17 +90,17 @@ class Runner:
     def _open(
         self, compiling: bool, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """Begin the unit: learn whether it is skipped, and forecast at once, before others write into its inputs."""
-        given = [None if value is None else value.detach() for value in streams_given(self._streams, args, kwargs)]
+        """Begin the unit: find out whether it is skipped, and forecast at once, before others overwrite its inputs."""
+        passed = [None if value is None else value.detach() for value in stream_inputs(self._streams, args, kwargs)]
         if compiling:
             visit = self._compiled
             visit.twice, visit.opened = visit.opened, True
-            if self._keeps_inputs and not visit.skip:  # until the call's end, when others may have written into them
-                given = [None if value is None else value.clone() for value in given]
-            inputs = [None if value is None else to_rows(value, self._part.layout, visit.rows) for value in given]
+            if self._keeps_inputs and not visit.skip:  # read after the call, when others may have overwritten them
+                passed = [None if value is None else value.clone() for value in passed]
+            inputs = [None if value is None else to_rows(value, self._part.layout, visit.rows) for value in passed]
             visit.inputs = None if visit.skip else inputs
         else:
-            visit, inputs = self._cache.visit(self._index, given, self._run_up(original, args, kwargs))
+            visit, inputs = self._cache.open_unit(self._index, passed, self._run_up(original, args, kwargs))
             visit.anchor = _wants_gradient(args, kwargs)
         if visit.skip:
             visit.output = self._forecast(compiling, visit, inputs)
@@ -118,8 +118,8 @@ class Runner:
         return run_up
 
     def _unchanged(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Return the output of a block that does nothing: wrappers of its forward get it when a gauge leaves it."""
-        return handed_on(self._form, self._part, streams_given(self._streams, args, kwargs))
+        """Return the first block's inputs as its output: the substitute where a gauge interrupts the block."""
+        return inputs_as_output(self._form, self._part, stream_inputs(self._streams, args, kwargs))
 
     def _close(
         self,
@@ -136,7 +136,7 @@ class Runner:
             return _without_gradient(forecast, visit.anchor)
         output = original(*args, **kwargs)
         if compiling:
-            visit.output = tree_map_only(Tensor, lambda t: t.detach().clone(), output)  # others may write into it
+            visit.output = tree_map_only(Tensor, lambda t: t.detach().clone(), output)  # others may overwrite it
             return output
         self._cache.keep(visit, output)
         if self._part.residual and not self._part.run:
@@ -144,22 +144,22 @@ class Runner:
         return output
 
     def _forecast(self, compiling: bool, visit: Visit, inputs: list[Tensor | None]) -> Any:
-        """Return the output of a skipped unit, in the form that it returned last."""
+        """Return the forecast output of a skipped unit, in the form of its last output."""
         part, coefficients = self._part, visit.coefficients
         numbers = list(coefficients.unbind(0)) if isinstance(coefficients, Tensor) else coefficients
-        make = self._forecaster.forecast_far if visit.far else self._forecaster.forecast
+        forecast = self._forecaster.forecast_far if visit.far else self._forecaster.forecast
         outputs, codes = [], []
         for stream in visit.streams:
             input = stream_of(inputs, stream.source)
-            read = counted(input, stream.valid) if self._forecaster.reads_input else input
+            read = zero_padding(input, stream.valid) if self._forecaster.reads_input else input
             state = unpacked(stream.state) if compiling else self._cache.store.get(stream.state)
-            output, code = make(state, numbers, read)
+            output, code = forecast(state, numbers, read)
             codes.append(code)
             if part.residual:
                 output, code = within_type(input + output)
                 codes.append(code)
             elif not numbers:
-                output = output.clone()  # a view of what is cached, and the caller may write into it
+                output = output.clone()  # a view of the cache, which the caller may overwrite
             outputs.append(from_rows(output, part.layout))
         visit.codes = [code for code in codes if code is not None]
         if visit.form is None:
@@ -172,7 +172,7 @@ class Runner:
 
 
 class _NoGradient(torch.autograd.Function):
-    """Hands features on, and refuses to hand a gradient back."""
+    """Passes features through, and refuses gradients."""
 
     @staticmethod
     def forward(context: Any, features: Tensor, anchor: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ class _NoGradient(torch.autograd.Function):
 
 
 def _wants_gradient(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """Return a tensor among the arguments that requires a gradient."""
+    """Return the first tensor among the arguments that requires a gradient; None if there is none."""
     if not torch.is_grad_enabled():
         return None
     tensors = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
@@ -195,7 +195,7 @@ def _wants_gradient(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | N
 
 
 def _without_gradient(output: Any, anchor: Tensor | None) -> Any:
-    """Return `output` so that a gradient which flows back to `anchor` raises an error."""
+    """Return `output`, changed to raise an error if a gradient flows from it back to `anchor`."""
     if anchor is None:
         return output
     return tree_map_only(Tensor, lambda features: _NoGradient.apply(features, anchor), output)

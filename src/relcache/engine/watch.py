@@ -1,4 +1,4 @@
-"""Report the calls of one model, by `model(...)` and by `model.forward(...)`."""
+"""Report the calls of one model, as `model(...)` and as `model.forward(...)`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relcache.engine.patch import Patch
 Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 After = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
 INSIDE_COMPILED_CODE = (
-    "a transformer with relcache enabled was called from within code that torch.compile() has made of something else, "
+    "a transformer with relcache enabled was called from code that torch.compile() made from something else, "
     "in which nothing can be cached: call transformer.compile() in the place of torch.compile(transformer) or "
     "torch.compile(transformer.forward), and set pipe.transformer to the transformer itself"
 )
@@ -44,11 +44,11 @@ class Hook:
 
 
 def refuse() -> NoReturn:
-    """Raise the error of a call from within other compiled code."""
+    """Raise the error for a call from other compiled code."""
     raise RuntimeError(INSIDE_COMPILED_CODE)
 
 
-# torch.compile does not trace such a function but calls it, so the error reaches the user.
+# torch.compile calls such a function instead of tracing it, so the error reaches the user.
 refuse._torchdynamo_disable = True  # type: ignore[attr-defined]
 refuse._torchdynamo_disable_msg = INSIDE_COMPILED_CODE  # type: ignore[attr-defined]
 
@@ -56,25 +56,25 @@ refuse._torchdynamo_disable_msg = INSIDE_COMPILED_CODE  # type: ignore[attr-defi
 class Watch(Patch):
     """Calls `before(module, args, kwargs)` and `after(module, args, kwargs, output)` around each call of a model.
 
-    Where the forward raises, `after` gets the output None. Torch's own hooks report the calls: they stay when other
-    code, such as offloading, replaces `module.forward`. On a compiled module the compiled call is swapped instead, as
-    hooks would be compiled, too. A call of `module.forward(...)` passes by both. So the forward is swapped as well,
-    and reports the calls that nothing has reported yet.
+    If the forward raises, `after` gets the output None. Torch's own hooks report the calls: they stay when other code,
+    such as offloading, replaces `module.forward`. On a compiled module the compiled call is swapped instead, as hooks
+    would be compiled, too. A call of `module.forward(...)` bypasses both. So the forward is swapped as well, and
+    reports the calls that are not reported yet.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._hooks: list[RemovableHandle] = []
         self._direct = Patch()  # of the forward itself
-        self._class_forward: Any = None  # the class's own forward, if the patch replaced that
+        self._class_forward: Any = None  # the class's forward, if the patch replaced that
         self._model: weakref.ref[nn.Module] | None = None
         self._before: Before | None = None
         self._after: After | None = None
-        self._reported: set[int] = set()  # threads whose call is reported, and whose forward comes next
-        self._any_reported = False  # the same for compiled code
+        self._reported: set[int] = set()  # threads with a reported call, before its forward
+        self._any_reported = False  # for compiled code
 
     def watch(self, module: nn.Module, before: Before, after: After) -> None:
-        """Begin to report the calls of `module`."""
+        """Start reporting the calls of `module`."""
         self._model, self._before, self._after = weakref.ref(module), before, after
         if module._compiled_call_impl is not None:
             self.swap(module, "_compiled_call_impl", self._report)
@@ -87,7 +87,7 @@ class Watch(Patch):
         self._hooks.append(module.register_forward_hook(Hook(self._end), with_kwargs=True, always_call=True))
 
     def renew(self, module: nn.Module) -> None:
-        """Swap `module.forward` again if other code has put back an earlier forward."""
+        """Swap `module.forward` again if other code has restored an earlier forward."""
         if self._model is not None and not self._direct.acts_on(module, "forward"):
             self._direct.restore()
             self._swap_forward(module)
@@ -97,7 +97,7 @@ class Watch(Patch):
         self._direct.swap(module, "forward", self._call_forward)
 
     def restore(self) -> None:
-        """Put back the original objects and report no more calls."""
+        """Restore the original objects and stop reporting."""
         while self._hooks:
             self._hooks.pop().remove()
         self._direct.restore()
@@ -105,7 +105,7 @@ class Watch(Patch):
         self._model = self._before = self._after = None
 
     def suspend(self) -> Callable[[], None]:
-        """Put back the original objects, and return a function that puts the hooks and replacements in again."""
+        """Restore the original objects, and return a function that puts the hooks and replacements back."""
         hooked = bool(self._hooks)
         while self._hooks:
             self._hooks.pop().remove()
@@ -148,7 +148,7 @@ class Watch(Patch):
             return original(*args, **kwargs)
         module = self._model() if self._model is not None else None
         if self._class_forward is not None and module is not None and type(module).forward is not self._class_forward:
-            original = type(module).forward.__get__(module)  # the class has a new forward since
+            original = type(module).forward.__get__(module)  # the class has a new forward
         if threading.get_ident() not in self._reported:
             return self._report(original, *args, **kwargs)
         self._set_reported(False)
@@ -160,7 +160,7 @@ class Watch(Patch):
             raise
 
     def _report(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call `original` between `before` and `after`; by itself it replaces a compiled call."""
+        """Call `original` between `before` and `after`; this also replaces a compiled call."""
         if torch.compiler.is_compiling():
             refuse()
         module = self._model() if self._model is not None else None

@@ -1,6 +1,6 @@
-"""Modules that wrap a transformer or its blocks: which relcache unwraps, and which it refuses.
+"""Unwrap a transformer, and refuse wrappers that hide its blocks.
 
-Knows specs and the names under which wrappers store a module; imports none of them.
+Knows specs and the names under which wrappers store a module. Imports none of the wrappers.
 """
 
 from __future__ import annotations
@@ -14,52 +14,52 @@ from relcache.models.spec import ModelSpec
 COMPILED = "_orig_mod"
 HIDING = {
     COMPILED: (
-        "torch.compile(module), which hides what is inside: put the module itself back, and use module.compile(), or "
+        "torch.compile(module), which hides its contents: put the module itself back, and use module.compile(), or "
         "model.compile_repeated_blocks() for all blocks"
     ),
     "_fsdp_wrapped_module": (
-        "FullyShardedDataParallel, which hides what is inside: use torch.distributed.fsdp.fully_shard(module), which "
-        "leaves it in its place"
+        "FullyShardedDataParallel, which hides its contents: use torch.distributed.fsdp.fully_shard(module), which "
+        "keeps the module where it is"
     ),
     "_checkpoint_wrapped_module": (
-        "torch's checkpoint_wrapper, which is for training and hides what is inside: put the module itself back"
+        "torch's checkpoint_wrapper, which is for training and hides its contents: put the module itself back"
     ),
 }
-"""The wrapper and the advice against it, by the name under which it stores a module."""
+"""The wrapper and the advice to the user, by the name under which it stores a module."""
 
 
 def unwrapped(model: nn.Module, known: Collection[str], name: str = "") -> nn.Module:
     """Return the transformer in `model`, if it is the only one and the rest of `model` has no weights; else `model`.
 
-    So the transformer is found in PEFT's PeftModel, DistributedDataParallel and wrappers like them, which call it.
+    This unwraps PEFT's PeftModel, DistributedDataParallel and similar wrappers, which call the transformer.
 
     Args:
-        known: names of the classes that are transformers.
+        known: class names of transformers.
         name: the model's name in a pipeline, for the error.
 
     Raises:
-        TypeError: a wrapper in which the transformer's calls cannot be watched.
+        TypeError: the calls of the transformer in this wrapper cannot be watched.
     """
     if is_of_class(model, known):
         return model
-    found: dict[str, nn.Module] = {}
+    transformers: dict[str, nn.Module] = {}
     for path, module in model.named_modules():
-        if is_of_class(module, known) and not any(path.startswith(f"{outer}.") for outer in found):
-            found[path] = module
-    if hasattr(model, COMPILED) or any(COMPILED in path.split(".") for path in found):
+        if is_of_class(module, known) and not any(path.startswith(f"{outer}.") for outer in transformers):
+            transformers[path] = module
+    if hasattr(model, COMPILED) or any(COMPILED in path.split(".") for path in transformers):
         where = f" Set pipe.{name} = pipe.{name}._orig_mod first" if name else ""
         raise TypeError(f"torch.compile(model) gives a wrapper: call model.compile() instead, and enable model.{where}")
     if isinstance(model, nn.DataParallel):
         raise TypeError("DataParallel copies the model for each call: enable model.module, and run one on each device")
-    if len(found) != 1:
+    if len(transformers) != 1:
         return model
-    inner = next(iter(found.values()))
+    inner = next(iter(transformers.values()))
     own = {id(weight) for weight in model.parameters()} - {id(weight) for weight in inner.parameters()}
     return model if own else inner
 
 
 def is_of_class(module: nn.Module, names: Collection[str]) -> bool:
-    """Return whether the class of `module`, or an ancestor of it, has one of `names`."""
+    """Return whether the class of `module` or one of its base classes has one of these `names`."""
     return any(kind.__name__ in names for kind in type(module).__mro__)
 
 
@@ -67,7 +67,7 @@ def refuse_wrapped_units(spec: ModelSpec, model: nn.Module) -> None:
     """Check that nothing wraps the modules that `spec` names, or the modules around them.
 
     Raises:
-        ValueError: a wrapper does; the message says what to use instead.
+        ValueError: a wrapper does.
     """
     patterns: list[str] = []
     for part in (spec.fine or spec).parts:

@@ -1,4 +1,4 @@
-"""Forecasters estimate the output of a skipped unit; each file defines one and is found by itself."""
+"""Forecasters of the outputs of skipped units. Each file defines one, and `FORECASTERS` finds it."""
 
 from relcache.discovery import classes_in
 from relcache.forecasters.base import Forecaster

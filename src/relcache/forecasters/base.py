@@ -1,9 +1,9 @@
 """The base class of forecasters. Knows nothing of schedules, models or the session.
 
 A forecaster estimates the output of a skipped unit. It stores options, never history. The history of one stream of
-features is a `state`, which the session keeps: `update` replaces it at a full step, `forecast` reads it at a cached
-one. A state is made of tuples, lists and dictionaries (a NamedTuple, say), in which the cache finds the tensors. Step
-numbers are not part of it, as all modules share them.
+features is a `state`, which the session stores: `update` replaces it at a full step, `forecast` reads it at a cached
+one. A state is a tree of tuples, lists and dictionaries (such as a NamedTuple) with tensors as leaves. Step numbers are
+not part of it, as all modules share them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from relcache.forecasters.expansion import (
 class Forecast(NamedTuple):
     """A forecast output (batch, …), and the fall-back of each sample: 0 for none, else a key of `FALLBACKS`.
 
-    `fallback` is an int8 tensor, (batch,) or (1,), or None where no fall-back was possible.
+    `fallback` is an int8 tensor, (batch,) or (1,), or None if no fall-back was possible.
     """
 
     output: Tensor
@@ -52,7 +52,7 @@ class Forecaster(ABC):
     """Estimates the output of a module from its last full steps and, if needed, from its present input."""
 
     bounded_when_compiled: ClassVar[bool] = False
-    """Whether `forecast` with tensors as coefficients is bounded, so that `forecast_far` needs no graph."""
+    """Whether `forecast` is bounded for tensor coefficients: compiled code then never uses `forecast_far`."""
 
     reads_input: ClassVar[bool] = True
     """Whether `forecast` reads its input."""
@@ -60,16 +60,16 @@ class Forecaster(ABC):
     @property
     @abstractmethod
     def expansion(self) -> Expansion:
-        """The expansion of the forecast's direction."""
+        """The expansion that gives the forecast's direction."""
 
     @property
     def keeps_input(self) -> bool:
-        """Whether states contain the module's input: `update` then gets a copy that nobody else overwrites."""
+        """Whether states contain the module's input: `update` then gets a copy that is not overwritten."""
         return False
 
     @property
     def full_steps_needed(self) -> int:
-        """How many full steps `forecast` needs."""
+        """The number of full steps that `forecast` needs."""
         return min(self.expansion.order, 1) + 1
 
     def coefficients(self, steps: Sequence[int], step: int) -> list[float]:
@@ -77,7 +77,7 @@ class Forecaster(ABC):
         return self.expansion.coefficients(steps, step)
 
     def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
-        """Whether these coefficients may lead out of bounds: `forecast_far` is then called."""
+        """Return whether a forecast with these coefficients may exceed its bounds: `forecast_far` is then called."""
         return False
 
     @abstractmethod
@@ -85,22 +85,22 @@ class Forecaster(ABC):
         """Return the state after the full step `steps[0]`.
 
         Args:
-            state: of the full step before, None at the first one; it may be overwritten.
-            steps: the full steps so far, newest first: the present one, and as many before it as the expansion's order.
-            input, output: the module's features, (batch, …), detached. Others may overwrite them afterwards: a state
-                contains copies, or with `keeps_input` the input itself, which is a copy then.
+            state: the state after the last full step; None at the first one. It may be overwritten.
+            steps: full steps, newest first: the present one, and as many earlier ones as the expansion's order.
+            input, output: the module's features, (batch, …), detached. They may be overwritten later, so a state has
+                copies of them. With `keeps_input` the input is a copy already.
         """
 
     @abstractmethod
     def forecast(self, state: Any, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
         """Return the module's output at a cached step, with the shape and dtype of the last full step's output.
 
-        `coefficients` are those of the method of this name: numbers, or in compiled code 0-d float tensors. `input`
-        (batch, …) is the module's present one.
+        `coefficients` are results of `self.coefficients`: numbers, or in compiled code 0-d float tensors. `input`,
+        (batch, …), is the module's present input.
         """
 
     def forecast_far(self, state: Any, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
-        """Return a `forecast` within bounds where its coefficients alone do not keep it there."""
+        """Return a `forecast` that is bounded even if its coefficients may stray."""
         return self.forecast(state, coefficients, input)
 
 
@@ -115,10 +115,10 @@ class LadderState(NamedTuple):
 class LadderForecaster(Forecaster):
     """A forecaster whose state is the stack of its outputs' differences, and whose forecast is their weighted sum.
 
-    We add bounds per sample, as the papers have none. The differences add at most 16 times the norms of the newest
-    output and of its last change, and are shortened to that. Only a gap of many times the last one can need it; at
-    orders 1 and 2 no plan of the papers does. In float16 differences are also shortened where the forecast nears the
-    end of the type (`expansion.narrowing`).
+    We add bounds per sample, as the papers have none. The differences are shortened to add at most 16 times the norms
+    of the newest output and its last change. Only a gap many times longer than the last one can need this; at orders 1
+    and 2 no plan of the papers does. In float16 differences are also shortened if the forecast nears the limit of the
+    type (`expansion.narrowing`).
     """
 
     reads_input = False
@@ -147,7 +147,7 @@ class LadderForecaster(Forecaster):
 def within_float16(
     largest: Sequence[Tensor], coefficients: Sequence[float | Tensor], scale: Tensor | None, fallback: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return `scale` and `fallback`, each (batch,) or (1,), shortened where a forecast nears the end of float16."""
+    """Return `scale`, reduced where a forecast nears the limit of float16, and `fallback`; each (batch,) or (1,)."""
     factor = narrowing(largest, coefficients, scale)
     code = (factor < 1).to(torch.int8) * NARROWED
     scale = factor if scale is None else scale * factor
@@ -157,7 +157,7 @@ def within_float16(
 def within_type(rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """Clamp float16 features (batch, …) in place to the range of the type; leave other dtypes, which do not overflow.
 
-    Returns the features, and for float16 the code `CLAMPED` of each sample that had an infinite value, (batch,) int8.
+    Return the features, and for float16 `CLAMPED` or 0 for each sample, (batch,) int8: whether it had infinite values.
     """
     if rows.dtype != torch.float16:
         return rows, None

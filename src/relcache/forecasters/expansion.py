@@ -3,8 +3,8 @@
 Knows nothing of forecasters, schedules or models.
 
 Let `n_0 > n_1 > …` be the numbers of the full steps, newest first, and `N = n_0 - n_1` the last gap. A stack is one
-tensor of terms, (batch, order + 1, …), so that a forecast is one pass over it. Term 0 is `f(n_0)`, term i is N^i times
-the difference D_i of order i. With `x = (n - n_0) / N`, the two forms define differences and coefficients as follows;
+tensor of terms, (batch, order + 1, …): a forecast is one pass over it. Term 0 is `f(n_0)`, term i is N^i times the
+difference D_i of order i. With `x = (n - n_0) / N`, the two forms define differences and coefficients as follows;
 the published one is TaylorSeer's (arXiv 2503.06923):
 
 | form | D_i | coefficient of N^i D_i at step n |
@@ -12,8 +12,8 @@ the published one is TaylorSeer's (arXiv 2503.06923):
 | taylor, as published | `(D_(i-1)(n_0) - D_(i-1)(n_1)) / (n_0 - n_1)` | `x^i / i!` |
 | newton (divided differences) | `f[n_0, …, n_i]` | `x (x + (n_0 - n_1) / N) … (x + (n_0 - n_(i-1)) / N)` |
 
-The Taylor form divides each difference by the gap at the full step where it is taken. The Newton form goes through the
-last `order + 1` values and is exact for polynomials of degree `order` with any gaps. At order 1 they are the same.
+The Taylor form divides each difference by the gap at the full step that adds it. The Newton form interpolates the last
+`order + 1` values and is exact for polynomials of degree `order` with any gaps. At order 1 the forms are the same.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from relcache.storage.identity import widest
 Form = Literal["taylor", "newton"]
 Norm = Literal["sample", "tensor"]
 
-SMALL = 2**18  # bytes of a sample; a CPU extends larger samples one by one, which keeps them in its cache
-LIMIT = 16.0  # a forecast adds at most so many times the norms of the newest feature and of its last change
+SMALL = 2**18  # bytes of a sample; a CPU extends larger samples one by one, so they stay in its cache
+LIMIT = 16.0  # a forecast adds at most this multiple of the norms of the newest feature and its last change
 GRAM_ROUNDING = 1e-7  # relative error of a float32 Gram matrix's products; (Σ a_i)² ≤ m Σ a_i²
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """How a feature is extrapolated: the highest order used, and the form.
+    """The extrapolation of a feature: the highest order, and the form.
 
     Raises:
         ValueError: the order is negative, or the form is neither "taylor" nor "newton".
@@ -57,9 +57,9 @@ class Expansion:
         """Return the stack (batch, order + 1, …) after a full step, in the dtype of `value`; zeros beyond the history.
 
         Args:
-            stack: of the full step before, None at the first one. It is overwritten and returned. A new one is made at
-                order 0, where forecasts are views of it, and for an inference tensor outside of inference mode.
-            steps: the full steps, newest first, the present one included.
+            stack: the stack after the last full step; None at the first one. It is overwritten and returned, with two
+                exceptions: order 0, where forecasts are views of it, and inference tensors outside inference mode.
+            steps: the full steps, newest first, from the present one on.
             value: the step's feature, (batch, …); copied.
         """
         if stack is None or self.order == 0:
@@ -77,7 +77,7 @@ class Expansion:
         return stack
 
     def _advance(self, terms: Sequence[Tensor], gaps: Sequence[int], value: Tensor) -> None:
-        """Overwrite the terms with those after `value`: the highest first, as it needs all the lower ones."""
+        """Overwrite the terms after the new `value`: the highest first, as it needs all lower ones."""
         shrunk = gaps[0] / (gaps[1] - gaps[0]) if len(gaps) > 1 else 1.0  # ratio of the last gap to the one before
         for order in range(len(gaps), 0, -1):
             term = terms[order]
@@ -103,16 +103,16 @@ class Expansion:
         return [((step - steps[0]) / gap) ** i / math.factorial(i) for i in orders]
 
     def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
-        """Whether a forecast with these coefficients may exceed the features at `steps` more than `LIMIT` times.
+        """Return whether a forecast with these coefficients may exceed `LIMIT` times the features at `steps`.
 
-        The forecast is a weighted sum of these features; it may where the absolute weights add up to more.
+        The forecast is a weighted sum of these features; it may if the absolute weights add up to more than `LIMIT`.
         """
         indices = range(len(coefficients) + 1)
         rows = [[float(index == other) for other in indices] for index in indices]  # weights of the features in D_i
         weights = rows[0]
         for order, coefficient in enumerate(coefficients, 1):
-            behind = steps[order:] if self.form == "newton" else steps[1:]
-            gaps = [step - past for step, past in zip(steps, behind, strict=False)]
+            earlier = steps[order:] if self.form == "newton" else steps[1:]
+            gaps = [step - past for step, past in zip(steps, earlier, strict=False)]
             pairs = zip(rows, rows[1:], gaps, strict=False)
             rows = [[(a - b) / gap for a, b in zip(row, older, strict=True)] for row, older, gap in pairs]
             factor = coefficient * (steps[0] - steps[1]) ** order
@@ -135,7 +135,7 @@ def weighted_sum(stack: Tensor, coefficients: Sequence[float | Tensor], scale: T
     total = base
     for index, coefficient in enumerate(coefficients):
         difference = stack[:, index + 1]
-        into = total if index else None  # the first term makes the result, the others are added in place
+        into = total if index else None  # the first term allocates the result, the others are added in place
         if isinstance(coefficient, Tensor):
             factor = coefficient.to(wide) if samples is None else coefficient * samples
             total = torch.addcmul(total, difference, factor, out=into)
@@ -149,7 +149,7 @@ def weighted_sum(stack: Tensor, coefficients: Sequence[float | Tensor], scale: T
 def subsample(value: Tensor, stride: int) -> Tensor:
     """Return every `stride`-th token of `value`, (…, tokens, channels), as a copy; `value` itself at a stride of 1.
 
-    A stride that shares a factor with the tokens of a picture's line would miss some columns. The stride therefore
+    A stride with a common factor with the tokens of a picture's line would miss some columns. The stride therefore
     grows to the next number coprime to the number of tokens.
     """
     if stride == 1:
@@ -165,14 +165,14 @@ def subsample(value: Tensor, stride: int) -> Tensor:
 def norm_l2(value: Tensor, norm: Norm) -> Tensor:
     """Return the L2 norm of each sample, (batch,), or of the whole tensor, (1,); float32 or wider.
 
-    It takes norms of the last dimension, then the norm of these: one long sum in float32 would lose digits.
+    It is the norm of the norms over the last dimension: one long sum in float32 would lose digits.
     """
     parts = torch.linalg.vector_norm(value, dim=-1, dtype=torch.promote_types(value.dtype, torch.float32))
     return torch.linalg.vector_norm(_rows(parts, norm), dim=1)
 
 
 def sum_absolute(value: Tensor) -> Tensor:
-    """Return the sum of absolute values of each sample, (batch,); float64 where the device has it, else float32."""
+    """Return the sum of absolute values of each sample, (batch,); float64 if the device has it, else float32."""
     return _sum(value.abs(), "sample")
 
 
@@ -188,7 +188,7 @@ def gram(stack: Tensor, norm: Norm) -> Tensor:
 def gram_norm(products: Tensor, coefficients: Sequence[float | Tensor]) -> tuple[Tensor, Tensor]:
     """Return `‖Σ c_i D_i‖₂` from the Gram matrix (batch, m, m) of the D_i, and whether it is zero up to rounding.
 
-    Coefficients are at most m numbers or 0-d tensors. Returns norms and bools, both (batch,) or (1,).
+    Coefficients are at most m numbers or 0-d tensors. Norms and bools are (batch,) or (1,).
     """
     size, entries = products.shape[-1], products.flatten(1).unbind(1)
     indices = range(len(coefficients))
@@ -202,14 +202,14 @@ def gram_norm(products: Tensor, coefficients: Sequence[float | Tensor]) -> tuple
 
 
 def most_added(value: Tensor, change: Tensor) -> Tensor:
-    """Return the greatest norm that a forecast may add, from those of the newest feature and of its last change."""
+    """Return the greatest norm that a forecast may add, from the norms of the newest feature and its last change."""
     return LIMIT * (value + change)
 
 
 def shortening(norms: Sequence[Tensor], coefficients: Sequence[float | Tensor], most: Tensor) -> Tensor:
-    """Return the factor, at most 1, by which a forecast's differences add no more than `most`; (batch,) or (1,).
+    """Return the factor, at most 1, that shortens a forecast's differences to at most `most`; (batch,) or (1,).
 
-    `norms` are those of the terms of order 1, 2, …, shaped as `most`.
+    `norms` are those of the terms of order 1, 2, …, each in the shape of `most`.
     """
     added = _weighted(norms, coefficients)
     return torch.where(added <= most, 1.0, most / added)
@@ -218,16 +218,16 @@ def shortening(norms: Sequence[Tensor], coefficients: Sequence[float | Tensor], 
 def largest_of(stack: Tensor, norm: Norm) -> tuple[Tensor, ...]:
     """Return the greatest absolute value of each term of a float16 stack, each (batch,) or (1,), float32.
 
-    Other dtypes do not overflow, and give an empty tuple.
+    For other dtypes, which do not overflow, it is empty.
     """
     return tuple(_largest(term, norm) for term in stack.unbind(1)) if stack.dtype == torch.float16 else ()
 
 
 def narrowing(largest: Sequence[Tensor], coefficients: Sequence[float | Tensor], scale: Tensor | None = None) -> Tensor:
-    """Return a further factor, at most 1, of a float16 forecast's differences: (batch,) or (1,).
+    """Return a further factor, at most 1, for the differences of a float16 forecast: (batch,) or (1,).
 
-    No value of the forecast then exceeds float16, nor 1.1 times the greatest of the newest feature, or 8192 if that is
-    more. The gates and sums after a forecast overflow long before the forecast itself does.
+    No value of the forecast then exceeds float16, nor 1.1 times the greatest value of the newest feature, or 8192 if
+    that is more. The gates and sums after a forecast overflow long before the forecast does.
     """
     value, *changes = largest
     most = (1.1 * value).clamp(8192.0, torch.finfo(torch.float16).max)
@@ -277,9 +277,9 @@ def _total(parts: Tensor, norm: Norm) -> Tensor:
 
 
 def coefficients_on(values: Sequence[float] | Tensor, order: int, device: torch.device) -> Tensor | None:
-    """Return coefficients as a float32 tensor (order,), with zeros where the history does not reach."""
+    """Return coefficients as a float32 tensor (order,), with zeros beyond the history; None at order 0."""
     if not order:
         return None
     numbers = [*values, *[0.0] * (order - len(values))]
-    # filled one by one, as the device would wait for a copy
+    # filled one by one: a copy would make the device wait
     return torch.stack([torch.full((), float(number), dtype=torch.float32, device=device) for number in numbers])

@@ -1,4 +1,4 @@
-"""Linear: the last difference of outputs, scaled with the distance and a constant weight."""
+"""Linear: add the last difference of outputs, scaled by the distance and a constant weight."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relcache.forecasters.expansion import Expansion
 class Linear(LadderForecaster):
     """`O(t-k) = O(t) + w (k / N) Δ_N O(t)`, with w a constant. Source: FasterCache (arXiv 2410.19355), GOC.
 
-    Its `expansion` is the plain one of order 1, without w.
+    Its `expansion` is that of order 1, without w.
 
     Raises:
         ValueError: the weight is not a finite number.

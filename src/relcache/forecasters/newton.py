@@ -1,4 +1,4 @@
-"""Newton: the polynomial through the last full steps at their true positions."""
+"""Newton: extrapolate the polynomial through the last full steps at their true positions."""
 
 from __future__ import annotations
 

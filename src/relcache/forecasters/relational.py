@@ -1,4 +1,4 @@
-"""Relational: an expansion gives the direction, the module's present input the magnitude."""
+"""Relational: take the direction from an expansion, and the magnitude from the module's present input."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ from relcache.forecasters.expansion import (
     weighted_sum,
 )
 
-FARTHEST = 100.0  # an input that moved more than so many times ‖Δ_N I‖ gives no magnitude
+FARTHEST = 100.0  # an input that moved more than this multiple of ‖Δ_N I‖ gives no magnitude
 
 
 class Relation(NamedTuple):
-    """How outputs moved with inputs between the last two full steps; sizes are (batch,) or (1,), float32 or wider.
+    """The relation of output and input changes between the last two full steps.
+
+    Sizes are (batch,) or (1,), float32 or wider.
 
     Attributes:
         rate: 1 / ‖Δ_N I‖.
         most: the greatest norm that may be added to the output.
-        reach: how far the input may have moved for the relation to be used; below 0 where ‖Δ_N I‖ is 0.
+        reach: the farthest move of the input for which the relation is used; below 0 where ‖Δ_N I‖ is 0.
         products: the Gram matrix of the differences, (batch, order, order) or (1, order, order).
-        none, plain: int8 codes of a forecast's fall-backs where the relation is used, and where it is not.
+        none, plain: int8 codes of the fall-backs with and without use of the relation.
         largest: in float16 the greatest absolute value of each term of the stack.
     """
 
@@ -54,7 +56,7 @@ class RelationalState(NamedTuple):
 
     Attributes:
         stack: terms of the outputs, (batch, order + 1, …), in their dtype.
-        input: at the last full step, (batch, …), or its subsample at a `token_stride`.
+        input: the input of the last full step, (batch, …), or its subsample at a `token_stride`.
         relation: None until the second full step.
     """
 
@@ -68,17 +70,17 @@ class Relational(Forecaster):
     """Relational feature estimation (RFE): `O(t-k) = O(t) + s_N(t) ‖I(t-k) - I(t)‖ · g(direction)`.
 
     `s_N(t) = ‖Δ_N O‖ / ‖Δ_N I‖` over the last two full steps and `g(x) = x / ‖x‖`; the direction is the sum that
-    `Taylor` or `Newton` adds. Norms run over all tokens and channels of one sample, so a picture does not depend on its
+    `Taylor` or `Newton` adds. Norms are over all tokens and channels of one sample, so a picture does not depend on its
     batch mates. This is the paper's formula at batch 1; `norm="tensor"` takes norms over the whole batch.
 
-    A cached step takes no norm of an output. At order 1, s and g cancel and the coefficient of Δ_N O is
-    `‖I(t-k) - I(t)‖ / ‖Δ_N I‖`. Above, the direction's norm comes from the Gram matrix of the cached differences.
-    With a `token_stride` above 1 the norms of inputs use a subsample of the tokens, and only these are kept of the
+    A cached step takes no norm of an output. At order 1, s and g cancel, and the coefficient of Δ_N O is
+    `‖I(t-k) - I(t)‖ / ‖Δ_N I‖`. At higher orders, the direction's norm comes from the Gram matrix of the differences.
+    With a `token_stride` above 1 the norms of inputs use a subsample of the tokens, and only this is stored of the
     input. The stride grows to the next number coprime to the number of tokens.
-    Where ‖Δ_N I‖ = 0 the sample gets the plain expansion; where the direction is zero it gets O(t).
+    A sample with ‖Δ_N I‖ = 0 gets the plain expansion; a sample with a zero direction gets O(t).
 
-    We add bounds, as the paper has none. A sample gets the plain expansion, bounded as in `Taylor`, where its input has
-    moved more than 100 ‖Δ_N I‖, or where more than 16 times the norms of O(t) and Δ_N O would be added. In float16 the
+    We add bounds, as the paper has none. A sample gets the plain expansion, bounded as in `Taylor`, if its input has
+    moved more than 100 ‖Δ_N I‖, or if more than 16 times the norms of O(t) and Δ_N O would be added. In float16 the
     forecast is shortened as in `Taylor`.
 
     Source: RFC, arXiv 2602.19506.
@@ -139,7 +141,7 @@ class Relational(Forecaster):
     def _forecast(
         self, state: RelationalState, coefficients: Sequence[float | Tensor], input: Tensor, far: bool
     ) -> Forecast:
-        """Forecast; `far` if the plain expansion may have to be shortened."""
+        """Return the forecast; `far` says that the plain expansion may have to be shortened."""
         known = state.relation
         assert known is not None
         moved = norm_l2(subsample(input, self.token_stride) - state.input, self.norm)

@@ -1,4 +1,4 @@
-"""Taylor: the expansion that TaylorSeer publishes."""
+"""Taylor: the published expansion of TaylorSeer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from relcache.forecasters.expansion import Expansion
 class Taylor(LadderForecaster):
     """`O(t-k) = O(t) + Σ_{i=1..m} k^i / i! · D_i(t)`, with `D_0 = O` and `D_i(t) = (D_{i-1}(t) - D_{i-1}(t+N)) / N`.
 
-    N is the gap at the full step where the difference is taken, as in the authors' code; with equal gaps that is
+    N is the gap at the full step that adds the difference, as in the authors' code; with equal gaps D_i is
     `Δ^i_N O(t) / N^i`. `Newton` uses the true positions instead. Order 0 is reuse.
 
-    With `reuse_first` a forecast needs one full step only, and reuses its output until the second one gives a
-    difference. The paper computes the second step in full. `damping` multiplies the term of order i by
-    `damping^(i-1)`, as differences of higher order contain more noise.
+    With `reuse_first` a forecast needs only one full step, and reuses its output until a second one gives a difference.
+    The paper computes the second step in full. `damping` multiplies the term of order i by `damping^(i-1)`, as
+    differences of higher order contain more noise.
 
     Source: TaylorSeer, arXiv 2503.06923; `reuse_first` and `damping` are ours.
 

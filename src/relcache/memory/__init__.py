@@ -1,1 +1,1 @@
-"""The size of a cache, and the choice of options that keeps it within a limit."""
+"""Estimate the size of a cache, and choose options that keep it within a limit."""

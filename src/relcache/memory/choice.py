@@ -1,13 +1,14 @@
-"""The choice of how features are stored, so that a cache stays within a memory limit on the device.
+"""Choose the way of storing features that keeps a cache within a memory limit on the device.
 
-Ways are tried in order, and the first that fits is taken. The order follows the loss of quality in benchmarks/LOG.md:
-packing into bfloat16 loses nothing, int8 little. Blocks and stacks lose little with RFE, RCS and RFC, more with
-TaylorSeer. Offloading loses no quality, but transfers may make a cached step as slow as a full one. It is therefore
-the last resort, and tries the same order again, as fewer bytes travel faster. Options that the user fixed are kept.
+Ways are tried in order, and the first one that fits is chosen. The order follows the loss of quality in
+benchmarks/LOG.md: packing into bfloat16 loses nothing, int8 little. Blocks and stacks lose little with RFE, RCS and
+RFC, more with TaylorSeer. Offloading loses no quality, but transfers may make a cached step as slow as a full one. It
+is therefore the last resort, with the same order again, as fewer bytes transfer faster. Options that the user fixed do
+not change.
 
-The bytes counted are those of the cache and of transfers from and to the host. Inside compiled code they include the
-inputs and outputs of each unit, which live until the call ends. Unpacked features of the one active unit do not count:
-skipped modules leave memory free.
+The limit covers the bytes of the cache and of transfers to and from the host. Inside compiled code they include the
+inputs and outputs of each unit, which live until the call ends. Unpacked features of the one active unit do not count,
+as skipped modules leave memory free.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from relcache.storage.offload import SHARED_MEMORY, Offload
 from relcache.storage.packing import TYPES, CacheDtype
 
 WIDE = (torch.float32, torch.float64)
-EXPERT = "transformer_2"  # diffusers' name of the expert that takes over from the first
+EXPERT = "transformer_2"  # diffusers' name of the expert that takes over from the first one
 NOT_WHERE_COMPILED = (
-    "offload='cpu' has no use inside compiled code, which would need all features on the device at once: compile the "
+    "offload='cpu' has no use inside compiled code, which needs all features on the device at once: compile the "
     "blocks and use granularity='block' or 'stack', or do not offload"
 )
 
 
 class Way(NamedTuple):
-    """How features are stored: the size of a unit, the dtype they are packed into, and whether they are offloaded."""
+    """The way of storing features: the size of a unit, the dtype of packed features, and offloading."""
 
     granularity: Granularity = "module"
     cache_dtype: CacheDtype = "features"
@@ -49,23 +50,23 @@ class Way(NamedTuple):
         return f"granularity {self.granularity!r}{packed}{', offload' if self.offload == 'cpu' else ''}"
 
 
-def ways(asked: Way, fixed: Collection[str], wide: bool, movable: bool) -> list[Way]:
-    """Return the ways to choose from, the best first, beginning with `asked`.
+def ways(requested: Way, fixed: Collection[str], wide: bool, movable: bool) -> list[Way]:
+    """Return the ways to choose from, the best first, beginning with `requested`.
 
     Args:
-        asked: the user's way.
+        requested: the user's way.
         fixed: names of its fields that must not change.
-        wide: whether features are float32 or wider, so that bfloat16 shrinks them.
+        wide: whether features are float32 or wider, and bfloat16 shrinks them.
         movable: whether their device has a memory of its own.
     """
-    dtypes: list[CacheDtype] = [asked.cache_dtype]
+    dtypes: list[CacheDtype] = [requested.cache_dtype]
     if "cache_dtype" not in fixed:
-        dtypes += ["bfloat16"] if wide and asked.cache_dtype == "features" else []
-        dtypes += ["int8"] if asked.cache_dtype not in TYPES or TYPES[asked.cache_dtype].itemsize > 1 else []
+        dtypes += ["bfloat16"] if wide and requested.cache_dtype == "features" else []
+        dtypes += ["int8"] if requested.cache_dtype not in TYPES or TYPES[requested.cache_dtype].itemsize > 1 else []
     granularities: tuple[Granularity, ...] = get_args(Granularity)
-    coarser = granularities[granularities.index(asked.granularity) :]
-    offloads: list[Offload] = [asked.offload]
-    if "offload" not in fixed and asked.offload == "none" and movable:
+    coarser = granularities[granularities.index(requested.granularity) :]
+    offloads: list[Offload] = [requested.offload]
+    if "offload" not in fixed and requested.offload == "none" and movable:
         offloads.append("cpu")
     return [
         Way(granularity, dtype, offload)
@@ -79,7 +80,7 @@ def ways(asked: Way, fixed: Collection[str], wide: bool, movable: bool) -> list[
 class Option:
     """One way and its bytes of cache: in all, at most on the device at once, and in the host's memory.
 
-    `problem` says why the way is impossible; it is "" if the way is possible.
+    `problem` says why the way is impossible; it is "" for a possible way.
     """
 
     way: Way
@@ -97,7 +98,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Choice:
-    """The result of a memory limit: the `options` in the order of trial; the last one fits."""
+    """The choice for a memory limit: the `options` in the order of trial. The last one fits."""
 
     limit: int
     options: tuple[Option, ...]
@@ -113,16 +114,16 @@ class Choice:
         return self.chosen.way
 
     def __str__(self) -> str:
-        asked, begin = self.options[0], f"memory_limit {as_text(self.limit)}: "
-        if self.chosen is asked:
-            return f"{begin}{asked}, as asked"
-        otherwise = asked.problem or f"it would take {as_text(asked.device_bytes)}"
-        return f"{begin}{self.chosen}; as asked ({asked.way}) {otherwise}"
+        first, begin = self.options[0], f"memory_limit {as_text(self.limit)}: "
+        if self.chosen is first:
+            return f"{begin}{first}, as asked"
+        otherwise = first.problem or f"it would take {as_text(first.device_bytes)}"
+        return f"{begin}{self.chosen}; as asked ({first.way}) {otherwise}"
 
 
 @dataclass(frozen=True)
 class Call:
-    """One branch's call of a transformer: a key of its shapes, and its arguments by name."""
+    """A branch's call of a transformer: a key of its shapes, and its arguments by name."""
 
     host: Host
     spec: ModelSpec
@@ -137,27 +138,27 @@ class Call:
 
 
 class Chooser:
-    """Finds the way that keeps a cache within a limit; remembers the sizes for each shape of call.
+    """Finds the best way that keeps a cache within a limit, and stores the sizes for each shape of call.
 
     Args:
-        asked: the user's way.
+        requested: the user's way.
         fixed: names of its fields that must not change.
-        forecaster, schedule: of the session.
+        forecaster, schedule: those of the session.
     """
 
-    def __init__(self, asked: Way, fixed: Collection[str], forecaster: Forecaster, schedule: Schedule):
-        self._asked, self._fixed = asked, fixed
+    def __init__(self, requested: Way, fixed: Collection[str], forecaster: Forecaster, schedule: Schedule):
+        self._requested, self._fixed = requested, fixed
         self._forecaster, self._schedule = forecaster, schedule
         self._known: dict[Hashable, Features | str] = {}
 
     def choose(self, limit: int, calls: Sequence[Call], movable: bool) -> Choice:
-        """Return the best way in which the branches of `calls` together take at most `limit` bytes of the device.
+        """Return the best way with at most `limit` bytes on the device for the branches of `calls` together.
 
         Raises:
-            ValueError: there is none; the message has the size of each.
+            ValueError: there is none; the message has the size of each way.
         """
         options = []
-        for way in ways(self._asked, self._fixed, any(call.is_wide for call in calls), movable):
+        for way in ways(self._requested, self._fixed, any(call.is_wide for call in calls), movable):
             options.append(option := self.weigh(way, calls))
             if not option.problem and option.device_bytes <= limit:
                 return Choice(limit, tuple(options))
@@ -169,8 +170,8 @@ class Chooser:
         )
 
     def weigh(self, way: Way, calls: Sequence[Call]) -> Option:
-        """Return the bytes of a `way`. Experts that run one after the other are not added up."""
-        found: dict[bool, list[Weight]] = {True: [], False: []}
+        """Return the bytes of a `way`. Experts that run one after the other do not add up."""
+        by_expert: dict[bool, list[Weight]] = {True: [], False: []}
         for call in calls:
             features = self._features(call, way.granularity)
             if isinstance(features, str):
@@ -180,26 +181,26 @@ class Chooser:
                 if weight.total > weight.resident:
                     return Option(way, problem=NOT_WHERE_COMPILED)
                 weight = weight._replace(moving=weight.moving + features.lent)
-            found[call.host.name == EXPERT].append(weight)
-        together = [weights for weights in found.values() if weights]
+            by_expert[call.host.name == EXPERT].append(weight)
+        together = [weights for weights in by_expert.values() if weights]
         total = max(sum(weight.total for weight in weights) for weights in together)
         resident = max(sum(weight.resident for weight in weights) for weights in together)
         moving = max(weight.moving for weights in together for weight in weights)
         return Option(way, total, resident + moving, total - resident)
 
     def _features(self, call: Call, granularity: Granularity) -> Features | str:
-        """Return one branch's features, or a text that says why they cannot be determined."""
-        key = (call.host.place, call.shapes, granularity)
+        """Return one branch's features, or the reason why they cannot be determined."""
+        key = (call.host.index, call.shapes, granularity)
         model = call.host.present_model()
         if key not in self._known:
             try:
                 spec = coarsened(call.spec, model, granularity)
                 self._known[key] = features_of(model, spec, self._forecaster, self._schedule, call.inputs)
-            except Exception as error:  # blocks that cannot be cached whole, a forward that cannot run without values
+            except Exception as error:  # no coarse units, or a forward that needs values
                 self._known[key] = str(error) or type(error).__name__
         return self._known[key]
 
 
 def has_own_memory(device: torch.device) -> bool:
-    """Whether features on `device` could be offloaded; a model on the meta device may be meant for such a one."""
+    """Return whether features on `device` can be offloaded; a meta device may represent such a device."""
     return device.type == "meta" or device.type not in SHARED_MEMORY

@@ -1,4 +1,4 @@
-"""The size of a cache, before a run: from the features of a copy of the model that is called without values."""
+"""Estimate the size of a cache before a run, by calling a copy of the model without values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from relcache.engine.cache import Cache
-from relcache.engine.features import have_one_memory, with_newest_of
+from relcache.engine.features import share_memory, with_newest_of
 from relcache.engine.host import Host, count_rows, with_ancestors
 from relcache.engine.state import Request, Work, bytes_of
 from relcache.forecasters.base import Forecaster
@@ -23,11 +23,11 @@ from relcache.storage.offload import Mover, Offload
 from relcache.storage.packing import CacheDtype
 from relcache.storage.store import Shared, Store, tensors, tensors_on_device
 
-Put = tuple[Any, Sequence[Tensor]]  # a state, and the features in it that others reference as well
+Put = tuple[Any, Sequence[Tensor]]  # a state, and the features that others also reference
 
 
 class Weight(NamedTuple):
-    """Bytes of one branch's features: in all, resident on the device between steps, and at most moving at once."""
+    """Bytes of a branch's features: in all, resident on the device between steps, and at most in transfer at once."""
 
     total: int
     resident: int
@@ -54,7 +54,7 @@ class Features:
         return bytes_of([value for unit in self._units for _, lent in unit for value in lent])
 
     def inside_compiled_code(self, model: nn.Module) -> bool:
-        """Whether a module around a unit of `model` is compiled."""
+        """Return whether a module around a unit of `model` is compiled."""
         around = ["", *with_ancestors(name.rpartition(".")[0] for name in self._names)]
         return any(model.get_submodule(path)._compiled_call_impl is not None for path in around)
 
@@ -76,7 +76,7 @@ class Features:
 def features_of(
     model: nn.Module, spec: ModelSpec, forecaster: Forecaster, schedule: Schedule, inputs: dict[str, Any]
 ) -> Features:
-    """Return the features of one branch called with `inputs`, from one forward of a copy of `model` without values."""
+    """Return a branch's features for a call with `inputs`, from one forward of a copy of `model` without values."""
 
     def recorded(model: nn.Module, inputs: dict[str, Any]) -> Features:
         recorder = _Recorder()
@@ -87,19 +87,19 @@ def features_of(
 
     def filled_unit(unit: list[Put]) -> list[Put]:
         """Return a unit's states after enough full steps; an input shared with the error signal is stored once."""
-        made = [(filled(state, lent), lent) for state, lent in unit]
-        signals = [(stack, value) for stack, (value, *others) in made if not others]
+        states = [(filled(state, lent), lent) for state, lent in unit]
+        signals = [(stack, value) for stack, (value, *others) in states if not others]
         for stack, value in signals:
-            made = [
-                (with_newest_of(stack, state, lent[0]) if have_one_memory(lent[0], value) else state, lent)
-                for state, lent in made
+            states = [
+                (with_newest_of(stack, state, lent[0]) if share_memory(lent[0], value) else state, lent)
+                for state, lent in states
             ]
-        return made
+        return states
 
     predictor = schedule.predictor(forecaster.expansion)
 
     def filled(state: Any, lent: Sequence[Tensor]) -> Any:
-        """Return `state`, of the first full step, after as many as fill it; only an error signal lends one tensor."""
+        """Return the `state` of the first full step after enough more; only an error signal lends one tensor."""
         expansion = predictor if len(lent) == 1 else forecaster.expansion
         update = predictor.extend if len(lent) == 1 else forecaster.update
         for step in range(1, expansion.order + 1):
@@ -110,7 +110,7 @@ def features_of(
 
 
 class Filled(NamedTuple):
-    """A model whose cache is full: its most bytes, and a function that calls the first branch in a cached step."""
+    """A model with a full cache: its greatest size, and a function that calls the first branch in a cached step."""
 
     cache_bytes: int
     call: Callable[[], Any]
@@ -125,7 +125,7 @@ def fill(
     branches: int = 1,
     cache_dtype: CacheDtype = "features",
 ) -> Filled:
-    """Call `model`, a copy without values, in enough full steps to fill the cache."""
+    """Call `model`, a copy without values, in enough full steps to fill its cache."""
     enabled = _Enabled(model, spec, forecaster, _Unread(schedule), inputs, Store(cache_dtype))
     for _ in range(max(forecaster.expansion.order, schedule.predictor(forecaster.expansion).order) + 1):
         enabled.step(True, branches)
@@ -133,7 +133,7 @@ def fill(
 
 
 class _Unread(Schedule):
-    """A schedule that computes the error but does not read it, as there are no values; every step is cached."""
+    """A schedule that computes the error without reading it, as there are no values. Every step is cached."""
 
     def __init__(self, schedule: Schedule):
         self._schedule = schedule
@@ -168,8 +168,8 @@ class _Enabled:
         for unit in spec.units(model):
             if not unit.part.streams and not unit.part.entries:
                 module = next(iter(unit.modules.values()))
-                module.forward = _or_like_its_input(module.forward)
-        host = Host("", model, spec, place=0, first_unit=0)
+                module.forward = _with_fallback(module.forward)
+        host = Host("", model, spec, index=0, first_unit=0)
         self._model, self._inputs = model, inputs
         self._cache = Cache(
             host.unit_names, host.parts, {0: host.gauge}, forecaster, schedule, lambda key, text: None, store
@@ -178,7 +178,7 @@ class _Enabled:
         self.request = self._cache.request = Request(None, None, count_rows(inputs.get(host.sample)))
 
     def step(self, full: bool | None, branches: int = 1) -> None:
-        """Make a step: full, cached, or as the schedule decides where `full` is None."""
+        """Make a full or cached step; with None the schedule decides."""
         self.request.open_step(full)
         for branch in range(branches):
             self._cache.open_call(0, str(branch), self.request.batch, Work(0, ((), {})))
@@ -187,7 +187,7 @@ class _Enabled:
 
 
 class _Recorder(Store):
-    """Keeps states as they are, and records those of each unit with the features lent."""
+    """Stores states unchanged, and records those of each unit with the lent features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,8 +202,8 @@ class _Recorder(Store):
         return state
 
 
-def _or_like_its_input(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a `forward` that gives a tensor like its input where it fails without values, as routed experts do."""
+def _with_fallback(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `forward` that returns a tensor like its input if it fails without values, as routed experts do."""
 
     @wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:

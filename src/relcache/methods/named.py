@@ -20,13 +20,15 @@ OF_INTERVAL = inspect.signature(Interval).parameters
 
 
 def named_granularity(name: str) -> Granularity:
-    """Return `name` as a granularity; raise ValueError if it is none."""
+    """Return `name` as a granularity; raise ValueError for any other text."""
     check_choice("the granularity", name, Granularity)
     return cast(Granularity, name)
 
 
 def corrector_from(value: Any) -> Corrector | None:
-    """Return the corrector that a config names: "replay", "none", or a table of options and, if not Replay, "name".
+    """Return the corrector for a config's value: "replay", "none", or a table of options with the key "name".
+
+    Without "name" the table is for Replay.
 
     Raises:
         ValueError: the value is none of these, or the corrector has no such option.
@@ -72,10 +74,10 @@ def auto(
 
     Args:
         full_steps: exact number of full steps; by default `schedules.growing.default_budget`.
-        speedup: instead, a speed of the loop relative to full compute, by measured times.
-        order: of the expansion. Order 1 caches two features instead of three.
+        speedup: instead, the speed of the loop relative to full compute, by measured times.
+        order: order of the expansion. Order 1 caches two features instead of three.
         damping: weight of the term of order 2, as in `Taylor`.
-        growth: of the gaps, as in `Growing`.
+        growth: growth of the gaps, as in `Growing`.
         granularity: the unit that is forecast.
         corrector: None leaves gaps uncorrected.
     """
@@ -108,10 +110,10 @@ def RFC(
 ) -> Method:
     """Return relational feature caching, relational estimation with relational scheduling (RFC, arXiv 2602.19506).
 
-    With `norm="sample"` norms are taken over each sample, and a batch's one decision over the mean of their errors.
-    With `norm="tensor"` norms and the error are taken over the whole tensor, as in the paper's formula. Norms and
-    errors of inputs use a subsample of the tokens at a `token_stride`. With `full_steps` the threshold is only the
-    first one, and adapts so that exactly so many steps are full.
+    With `norm="sample"` norms are over each sample, and the decision for a batch uses the mean of the samples' errors.
+    With `norm="tensor"` norms and the error are over the whole tensor, as in the paper's formula. With a `token_stride`
+    norms and errors of inputs use a subsample of the tokens. With `full_steps` the threshold is only the initial one,
+    and adapts to make exactly this number of steps full.
     """
     schedule = ErrorBudget(threshold, warmup, norm, longest_gap, full_last, token_stride, full_steps)
     return Method(Relational(order, direction, norm, token_stride), schedule, name="RFC")
@@ -178,7 +180,7 @@ def _paired(kind: type[Forecaster]) -> Callable[..., Method]:
     optional = [OF_INTERVAL["interval"].replace(default=None), *list(OF_INTERVAL.values())[1:]]
     last = inspect.Parameter("schedule", inspect.Parameter.KEYWORD_ONLY, default=None)
     by_name = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in (*own.values(), *optional, last)]
-    setattr(build, "__signature__", inspect.Signature(by_name))  # noqa: B010 -- no attribute of functions, to mypy
+    setattr(build, "__signature__", inspect.Signature(by_name))  # noqa: B010 -- mypy knows no such attribute
     return build
 
 

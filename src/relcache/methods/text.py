@@ -22,7 +22,7 @@ SHARED = ("granularity", "cache_dtype", "offload", "memory_limit", "corrector", 
 
 
 def method_from_config(config: Mapping[str, Any]) -> Method:
-    """Return the method that `config` describes, such as `{"method": "rfc", "order": 2, "threshold": 0.12}`.
+    """Return the method in `config`, such as `{"method": "rfc", "order": 2, "threshold": 0.12}`.
 
     Raises:
         ValueError: the method or an option is missing or unknown, or the method refuses a value. The message names the
@@ -57,11 +57,11 @@ def chosen_method(
     full_steps: int | None = None,
     speedup: float | None = None,
 ) -> Method:
-    """Return the method that one of these ways names, by default `auto()`, with its budget.
+    """Return the chosen method, by default `auto()`, with its budget.
 
     Raises:
-        TypeError: two ways are used, a schedule comes alone, or the method is something else.
-        ValueError: a text names no method, or the budget does not go with the method.
+        TypeError: both a method and parts are passed, a schedule comes alone, or the method has another type.
+        ValueError: a text names no method, or the method does not accept the budget.
     """
     if forecaster is None and method is None and schedule is not None:
         raise TypeError("a schedule needs a forecaster beside it: forecaster=relcache.Taylor(1), for example")
@@ -81,7 +81,7 @@ def chosen_method(
 
 
 def method_from_text(text: str) -> Method:
-    """Return the method that a command line names: `rfc:order=2,threshold=0.12`, `fora:interval=4`, `full`.
+    """Return the method for a text on the command line: `rfc:order=2,threshold=0.12`, `fora:interval=4`, `full`.
 
     Raises:
         ValueError: as in `method_from_config` and `config_from_text`.
@@ -166,11 +166,11 @@ def config_from_text(text: str) -> dict[str, Any]:
 
 
 def value_from_text(text: str) -> Any:
-    """Return `text` as a number (1e-2, 1E5, .5, 5., -1, +1), else as JSON, else as it is."""
+    """Return `text` as a number (1e-2, 1E5, .5, 5., -1, +1), else as JSON, else unchanged."""
     if NUMBER.fullmatch(text):
         try:
             return int(text)
-        except ValueError:  # not whole, or longer than Python reads
+        except ValueError:  # not whole, or too long for Python
             return float(text)
     try:
         return json.loads(text)
@@ -179,10 +179,10 @@ def value_from_text(text: str) -> Any:
 
 
 def split_list(text: str, whole: str | None = None) -> list[str]:
-    """Return the parts of a comma-separated list; a comma within brackets or braces belongs to its part.
+    """Return the parts of a comma-separated list; a comma within brackets or braces does not separate parts.
 
     Raises:
-        ValueError: a bracket that is not closed; the message quotes `whole`, the text around `text`.
+        ValueError: a bracket is not closed; the message quotes `whole`, the text around `text`.
     """
     parts, depth = [""], 0
     for character in text:

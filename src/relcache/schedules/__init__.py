@@ -1,4 +1,4 @@
-"""Schedules decide which steps are full; each file defines one and is found by itself."""
+"""Schedules of full steps. Each file defines one, and `SCHEDULES` finds it."""
 
 from relcache.discovery import classes_in
 from relcache.schedules.always import Always

@@ -9,7 +9,7 @@ from relcache.schedules.base import Schedule
 
 @dataclass(frozen=True)
 class Always(Schedule):
-    """Every step is full: the baseline of comparisons, with the same report."""
+    """Makes every step full: the baseline of comparisons, with the same report."""
 
     def wants_full(self, state: None, step: int, error: float | None) -> bool:
         return True

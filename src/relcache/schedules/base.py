@@ -1,6 +1,6 @@
 """The base class of schedules. Knows expansions, nothing of forecasters, models or the session.
 
-A schedule decides when a step is computed in full. It stores options, never history: `start` makes the state of a
+A schedule decides which steps are computed in full. It stores options, never history: `start` makes the state of a
 request from its `Setting`, `wants_full` reads it before a step, `advance` replaces it after the decision.
 """
 
@@ -20,9 +20,9 @@ class Setting(NamedTuple):
     Attributes:
         total_steps: its number of steps; None if unknown.
         predicts: the quantity that the model predicts: "velocity", "noise", "clean", "v"; None if unknown.
-        history: full steps that a forecast needs; every step is full until there are so many.
+        history: full steps that a forecast needs; the first steps are full until there are as many.
         cost: time of a cached step relative to a full one; None if not measured.
-        finer: factor by which it has more steps than the pipeline asked for.
+        finer: factor by which it has more steps than the pipeline requested.
     """
 
     total_steps: int | None = None
@@ -46,11 +46,11 @@ class Schedule(ABC):
 
     @property
     def needs_total_steps(self) -> str | None:
-        """The option that needs the number of a request's steps, as text; None if there is none."""
+        """The option that needs the number of steps of a request, as text; None if there is none."""
         return None
 
     def remark(self, total_steps: int) -> str | None:
-        """Return a note for a request of `total_steps` steps that cannot follow this schedule to its end."""
+        """Return a note if a request of `total_steps` steps cannot follow this schedule; else None."""
         return None
 
     def start(self, setting: Setting) -> Any:
@@ -58,7 +58,7 @@ class Schedule(ABC):
         return None
 
     def with_budget(self, full_steps: int | None, speedup: float | None) -> Schedule | None:
-        """Return this schedule with one of the two budgets; None if it does not take it."""
+        """Return this schedule with one of the two budgets; None if it does not accept the budget."""
         return None
 
     @property
@@ -67,28 +67,28 @@ class Schedule(ABC):
         return False
 
     def with_cost(self, state: Any, step: int, cost: float) -> Any:
-        """Return the state from step `step` on, once the cost of a cached step is known in the middle of a request."""
+        """Return the state from step `step` on, when the cost of a cached step is first known within a request."""
         return state
 
     def short_of_speed(self, setting: Setting) -> str | None:
-        """Return a note where the cost of a cached step makes the requested speed impossible."""
+        """Return a note if the cost of a cached step makes the requested speed impossible; else None."""
         return None
 
     def wants_signal(self, step: int) -> bool:
-        """Whether the decision on step `step` depends on the error."""
+        """Return whether the decision on step `step` depends on the error."""
         return False
 
     def error(self, numerator: Tensor, denominator: Tensor) -> Tensor:
-        """Return the error of the whole batch, a scalar tensor, from the sums of its samples, each (batch,).
+        """Return the error of the whole batch, a scalar tensor.
 
-        `numerator` is ‖I - I_T‖₁ and `denominator` ‖I‖₁ of each sample, summed over the tokens of this process. Nothing
-        is reduced over ranks: a transformer that is split over ranks by its sequence is refused.
+        `numerator` is ‖I - I_T‖₁ and `denominator` ‖I‖₁ of each sample, both (batch,), summed over the tokens of this
+        process. Nothing is reduced over ranks: a transformer with its sequence split over ranks is refused.
         """
         raise TypeError(f"{type(self).__name__} needs no error signal: leave wants_signal false, or override error")
 
     @abstractmethod
     def wants_full(self, state: Any, step: int, error: float | None) -> bool:
-        """Whether step `step`, from 0, is full; `error` is the signal at this step where `wants_signal`, else None."""
+        """Return whether step `step`, from 0, is full; `error` is its error if `wants_signal` is true, else None."""
 
     def advance(self, state: Any, step: int, error: float | None, full: bool) -> Any:
         """Return the state after step `step`; `full` may be true where `wants_full` was false."""
@@ -96,14 +96,14 @@ class Schedule(ABC):
 
 
 def short_of_warmup(warmup: int, total_steps: int) -> str | None:
-    """Return a note for a request that is shorter than its warm-up."""
+    """Return a note if a request is shorter than its warm-up; else None."""
     if total_steps >= warmup:
         return None
     return f"the request has fewer steps ({total_steps}) than the warm-up ({warmup}): all of them are full"
 
 
 def short_of_budget(full_steps: int | None, total_steps: int) -> str | None:
-    """Return a note for a request whose budget covers all its steps."""
+    """Return a note if the budget covers all steps of a request; else None."""
     if full_steps is None or total_steps > full_steps:
         return None
     return (

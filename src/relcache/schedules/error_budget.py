@@ -1,4 +1,4 @@
-"""ErrorBudget: full again when the first module's input has strayed too far from its prediction."""
+"""ErrorBudget: make a step full when the first module's input has strayed too far from its prediction."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from relcache.schedules.growing import planned_steps
 
 
 class Spent(NamedTuple):
-    """The errors since the last full step, and the rest of the request.
+    """The errors since the last full step, and the remaining budget.
 
     Attributes:
-        threshold: the present one.
+        threshold: the present threshold.
         error: the sum of errors since the last full step.
         steps: the cached steps since then.
         left: undecided steps of the request; None if their number is unknown.
-        full_left: how many of them may be full; None without a budget.
-        course: the full steps that `Growing` would plan with the same budget; empty without one.
+        full_left: the number of them that may be full; None without a budget.
+        course: the full steps that `Growing` plans for the same budget; empty without a budget.
     """
 
     threshold: float
@@ -34,37 +34,38 @@ class Spent(NamedTuple):
     course: tuple[int, ...] = ()
 
     def next_gap(self, step: int) -> float:
-        """Return the length of the gap after the full step `step` at which the rest of the budget lasts to the end.
+        """Return the gap after the full step `step` that makes the remaining budget last to the end.
 
-        On the course this is the course's own gap. Beside it, that gap is multiplied by two ratios: of the course's
-        remaining full steps to the budget's, and of the steps ahead to those after the course's last full step.
+        On the course this is the course's own gap. Off the course, that gap is multiplied by two ratios. The first is
+        that of the course's remaining full steps to the budget's. The second is that of the distances to the
+        course's end, from `step` and from the course's last full step.
         """
         left, full_left = self.left or 1, self.full_left or 1
-        behind = bisect_right(self.course, step)
-        rest = len(self.course) - behind
-        if not rest or not behind:
+        done = bisect_right(self.course, step)
+        remaining = len(self.course) - done
+        if not remaining or not done:
             return left / full_left
-        last, end = self.course[behind - 1], self.course[-1]
-        return (self.course[behind] - last) * (end - step) / (end - last) * rest / full_left
+        last, end = self.course[done - 1], self.course[-1]
+        return (self.course[done] - last) * (end - step) / (end - last) * remaining / full_left
 
 
 @dataclass(frozen=True)
 class ErrorBudget(Schedule):
-    """Relational cache scheduling (RCS): full when the errors since the last full step add up to more than `threshold`.
+    """Relational cache scheduling (RCS): a step is full if errors since the last full one exceed `threshold` in sum.
 
     The error of a step is `E = ‖I - I_T‖₁ / ‖I‖₁`, where I is the input of the model's first module and I_T its
-    prediction from the last full steps, by the `predictor`. The sum starts at the step after a full one. A step whose
-    own error takes it beyond the threshold is full. The first `warmup` steps are always full.
+    prediction from the last full steps, by the `predictor`. The sum starts at the step after a full one, and includes
+    the error of the step to decide on. The first `warmup` steps are always full.
 
-    One decision serves the whole batch. With `norm="sample"` it takes the mean of the samples' errors. With
-    `norm="tensor"` it takes the ratio of sums over the batch, the paper's formula, which is the same at batch 1. A
+    One decision is made for the whole batch. With `norm="sample"` it uses the mean of the samples' errors. With
+    `norm="tensor"` it uses the ratio of sums over the batch, the paper's formula, which is the same at batch 1. A
     sample's full steps therefore depend on its batch mates, unlike with Interval and Plan.
 
-    With `full_steps` exactly so many steps are full, and `threshold` is only the first one. After each gap of length g
-    the threshold is multiplied by `G / g`, where G is the next gap of the course that uses up the budget, `Growing`'s.
-    When as many steps are left as may be full, all of them are; when none may, none.
+    With `full_steps` exactly this number of steps is full, and `threshold` is only the initial threshold. After each
+    gap of length g it is multiplied by `G / g`, where G is the gap that `Growing` plans next for the same budget. When
+    the remaining budget covers all remaining steps, they are all full; when it is used up, they are all cached.
 
-    `longest_gap` is the most steps from one full step to the next. The last `full_last` steps are always full.
+    `longest_gap` is the greatest distance from one full step to the next. The last `full_last` steps are always full.
     With a `token_stride` above 1 the error is computed and stored on a subsample of the tokens; the stride grows to the
     next number coprime to the number of tokens.
 

@@ -1,4 +1,4 @@
-"""Growing: a budget of full steps, dense where errors weigh most."""
+"""Growing: spend a budget of full steps where errors weigh most."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from relcache.checks import check_number, check_whole
 from relcache.schedules.base import Schedule, Setting, short_of_budget
 
 GROWTH = {"velocity": 1.7, "noise": 0.9}
-FINE, FINE_GROWTH = 64, 2.0  # in flow matching with more than 64 steps, as first gaps can then be shorter
-LONGER = 1.7  # greatest ratio of a gap to the one before
+FINE, FINE_GROWTH = 64, 2.0  # in flow matching with more than 64 steps, where the first gaps can be shorter
+LONGER = 1.7  # greatest ratio of a gap to the previous one
 UNKNOWN = 1.0  # growth where the model's prediction is unknown
 SUPPOSED = 0.05  # cost of a cached step relative to a full one, until it is measured
 
 
 class Progress(NamedTuple):
-    """The full steps still planned, the number of full steps done, and the setting of the request."""
+    """The full steps still planned, the number of completed full steps, and the setting of the request."""
 
     planned: tuple[int, ...]
     done: int
@@ -27,17 +27,17 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class Growing(Schedule):
-    """Exactly `full_steps` full steps, planned from the number of steps and the kind of prediction alone.
+    """Plans exactly `full_steps` full steps from the number of steps and the kind of prediction alone.
 
     Full step i of K, from 0, is at `L (i / (K - 1))^growth`, where L is close to the last step. In flow matching an
-    early error grows until the end, so gaps grow: by 1.7, and by 2 with more than 64 steps. Under noise prediction the
-    next full step corrects errors of the first steps, at high noise, so gaps are about even: 0.9. If the kind of
-    prediction is unknown, growth is 1. The schedule needs no signal and no synchronisation, and no batch mate matters.
+    early error grows until the end, so gaps grow: growth is 1.7, or 2 with more than 64 steps. Under noise prediction
+    the next full step corrects errors of the first steps, at high noise, so gaps are nearly even: 0.9. If the kind of
+    prediction is unknown, growth is 1. The schedule needs no signal and no synchronisation, and ignores batch mates.
 
-    Without `full_steps` the budget is `default_budget`. With `speedup` it is the largest that makes the loop so many
-    times faster, by the times of full and cached steps that the first request of each size measures.
+    Without `full_steps` the budget is `default_budget`. With `speedup` it is the largest budget that makes the loop
+    `speedup` times faster, by the times of full and cached steps in the first request of each size.
 
-    Where something else makes a step full, such as a branch that begins late, the next planned full step is cached
+    If something else makes a step full, such as a branch that begins late, the next planned full step is cached
     instead. Steps beyond the known number are full.
 
     Raises:
@@ -98,13 +98,13 @@ class Growing(Schedule):
     def short_of_speed(self, setting: Setting) -> str | None:
         if self.speedup is None or setting.cost is None or setting.total_steps is None:
             return None
-        asked = max(1, setting.total_steps // setting.finer)
-        reached = asked / (1 + setting.cost * (setting.total_steps - 1))
+        requested = max(1, setting.total_steps // setting.finer)
+        reached = requested / (1 + setting.cost * (setting.total_steps - 1))
         if reached >= self.speedup:
             return None
         return (
             f"speedup={self.speedup:g} cannot be reached: a cached step takes {setting.cost:.0%} of a full one, so one "
-            f"full step of {setting.total_steps} makes {reached:.2g}: take granularity='stack', or compile"
+            f"full step of {setting.total_steps} gives {reached:.2g}: take granularity='stack', or compile"
         )
 
     def _planned(self, setting: Setting) -> tuple[int, ...]:
@@ -112,11 +112,11 @@ class Growing(Schedule):
 
     def _budget(self, setting: Setting) -> int:
         total = setting.total_steps or 1
-        asked = max(1, total // setting.finer)
+        requested = max(1, total // setting.finer)
         if self.speedup is None:
-            return default_budget(asked) if self.full_steps is None else self.full_steps
+            return default_budget(requested) if self.full_steps is None else self.full_steps
         cost = SUPPOSED if setting.cost is None else setting.cost
-        return max(1, math.floor((asked / self.speedup - cost * total) / (1 - cost) + 1e-9)) if cost < 1 else 1
+        return max(1, math.floor((requested / self.speedup - cost * total) / (1 - cost) + 1e-9)) if cost < 1 else 1
 
 
 def default_budget(total_steps: int) -> int:
@@ -133,26 +133,26 @@ def planned_steps(setting: Setting, full_steps: int, growth: float | None = None
 
 
 def growing_steps(total: int, full_steps: int, growth: float, history: int = 1) -> tuple[int, ...]:
-    """Return `full_steps` of `total` steps, from 0, whose positions grow as the power `growth`.
+    """Return `full_steps` of `total` steps, from 0, with positions that grow as the power `growth`.
 
-    The first `history` steps are full, so these are the fewest possible. About 0.4 of a mean gap follows the last full
-    step; nothing corrects it. With a growth of 1 or more, no gap is shorter than the one before. None is more than 1.7
-    times as long or one step longer, if possible, as a slope over few steps says little about many.
+    The first `history` steps are always full, even beyond the budget. About 0.4 of a mean gap follows the last full
+    step; nothing corrects it. With a growth of 1 or more, no gap is shorter than the previous one. If possible, none is
+    more than 1.7 times as long, or one step longer, as a slope over few steps says little about many.
     """
     count = min(total, max(full_steps, history))
     first = min(history, count) - 1  # last of the first steps
-    behind = round(0.4 * total / count) if growth >= 1 else int(0.55 * total / count)
-    last = max(total - 1 - behind, count - 1)
+    after = round(0.4 * total / count) if growth >= 1 else int(0.55 * total / count)
+    last = max(total - 1 - after, count - 1)
     steps = list(range(first + 1))
     for index in range(first + 1, count):
-        wanted = round(first + (last - first) * ((index - first) / (count - 1 - first)) ** growth)
-        steps.append(max(min(wanted, last - (count - 1 - index)), steps[-1] + 1))
+        position = round(first + (last - first) * ((index - first) / (count - 1 - first)) ** growth)
+        steps.append(max(min(position, last - (count - 1 - index)), steps[-1] + 1))
     if growth < 1:
         return tuple(steps)
     gaps = sorted(later - earlier for earlier, later in pairwise(steps[first:]))
     for _ in range(total):  # this many moves are enough
         short = next(
-            (index for index, (one, two) in enumerate(pairwise(gaps)) if two > max(LONGER * one, one + 1)), None
+            (index for index, (gap, later) in enumerate(pairwise(gaps)) if later > max(LONGER * gap, gap + 1)), None
         )
         if short is None or gaps[-1] - gaps[short] < 2:
             break
@@ -165,5 +165,5 @@ def growing_steps(total: int, full_steps: int, growth: float, history: int = 1) 
 def with_one_more(steps: list[int], first: int, total: int) -> list[int]:
     """Return `steps` with one more in the middle of the widest gap from `first` on."""
     ends = [first - 1, *steps, total]
-    at = max(range(len(ends) - 1), key=lambda index: ends[index + 1] - ends[index])
-    return [*steps[:at], (ends[at] + ends[at + 1]) // 2, *steps[at:]]
+    widest = max(range(len(ends) - 1), key=lambda index: ends[index + 1] - ends[index])
+    return [*steps[:widest], (ends[widest] + ends[widest + 1]) // 2, *steps[widest:]]

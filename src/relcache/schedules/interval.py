@@ -1,4 +1,4 @@
-"""Interval: full steps at a fixed interval."""
+"""Interval: make steps full at a fixed interval."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Interval(Schedule):
     full step comes two steps after the warm-up, which is `phase=3` here.
 
     Raises:
-        ValueError: the interval or the warm-up is below 1, or the phase inside the warm-up.
+        ValueError: the interval or the warm-up is below 1, or the phase is inside the warm-up.
     """
 
     interval: int

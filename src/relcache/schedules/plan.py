@@ -11,13 +11,13 @@ from relcache.schedules.base import Schedule, Setting
 
 @dataclass(frozen=True)
 class Plan(Schedule):
-    """The steps in `full_steps` are full, all others cached; steps count from 0.
+    """Makes the steps in `full_steps` full and all others cached; steps count from 0.
 
-    With `total_steps` the plan is for requests of so many steps. In a longer or shorter request it has as many full
-    steps at the same fractions of the request, or all steps if there are fewer.
+    With `total_steps` the plan is for requests of this length. A request of another length has the same number of full
+    steps at the same fractions of the request, or only full steps if it is too short.
 
     Raises:
-        ValueError: the list is empty, contains a number twice, or a number that is no step.
+        ValueError: the list is empty, or contains a number twice or a number that is no step.
     """
 
     full_steps: tuple[int, ...]
@@ -68,14 +68,14 @@ class Plan(Schedule):
 
 
 def resampled(steps: tuple[int, ...], total: int, wanted: int, history: int = 1) -> tuple[int, ...]:
-    """Return full `steps` of `total` at the same fractions of `wanted` steps, all different.
+    """Return the full `steps` of `total` moved to the same fractions of `wanted` steps, all different.
 
-    If the first `history` of `total` steps are full, as a forecast may need, so are those of `wanted`.
+    If the first `history` of `total` steps are full, so are those of `wanted`, as a forecast may need them.
     """
     begin = history if steps[:history] == tuple(range(history)) else 0
-    scale, made = (wanted - 1) / max(total - 1, 1), [-1]
+    scale, moved = (wanted - 1) / max(total - 1, 1), [-1]
     count = min(len(steps), wanted)
     for index, step in enumerate(steps[:count]):
-        most = wanted - (count - index)  # leaves room for the later ones
-        made.append(index if index < begin else min(max(round(step * scale), made[-1] + 1), most))
-    return tuple(made[1:])
+        most = wanted - (count - index)  # leaves room for the later steps
+        moved.append(index if index < begin else min(max(round(step * scale), moved[-1] + 1), most))
+    return tuple(moved[1:])

@@ -1,1 +1,1 @@
-"""Whose call it is, which request, step and branch; corrections; the record and the report."""
+"""Sessions: find the caller, request, step and branch of each call; correct gaps; make reports."""

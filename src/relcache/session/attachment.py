@@ -1,4 +1,4 @@
-"""Attaches a session to its models, its pipeline and its scheduler, and detaches it."""
+"""Attach a session to its models, pipeline and scheduler, and detach it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Attachment:
 
     Args:
         hosts: the models whose units are patched.
-        cache, requests, correction: of the session.
+        cache, requests, correction: those of the session.
     """
 
     def __init__(self, hosts: Sequence[Host], cache: Cache, requests: Requests, correction: Correction):
@@ -34,7 +34,7 @@ class Attachment:
         self.is_active = False
 
     def attach(self, before: HostBefore, after: After, end_request: Callable[..., Any]) -> None:
-        """Patch the units' forwards, and watch the models' calls. Call `detach` where this fails.
+        """Patch the units' forwards, and watch the models' calls. If this fails, call `detach`.
 
         `before` and `after` are called around each call, `end_request` instead of `_reset_stateful_cache`.
         """
@@ -56,7 +56,7 @@ class Attachment:
         self.is_active = True
 
     def _watch(self, host: Host, model: nn.Module, before: HostBefore, after: After) -> None:
-        """Watch the model's calls, also when it is compiled later."""
+        """Watch the model's calls, even if it is compiled later."""
 
         def compile(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
             host.watch.restore()
@@ -69,19 +69,19 @@ class Attachment:
         host.watch.swap(model, "compile", compile)
 
     def suspend(self) -> Callable[[], None]:
-        """Take all patches off for a while; the function returned puts the same ones on again."""
+        """Remove all patches, and return a function that puts the same ones back."""
         self.is_active, resume = False, ExitStack()
-        resume.callback(setattr, self, "is_active", True)  # the last
+        resume.callback(setattr, self, "is_active", True)  # called last
         suspends = [*(host.suspend for host in self._hosts), self._beginnings.suspend, self._correction.suspend]
         for suspend in suspends:
             resume.callback(suspend())
         return resume.close
 
     def detach(self) -> None:
-        """Put back all that was there before. A second call does nothing."""
+        """Restore the original objects. A second call does nothing."""
         self.is_active = False
         for host in self._hosts:
-            host.let_go()
+            host.restore()
         self._beginnings.restore()
         self._correction.detach()
 
@@ -95,14 +95,14 @@ class Attachment:
             self._requests.context.reset(token)
 
     def _begin_loop(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Check at the beginning of the enabled pipeline's loop that it still has these transformers."""
+        """Check, at the beginning of the enabled pipeline's loop, that it still has these transformers."""
         problem = self.replaced()
         if problem is not None:
             self._requests.open_uncached("replaced", problem)
         return original(*args, **kwargs)
 
     def replaced(self) -> str | None:
-        """Return a note if the enabled pipeline has another transformer by now."""
+        """Return a note if the enabled pipeline now has another transformer; else None."""
         pipeline = self._requests.pipeline
         attributes = list(vars(pipeline).values()) if pipeline is not None else []
         for host in self._hosts if attributes and self.is_active else ():

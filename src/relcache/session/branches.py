@@ -1,6 +1,6 @@
-"""Finds the guidance branch of a call: by its context, its conditioning, and all else where these are alike.
+"""Find the guidance branch of a call by its context and conditioning, and if these are alike, by all other arguments.
 
-Calls are never counted to find a branch: parity breaks with guidance intervals, interrupts and two-stage schedulers.
+A branch is never found by counting calls: parity breaks with guidance intervals, interrupts and two-stage schedulers.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ MOST_BRANCHES = 8
 
 
 class Loop(NamedTuple):
-    """The sampling loop, as its scheduler shows it.
+    """The state of a sampling loop, read from its scheduler.
 
     Attributes:
-        timesteps: the tensor of timesteps, which is replaced whenever a request begins.
-        step_index: the scheduler's own count of its steps, -1 before the first, None where it does not count.
-        repeats: whether a timestep occurs twice, as with schedulers of the second order.
+        timesteps: the tensor of timesteps, a new one for each request.
+        step_index: the scheduler's own count of its steps: -1 before the first; None if it does not count.
+        repeats: whether a timestep occurs twice, as in second-order schedulers.
     """
 
     timesteps: Any
@@ -31,17 +31,17 @@ class Loop(NamedTuple):
 
 
 class Signs(NamedTuple):
-    """The values by which a call is compared with others.
+    """The values of a call that are compared with those of other calls.
 
     Attributes:
         timestep: tensor of any shape, or a number.
         sample: the tensors of the noisy sample.
         rows: size of the batch.
-        conditioning: the arguments in which guidance branches differ.
+        conditioning: the arguments that differ between guidance branches.
         others: tensors and numbers of all other arguments.
-        form: which arguments are passed, and those that are neither tensor nor number.
-        context: the branch's name, where the caller sets one.
-        loop: the caller's loop, where a scheduler is known.
+        form: the names of the arguments, and values that are neither tensors nor numbers.
+        context: the branch's name; None if the caller sets none.
+        loop: the caller's loop; None if no scheduler is known.
     """
 
     timestep: Any
@@ -60,9 +60,9 @@ class KnownBranch:
 
     Attributes:
         kind: its context and the form of its arguments.
-        sample, others: of its last call; `others` by weak references.
-        served: whether it has had its call of the present step.
-        trusted: whether its cache may be used: not once an indistinguishable second call came within a step.
+        sample, others: those of its last call; `others` are weak references.
+        served: whether it has had its call in the present step.
+        trusted: whether its cache may be used; false after two indistinguishable calls within a step.
     """
 
     name: str
@@ -74,7 +74,7 @@ class KnownBranch:
     trusted: bool = True
 
     def serve(self, signs: Signs) -> None:
-        """Take this call as the branch's call of the present step."""
+        """Record this call as the branch's call in the present step."""
         self.served = True
         self.sample = [snapshot(value) for value in signs.sample]
         self.others = [snapshot(value).weakened() for value in signs.others]
@@ -87,44 +87,46 @@ class Branches:
         self._known: list[KnownBranch] = []
 
     def open_step(self) -> None:
-        """Begin a step, in which no branch has had its call yet."""
+        """Begin a step: no branch has had its call yet."""
         for known in self._known:
             known.served = False
 
     def has_context(self, context: str) -> bool:
-        """Whether a branch was called under this name."""
+        """Return whether a branch was called in this context."""
         return any(known.kind[0] == context for known in self._known)
 
     def alike(self, signs: Signs) -> list[KnownBranch]:
-        """Return the branches with the context, form and conditioning of a call."""
+        """Return the branches with the same context, form and conditioning as a call."""
         kind = (signs.context, signs.form)
-        near = [one for one in self._known if one.kind == kind and len(one.conditioning) == len(signs.conditioning)]
+        same_kind = [
+            known for known in self._known if known.kind == kind and len(known.conditioning) == len(signs.conditioning)
+        ]
         for match in (is_untouched, is_equal):
-            found = [one for one in near if all(map(match, one.conditioning, signs.conditioning))]
-            if found:
-                for one in found:
-                    one.conditioning = [snapshot(value) for value in signs.conditioning]
-                return found
+            alike = [known for known in same_kind if all(map(match, known.conditioning, signs.conditioning))]
+            if alike:
+                for known in alike:
+                    known.conditioning = [snapshot(value) for value in signs.conditioning]
+                return alike
         return []
 
     def choose(self, signs: Signs, alike: Sequence[KnownBranch]) -> tuple[KnownBranch | None, bool]:
-        """Return the branch of a call among those alike, None where nothing decides; and whether it is far from all.
+        """Return the branch of a call among those `alike`, None if ambiguous, and whether the call is far from all.
 
-        The one with equal other arguments is chosen. Else it is the one with the nearest sample, if that is far nearer
-        than any other's.
+        Choose the branch with equal other arguments; else the branch with the nearest sample, if it is far nearer than
+        any other.
         """
         if len(alike) < 2:
             return (alike[0], False) if alike else (None, True)
-        equal = [one for one in alike if are_equal(one.others, signs.others)]
+        equal = [known for known in alike if are_equal(known.others, signs.others)]
         if len(equal) == 1:
             return equal[0], False
-        ranked = sorted((distance(one.sample, signs.sample), index) for index, one in enumerate(equal or alike))
+        ranked = sorted((distance(known.sample, signs.sample), index) for index, known in enumerate(equal or alike))
         (nearest, index), (second, _) = ranked[:2]
         is_clear = nearest < NEAR and 2 * nearest < second
         return (equal or alike)[index] if is_clear else None, nearest > NEAR
 
     def add(self, signs: Signs) -> KnownBranch:
-        """Add a branch for a call: named by its context, else by a number."""
+        """Add a branch for a call, named by its context or else by a number."""
         taken, context = {known.name for known in self._known}, signs.context
         names = [str(number) for number in range(len(taken) + 1)]
         if context is not None:
@@ -135,11 +137,11 @@ class Branches:
         return known
 
     def drop_oldest(self) -> str | None:
-        """Drop a branch where there are more than `MOST_BRANCHES`; return its name, else None."""
+        """Drop the oldest branch if there are more than `MOST_BRANCHES`; return its name, else None."""
         return self._known.pop(0).name if len(self._known) > MOST_BRANCHES else None
 
     def release(self) -> None:
         """Keep only weak references to the tensors of calls."""
         for known in self._known:
-            known.conditioning = [one.weakened() for one in known.conditioning]
-            known.sample = [one.weakened() for one in known.sample]
+            known.conditioning = [past.weakened() for past in known.conditioning]
+            known.sample = [past.weakened() for past in known.sample]

@@ -1,8 +1,8 @@
-"""Finds who calls a transformer: the pipeline that runs, on the stack, and the thread.
+"""Find the caller of a transformer: the running pipeline, on the stack, and the thread.
 
-Several pipelines may share a transformer, and only one of them was enabled. They are told apart by the frame of the
-pipeline's own call, which lasts exactly as long as its request. Knows nothing of diffusers: a pipeline is an object
-that runs a method, and has the transformer and a scheduler as attributes.
+Several pipelines may share a transformer, though only one of them was enabled. The frame of the pipeline's call
+identifies it, and lasts exactly as long as its request. Knows nothing of diffusers: a pipeline is an object that runs
+a method, and has the transformer and a scheduler as attributes.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-# modules whose frames are between a pipeline and its transformer, and are skipped
+# modules with frames between a pipeline and its transformer, which are skipped
 NOT_PIPELINES = ("torch.", "accelerate.", "relcache.", "diffusers.models.", "diffusers.hooks.")
-MOST_WRAPPERS = 16  # modules searched for a wrapped model
+MOST_WRAPPERS = 16  # modules inspected in the search for a wrapped model
 SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 class Named:
-    """A context in which all calls of a transformer belong to one loop.
+    """A context that assigns all calls of a transformer to one loop.
 
-    It serves loops written by hand that take turns on one transformer. Enter it around each call of the loop, as often
-    as needed, or around the whole loop if no other call comes in between.
+    It is for hand-written loops that take turns on one transformer. Enter it around each call of the loop, or around
+    the whole loop if no other call comes in between.
     """
 
     def __enter__(self) -> Named:
@@ -42,10 +42,10 @@ _named: ContextVar[tuple[Named, ...]] = ContextVar("named", default=())
 
 
 class Mark:
-    """A mark on the frame of a pipeline's call, which only the frame refers to: it lives as long as the frame.
+    """A mark on the frame of a pipeline's call. Only the frame refers to it, so it lives as long as the frame.
 
-    A frame cannot be referenced weakly, and a strong reference would keep all of its variables alive. But a frame takes
-    a trace function, which is called only while a debugger traces. The mark then passes the call on to the debugger's.
+    A frame cannot be referenced weakly, and a strong reference would keep all of its variables alive. So the mark is
+    the frame's trace function, which is called only while a debugger traces. It then calls the debugger's own.
     """
 
     def __init__(self, frame: FrameType) -> None:
@@ -55,9 +55,9 @@ class Mark:
 
     @property
     def is_running(self) -> bool:
-        """Whether the call goes on. A stored exception keeps frames alive that have ended."""
+        """Whether the call is still running. A stored exception may keep the frame of an ended call alive."""
         if self._is_suspended or self._thread != threading.get_ident():
-            return self._is_suspended or is_alive(self._thread)  # only this thread's own stack can be read
+            return self._is_suspended or is_alive(self._thread)  # a thread can read only its own stack
         present: FrameType | None = sys._getframe(1)
         while present is not None and id(present) != self._frame:
             present = present.f_back
@@ -70,13 +70,13 @@ class Mark:
 
 
 class Caller(NamedTuple):
-    """Who calls a transformer.
+    """The caller of a transformer.
 
     Attributes:
-        pipeline: the object with a scheduler whose method is running, None for a loop written by hand.
-        mark: on the frame of its `__call__`, None where it has none.
+        pipeline: the object that has a scheduler and runs a method; None for a hand-written loop.
+        mark: the mark on the frame of its `__call__`; None if there is none.
         thread: identity of the thread.
-        name: the context that the caller has entered, if any.
+        name: the context that the caller has entered; None if there is none.
     """
 
     pipeline: Any
@@ -85,13 +85,13 @@ class Caller(NamedTuple):
     name: Named | None
 
     @property
-    def sign(self) -> Mark | Named | None:
-        """The mark or name that its calls share with no other caller's; None for a loop without a name."""
+    def key(self) -> Mark | Named | None:
+        """The mark or name that only this caller's calls share; None for a loop without a name."""
         return self.mark or self.name
 
 
 def find_caller(model: nn.Module | None = None) -> Caller:
-    """Find the caller in this thread: the innermost pipeline that runs, and has `model` if one is passed."""
+    """Return the caller in this thread: the innermost running pipeline, and if `model` is passed, one that has it."""
     pipeline, mark = None, None
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -106,18 +106,18 @@ def find_caller(model: nn.Module | None = None) -> Caller:
     return Caller(pipeline, mark, threading.get_ident(), next(iter(_named.get()), None))
 
 
-def _owner(frame: FrameType, is_outside: bool) -> Any:
-    """The object whose method the frame runs, else None. Frames of `NOT_PIPELINES` are skipped where `is_outside`."""
+def _owner(frame: FrameType, skips: bool) -> Any:
+    """Return the `self` of the method that the frame runs, else None. `skips` excludes frames of `NOT_PIPELINES`."""
     code = frame.f_code
     if not code.co_argcount or code.co_varnames[0] != "self":
         return None
-    if is_outside and frame.f_globals.get("__name__", "").startswith(NOT_PIPELINES):
+    if skips and frame.f_globals.get("__name__", "").startswith(NOT_PIPELINES):
         return None
     return frame.f_locals.get("self")
 
 
 def mark_of(frame: FrameType) -> Mark:
-    """Return the mark on a frame, a new one if there is none."""
+    """Return the mark on a frame; a new one if there is none."""
     mark = frame.f_trace
     if not isinstance(mark, Mark):
         frame.f_trace = mark = Mark(frame)
@@ -125,7 +125,7 @@ def mark_of(frame: FrameType) -> Mark:
 
 
 def has_model(owner: Any, model: nn.Module) -> bool:
-    """Whether `owner` is an object, but no module, with `model` among its attributes, perhaps wrapped."""
+    """Return whether `owner` is no module, and has `model`, perhaps wrapped, among its attributes."""
     if owner is None or isinstance(owner, (nn.Module, type)):
         return False
     attributes = getattr(owner, "__dict__", None)
@@ -133,12 +133,12 @@ def has_model(owner: Any, model: nn.Module) -> bool:
 
 
 def is_around(value: Any, model: nn.Module) -> bool:
-    """Whether `value` is `model`, or a wrapper of it such as those of torch.compile and PEFT."""
+    """Return whether `value` is `model` or a wrapper of it, such as those of torch.compile and PEFT."""
     if value is model or not isinstance(value, nn.Module):
         return value is model
     return any(inner is model for inner in islice(value.modules(), MOST_WRAPPERS))
 
 
 def is_alive(thread: int) -> bool:
-    """Whether the thread with this identity lives."""
-    return any(thread == one.ident for one in threading.enumerate())
+    """Return whether the thread with this identity is alive."""
+    return any(thread == running.ident for running in threading.enumerate())

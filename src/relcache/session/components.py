@@ -1,4 +1,4 @@
-"""Reads a pipeline: its transformers, the size of its latents, and other active caches."""
+"""Inspect a pipeline: its transformers, the size of its latents, and other active caches."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from relcache.models import SPECS, ModelSpec
 
 
 class Pixels(NamedTuple):
-    """Pixels for each latent along height and width, and frames along time."""
+    """Pixels per latent along height and width, and frames per latent along time."""
 
     spatial: int
     temporal: int
 
     @classmethod
     def of(cls, pipeline: Any) -> Pixels:
-        """Read the attributes of diffusers' pipelines, else the blocks of the VAE."""
+        """Return the sizes from the attributes of a diffusers pipeline, else from the blocks of its VAE."""
         spatial = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
         temporal = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
 
@@ -30,16 +30,19 @@ class Pixels(NamedTuple):
         return cls(first(spatial, 2 ** (len(blocks) - 1) if blocks else 8), first(temporal, 4))
 
     def latents(self, height: int, width: int, frames: int) -> tuple[int, int, int]:
-        """Size of the latents. Video autoencoders encode the first frame by itself."""
+        """Return height, width and frames of the latents. Video autoencoders encode the first frame by itself."""
         return height // self.spatial, width // self.spatial, (frames - 1) // self.temporal + 1
 
 
 def find_transformers(model_or_pipe: Any, spec: ModelSpec | None = None) -> tuple[dict[str, nn.Module], Any]:
-    """Return the transformers by their names in the pipeline, and the pipeline; None for a bare transformer.
+    """Return the transformers by their names in the pipeline, and the pipeline, or None for a bare transformer.
 
-    A wrapper of nothing but a transformer is removed, if that has a spec or is of the class of `spec`.
+    A wrapper that contains only a transformer is removed, if the transformer has a spec or is of the class of `spec`.
+
+    Raises:
+        TypeError: there is no transformer.
     """
-    known = {spec.class_name} if spec is not None else {each.class_name for each in SPECS}
+    known = {spec.class_name} if spec is not None else {known.class_name for known in SPECS}
     if isinstance(model_or_pipe, nn.Module):
         return {"transformer": unwrapped(model_or_pipe, known)}, None
     components = getattr(model_or_pipe, "components", None)
@@ -52,7 +55,7 @@ def find_transformers(model_or_pipe: Any, spec: ModelSpec | None = None) -> tupl
         raise TypeError(f"enable takes an instance, got the class {model_or_pipe.__name__}")
     name = type(model_or_pipe).__name__
     if hasattr(model_or_pipe, "transformer"):
-        raise TypeError(f"this {name}: it has no transformer to enable, but {model_or_pipe.transformer!r}")
+        raise TypeError(f"{name} cannot be enabled: it has no transformer, but {model_or_pipe.transformer!r}")
     has_unet = getattr(model_or_pipe, "unet", None) is not None
     raise TypeError(
         f"enable takes a diffusers pipeline with a transformer, or the transformer itself; got {name}: "

@@ -1,4 +1,4 @@
-"""Corrects gaps at the scheduler's updates: finds the request of an update, and the gap that it opens or ends."""
+"""Correct gaps at the scheduler's updates: find the request of an update, and the gap that it opens or ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OFF = {
     "twice": "one scheduler made several updates after one call of the transformer",
     "replaced": "other code has replaced scheduler.step",
     "failed": "the scheduler's updates could not be repeated ({})",
-    "unlike": "the scheduler's step does not take its arguments by name",
+    "unlike": "scheduler.step does not take its arguments by name",
 }
 NO_UPDATE = (
     f"no scheduler made an update, so {UNCORRECTED}: enable the pipeline, or pass the scheduler= that the loop steps"
@@ -41,8 +41,8 @@ class Correction:
     """Corrects the gaps of one session's requests at the scheduler's updates.
 
     Args:
-        corrector: corrects a gap; None leaves all as it is.
-        requests: of the session.
+        corrector: corrects a gap; None leaves gaps uncorrected.
+        requests: those of the session.
     """
 
     def __init__(self, corrector: Corrector | None, requests: Requests):
@@ -52,17 +52,17 @@ class Correction:
         self._is_attached = False
 
     def attach(self, scheduler: Any) -> None:
-        """Intercept the updates of a scheduler, and of deep copies made of it from now on."""
+        """Intercept the updates of a scheduler and of its future deep copies."""
         if self.corrector is None:
             return
         self._is_attached = True
-        can_be = reference(scheduler) is not None and callable(getattr(scheduler, "step", None))
-        if can_be and scheduler not in self._schedulers and not is_swapped(scheduler, "step", self._step):
+        can_attach = reference(scheduler) is not None and callable(getattr(scheduler, "step", None))
+        if can_attach and scheduler not in self._schedulers and not is_swapped(scheduler, "step", self._step):
             self._schedulers.add(scheduler)
             self._patch.swap(scheduler, "step", self._step, in_copies=True)
 
     def suspend(self) -> Callable[[], None]:
-        """Detach from all schedulers for a while; the function returned attaches to them again."""
+        """Detach from all schedulers, and return a function that attaches to them again."""
         resume_patch = self._patch.suspend()
         self._is_attached = False
 
@@ -79,7 +79,7 @@ class Correction:
         self._schedulers.clear()
 
     def remark(self, request: Request) -> None:
-        """Add notes to a request whose gaps could not be corrected as they are."""
+        """Add notes to a request with gaps that could not be corrected."""
         if self.corrector is None:
             return
         if request.has_gaps and not request.updates and not request.uncorrected:
@@ -106,33 +106,33 @@ class Correction:
         if gap.is_open:
             gap = _with_sample(gap, update.sample, request)
         if request.is_exact:
-            return self._end(gap, update, scheduler, run, request).by(original)
+            return self._end_gap(gap, update, scheduler, run, request).apply(original)
         if gap.is_open or gap.known:
-            return self._go_on(gap, update, scheduler, run, request, original)
+            return self._extend_gap(gap, update, scheduler, run, request, original)
         return original(*args, **kwargs)
 
     def _run_of(self, scheduler: Any) -> Run | None:
-        """Return the run of an update: of the pipeline that makes it, or of the last loop with this scheduler."""
+        """Return the run of an update: the run of the calling pipeline, or of the last loop with this scheduler."""
         caller = find_caller()
         if caller.pipeline is not None:
             run = self._requests.runs.get(caller)
-            is_its_own = run is not None and run.pipeline is not None and run.pipeline() is caller.pipeline
-            return run if is_its_own else None
-        mine = [run for run in self._requests.runs if run.pipeline is None and run.thread == caller.thread]
-        return next((run for run in reversed(mine) if run.scheduler and scheduler in (None, run.scheduler())), None)
+            is_caller = run is not None and run.pipeline is not None and run.pipeline() is caller.pipeline
+            return run if is_caller else None
+        loops = [run for run in self._requests.runs if run.pipeline is None and run.thread == caller.thread]
+        return next((run for run in reversed(loops) if run.scheduler and scheduler in (None, run.scheduler())), None)
 
-    def _go_on(
+    def _extend_gap(
         self, gap: Gap, update: Update, scheduler: Any, run: Run, request: Request, original: Callable[..., Any]
     ) -> Any:
         """Make the update of a cached step, and add it to the gap."""
         if gap.known[0].calls != frozenset(request.calls):
             request.fallbacks[OTHER_CALLS] += 1
             del request.gaps[scheduler]
-            return update.by(original)
+            return update.apply(original)
         if not gap.is_open:
             gap = replace(gap, before=twin_of(scheduler), sample=update.sample.clone())
         states = update.random_states()
-        returned = update.by(original)
+        returned = update.apply(original)
         result = sample_of(returned)
         if not all(map(torch.equal, states, update.random_states())):
             self._give_up("random", run, request)
@@ -143,8 +143,8 @@ class Correction:
             request.gaps[scheduler] = gap.with_link(link)
         return returned
 
-    def _end(self, gap: Gap, update: Update, scheduler: Any, run: Run, request: Request) -> Update:
-        """Return the update of a full step, with the gap before it corrected."""
+    def _end_gap(self, gap: Gap, update: Update, scheduler: Any, run: Run, request: Request) -> Update:
+        """Correct the gap before a full step, and return the update of this step."""
         assert self.corrector is not None
         calls = frozenset(request.calls)
         if gap.is_open and not gap.known[0].fits(calls, update.output):
@@ -160,28 +160,28 @@ class Correction:
         return update
 
     def _correct(self, gap: Gap, update: Update, scheduler: Any, run: Run, request: Request) -> Update:
-        """Return the update at a gap's end, with the corrected sample and output."""
+        """Return the update at the end of a gap with the corrected sample and output."""
         assert self.corrector is not None
         try:
             corrected = self.corrector.correct(gap, request.step, update, scheduler)
-        except Exception as error:  # a copy of the scheduler failed: the request goes on uncorrected
+        except Exception as error:  # of the scheduler's copy: the request continues uncorrected
             self._give_up("failed", run, request, f"{type(error).__name__}: {error}")
             return update
         take_state(scheduler, corrected.scheduler)
-        moved, whole = corrected.sample - update.sample, update.sample
-        sizes = [value.float().flatten(1).norm(dim=1) for value in (moved, whole)]
-        request.corrections.append((request.step, (sizes[0] / sizes[1]).mean()))
+        values = corrected.sample - update.sample, update.sample
+        change, size = (value.float().flatten(1).norm(dim=1) for value in values)
+        request.corrections.append((request.step, (change / size).mean()))
         return update._replace(output=corrected.output, sample=corrected.sample)
 
     def _give_up(self, problem: str, run: Run, request: Request, reason: str = "") -> None:
-        """Leave this request uncorrected from here on."""
+        """Stop correcting this request, and note why."""
         request.uncorrected = True
         request.gaps.clear()
         self._requests.note("correction", f"{OFF[problem].format(reason)}, so {UNCORRECTED}", run)
 
 
 def _problem(original: Callable[..., Any], scheduler: Any, update: Update | None, request: Request) -> str | None:
-    """Return why the request cannot be corrected, a key of `OFF`; None if it can."""
+    """Return the key in `OFF` of the reason why the request cannot be corrected; None if it can."""
     if scheduler is None or getattr(original, "__func__", None) is not getattr(type(scheduler), "step", None):
         return "replaced"
     if update is None:
@@ -193,12 +193,12 @@ def _problem(original: Callable[..., Any], scheduler: Any, update: Update | None
 
 
 def _with_sample(gap: Gap, sample: Tensor, request: Request) -> Gap:
-    """Return the gap with the sample that the next update takes, instead of the last update's result."""
+    """Return the gap with the sample of the next update in place of the last update's result."""
     last = gap.links[-1]
     assert last.result is not None
     if last.result.shape != sample.shape:
         request.fallbacks[OTHER_SHAPE] += 1
         return Gap()
     if last.returned is not None and last.returned.is_still(sample):
-        return gap.with_handed(sample, None)
-    return gap.with_handed(sample, sample == last.result.to(sample.dtype))
+        return gap.with_next_sample(sample, None)
+    return gap.with_next_sample(sample, sample == last.result.to(sample.dtype))

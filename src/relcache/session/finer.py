@@ -1,4 +1,4 @@
-"""Lets a scheduler make more and finer steps than a pipeline asks for, at the same number of full ones."""
+"""Let a scheduler make more and finer steps than a pipeline requests, with the same number of full steps."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from torch import Tensor
 
 
 def finer_timesteps(finer: int) -> Callable[..., Any]:
-    """Return a replacement of `scheduler.set_timesteps` that asks for `finer` times as many steps."""
+    """Return a replacement of `scheduler.set_timesteps` that requests `finer` times as many steps."""
 
     def set_timesteps(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(original).bind(*args, **kwargs)
         passed = bound.arguments
         if passed.get("timesteps") is not None:
             raise ValueError(
-                f"finer={finer} does not go with timesteps of your own: pass all of the finer ones, without finer"
+                f"finer={finer} does not go with timesteps of your own: leave finer out, and pass all finer timesteps"
             )
         if passed.get("num_inference_steps") is not None:
             passed["num_inference_steps"] *= finer
         if passed.get("sigmas") is not None:
-            passed["sigmas"] = between(passed["sigmas"], finer)
+            passed["sigmas"] = finer_sigmas(passed["sigmas"], finer)
         return original(*bound.args, **bound.kwargs)
 
     return set_timesteps
 
 
-def between(sigmas: Any, finer: int) -> Any:
+def finer_sigmas(sigmas: Any, finer: int) -> Any:
     """Return `finer` times as many sigmas, (n,) to (finer · n,), of the same type and dtype.
 
-    They are evenly spaced between those passed, and from the last one to 0.
+    They are evenly spaced between those passed, and between the last one and 0.
     """
     coarse = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
     ends = torch.cat([coarse, coarse.new_zeros(1)])

@@ -1,4 +1,4 @@
-"""Keeps the cache within a memory limit: chooses how features are kept for a request, and again for a new branch."""
+"""Keep the cache within a memory limit: choose how features are stored, for each request and each new branch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relcache.session.requests import Requests
 from relcache.session.tracker import Position
 from relcache.shapes.meta import sketch
 
-MOST_USUAL = 64  # requests whose branches are remembered
+MOST_KNOWN = 64  # kinds of requests with known branches
 
 
 class Limit:
@@ -21,36 +21,38 @@ class Limit:
 
     Args:
         most: in bytes.
-        chooser: finds the best way to keep features within it.
-        requests, cache: of the session.
+        chooser: finds the best way of storing features within it.
+        requests, cache: those of the session.
     """
 
     def __init__(self, most: int, chooser: Chooser, requests: Requests, cache: Cache):
         self._most, self._chooser, self._requests, self._cache = most, chooser, requests, cache
-        self._usual: dict[Hashable, dict[Any, Call]] = {}  # a request's calls, by the shapes of its first
+        self._known_calls: dict[Hashable, dict[Any, Call]] = {}  # a request's calls, by the shapes of the first
 
-    def keep(self, call: Call, position: Position, movable: bool, present: Way) -> tuple[Way, str | None]:
-        """Return how features are kept in a call, and a note if that was chosen now. Drop other requests' features.
+    def way_for(self, call: Call, position: Position, movable: bool, present: Way) -> tuple[Way, str | None]:
+        """Return the way of storing a call's features, and a note if it is new. Drop other requests' features.
 
-        `movable` says whether its features are on a device with a memory of its own, `present` how they are kept now.
+        Args:
+            movable: whether the features are on a device with a memory of its own.
+            present: the way in use.
 
         Raises:
-            ValueError: nothing keeps the cache within the limit.
+            ValueError: no way keeps the cache within the limit.
         """
         run = self._requests.run
         assert run is not None
         for other in self._requests.all:
             if other is not run and other.request is not None:
-                if other.is_live and other.request.holds_features:
+                if other.is_live and other.request.has_features:
                     self._requests.note("limit", run=other)
                 self._cache.free(other.request)
         if position.new_request:
-            run.calls = self._usual.setdefault(call.shapes, {})
-            while len(self._usual) > MOST_USUAL:
-                self._usual.pop(next(iter(self._usual)))
+            run.calls = self._known_calls.setdefault(call.shapes, {})
+            while len(self._known_calls) > MOST_KNOWN:
+                self._known_calls.pop(next(iter(self._known_calls)))
         if position.dropped is not None:
-            run.calls.pop((call.host.place, position.dropped), None)
-        key = call.host.place, position.branch
+            run.calls.pop((call.host.index, position.dropped), None)
+        key = call.host.index, position.branch
         is_known = key in run.calls and run.calls[key].shapes == call.shapes
         if is_known and not position.new_request:
             return run.way, None

@@ -1,4 +1,4 @@
-"""The record of a session's requests: it counts their operations, and makes reports."""
+"""The record of a session's requests: counts of operations, and reports."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from relcache.shapes.flops import Flops, count_modules
 from relcache.shapes.meta import sketch, without_values
 
 MOST_KINDS = 64  # kinds of calls recorded for a request
-MOST_KEPT = 256  # kinds of calls whose counts are kept
+MOST_KEPT = 256  # counts kept, one for each kind of call
 
 
 class Record:
-    """Records calls by their kinds. Operations are counted on copies of the models without values, once for a kind."""
+    """Records calls by kind. Operations are counted once for each kind, on copies of the models without values."""
 
     def __init__(self, method: Method, model_name: str, hosts: Sequence[Host]):
         self._method, self._model_name, self._hosts = method, model_name, hosts
-        self._counts: dict[Hashable, Flops | str] = {}  # text says why a kind could not be counted
+        self._counts: dict[Hashable, Flops | str] = {}  # a text says why a kind could not be counted
 
     def clear_counts(self) -> None:
-        """Forget all counts: the models have changed."""
+        """Drop all counts, as the models have changed."""
         self._counts.clear()
 
     def work(self, request: Request, host: Host, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Work:
-        """Return the record of the calls of one kind, by its `key`, and add this call to it."""
+        """Add a call to the record of its kind, and return this record; `key` identifies the kind."""
         if key not in request.work:
             if len(request.work) >= MOST_KINDS:
                 key = None
-                self._keep(key, f"ValueError: the calls of a request were of more than {MOST_KINDS} kinds")
+                self._keep(key, f"ValueError: a request made calls of more than {MOST_KINDS} kinds")
             modules = dict(zip(host.units, host.unit_modules, strict=True))
             try:
                 example = sketch((tuple(args), dict(kwargs)))
-            except Exception as error:  # arguments that cannot be copied: sampling goes on, the report has a note
+            except Exception as error:  # arguments that cannot be copied: note it in the report
                 example = ((), {})
                 self._keep(key, f"{type(error).__name__}: {error}")
-            request.work.setdefault(key, Work(host.place, example, modules))
+            request.work.setdefault(key, Work(host.index, example, modules))
         request.work[key].calls += 1
         return request.work[key]
 
@@ -73,9 +73,9 @@ class Record:
         )
 
     def _operations(self, request: Request) -> tuple[tuple[int, int, int] | tuple[None, None, None], list[str]]:
-        """Count a request's operations: all, those without the products of attention, and those without a cache.
+        """Return a request's operations: all, all but attention's products, and all without a cache; and problems.
 
-        They are None where they could not be counted, for the reasons returned with them.
+        If there are problems, the operations are None.
         """
         flops = full_flops = products = 0
         problems = []

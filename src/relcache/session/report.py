@@ -1,4 +1,4 @@
-"""The report of a request, as a dataclass that becomes JSON and as a readable table."""
+"""The report of a request, as a dataclass for JSON and as a readable table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Report:
-    """The last request of a handle.
+    """The report of a handle's last request.
 
     Attributes:
         method: name of the method.
@@ -20,17 +20,17 @@ class Report:
         steps: denoising steps so far; all branches of a step count as one.
         nfc: number of full steps.
         full_steps: indices of the full steps, from 0.
-        signal: error of the predicted input at each step; None where the schedule did not need it.
+        signal: error of the predicted input at each step; None if the schedule did not need it.
         branches: names of the guidance branches.
         batch: rows of the transformer's batch: samples, times two where guidance doubles the batch.
         decision: whether one decision on a full step covers the whole batch.
         flops: floating point operations of the request, 2 per multiply-add; None if they could not be counted.
-        linear_flops: the same without the products of attention, as papers count the larger models.
+        linear_flops: `flops` without the products of attention, as papers count for larger models.
         full_flops: `flops` with every step full.
-        cache_bytes: the most bytes that the cache held.
-        device_bytes: the most of them on the device at once, where offload="cpu" keeps them in the host's memory.
+        cache_bytes: greatest size of the cache in bytes.
+        device_bytes: greatest part of it on the device at once; with offload="cpu" the rest is in the host's memory.
         corrector: the corrector with its options; "none" if there was none.
-        corrections: the full steps before which a gap was corrected, each with the relative size of the correction,
+        corrections: the full steps that ended a corrected gap, each with the relative size of the correction,
             ‖x̃ - x‖₂ / ‖x‖₂, mean over the batch.
         fallbacks: reasons for a forecast other than the method's own, and how often each occurred.
         notes: warnings and remarks.
@@ -59,7 +59,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, dictionaries, strings and numbers."""
+        """Return the report as plain lists, dictionaries, strings and numbers."""
         return asdict(self)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Finds the request, step and branch of each call of a transformer."""
+"""Find the request, step and branch of each call of a transformer."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from relcache.storage.identity import same_memory
 
 
 class Options(NamedTuple):
-    """Options of `relcache.enable` beside the method.
+    """Options of `relcache.enable` besides the method.
 
     Attributes:
-        num_inference_steps: steps of each request, where no scheduler shows them.
+        num_inference_steps: steps of each request, if no scheduler is known.
         free_at_end: whether a branch's features are dropped at the end of its last step.
-        fixed: names of the fields of `Way` that a memory limit leaves as they are.
+        fixed: names of the fields of `Way` that a memory limit must not change.
     """
 
     num_inference_steps: int | None = None
@@ -45,14 +45,14 @@ class Options(NamedTuple):
 
 
 class Requests:
-    """The requests of one session: those in progress, and the present one.
+    """The requests of one session.
 
     Args:
         method: its schedule has a state for each request.
-        options: of the session.
+        options: those of the session.
         time_runs: as in the spec.
-        pipeline: the one that was enabled, whose scheduler is read where no pipeline runs; kept weakly.
-        scheduler: the one that steps a loop written by hand; kept weakly.
+        pipeline: the enabled pipeline, referenced weakly. Its scheduler is read when no pipeline runs.
+        scheduler: the scheduler of a hand-written loop, referenced weakly.
     """
 
     def __init__(self, method: Method, options: Options, time_runs: int, pipeline: Any = None, scheduler: Any = None):
@@ -64,32 +64,32 @@ class Requests:
         self.context: ContextVar[str | None] = ContextVar("context", default=None)
         self.runs = Runs()
         self._warned: set[str] = set()
-        self.run: Run | None = None  # of the call in progress, or of the last
+        self.run: Run | None = None  # of the present or last call
 
     @property
     def pipeline(self) -> Any:
-        """The pipeline that was enabled; None if there is none, or it is gone."""
+        """The enabled pipeline; None if there is none, or it has been deleted."""
         return self._pipeline() if self._pipeline is not None else None
 
     @property
     def scheduler(self) -> Any:
-        """The scheduler passed for a loop, else the enabled pipeline's; None if there is none."""
+        """The scheduler passed for a loop, else that of the enabled pipeline; None if there is none."""
         return self._scheduler() if self._scheduler is not None else getattr(self.pipeline, "scheduler", None)
 
     @property
     def all(self) -> list[Run]:
-        """All runs that may have features cached."""
+        """All runs that may have cached features."""
         others = [run for run in self.runs if run is not self.run]
         return others if self.run is None else [*others, self.run]
 
     @property
     def last(self) -> Request:
-        """The present or last request, an empty one before the first."""
+        """The present or last request; an empty one before the first."""
         request = self.run.request if self.run is not None else None
         return request if request is not None else Request(None, None, 0)
 
     def make_finer(self, patch: Patch) -> None:
-        """Let the scheduler make `finer` times as many steps as it is asked for.
+        """Let the scheduler make `finer` times as many steps as requested.
 
         Raises:
             ValueError: no scheduler is known.
@@ -106,15 +106,15 @@ class Requests:
     def locate(
         self, host: Host, model: nn.Module, arguments: dict[str, Any], hooks: tuple[str, ...]
     ) -> tuple[Signs, Position]:
-        """Return the signs of a call, and its position. `open` then makes the request that begins with it, if any.
+        """Return the signs of a call, and its position. `open` then begins a new request, if needed.
 
         Raises:
             ValueError: the call has no timestep.
         """
         if arguments.get(host.spec.timestep) is None:
             raise ValueError(
-                f"{host.model_name} was called without {host.spec.timestep!r}, which tells one denoising step from the "
-                "next: pass it"
+                f"{host.model_name} was called without {host.spec.timestep!r}, which identifies the denoising step: "
+                "pass it"
             )
         signs, caller = self._signs(host, arguments, hooks), find_caller(model)
         run = self.run = self.runs.of(caller, signs, partial(self._tracker_of, caller))
@@ -122,17 +122,19 @@ class Requests:
         position = run.tracker.locate(signs, run.request.total_steps if run.request is not None else None)
         position = position._replace(new_request=position.new_request or run.request is None)
         if position.new_request:
-            for over in (run, *self.runs.prune(run)):
-                self.check_numbers(over)
+            for ended in (run, *self.runs.prune(run)):
+                self.check_numbers(ended)
         return signs, position
 
     def open(self, signs: Signs, position: Position, size: Hashable, device: torch.device) -> Request:
-        """Return the request of a call, and open the request or step that begins with it.
+        """Return the request of a call; open a new request or step if the call begins one.
 
-        `size` differs between calls whose steps take different times; `device` is where they run.
+        Args:
+            size: differs between calls with steps of different durations.
+            device: the device of the steps.
 
         Raises:
-            ValueError: the number of steps is needed, and not known.
+            ValueError: the number of steps is needed, but unknown.
         """
         run = self.run
         assert run is not None
@@ -149,7 +151,7 @@ class Requests:
             if not position.new_request:
                 request.notes.pop("short", None)
             if signs.loop is not None and signs.loop.step_index == -1 and not position.new_request:
-                request.total_steps = None  # the loop steps copies of this scheduler
+                request.total_steps = None  # the loop uses copies of this scheduler
             if self._schedule.needs_total_steps and request.step == request.setting.total_steps:
                 self.note("beyond")
         if position.note is not None:
@@ -158,12 +160,12 @@ class Requests:
         return request
 
     def open_uncached(self, key: str, text: str) -> None:
-        """Begin a request that is not cached, and note why."""
+        """Begin an uncached request, and note why."""
         self.run = Run(None, threading.get_ident(), self._tracker_of(None), Request(None, None, 0))
         self.note(key, text)
 
     def end(self, model: nn.Module) -> Run | None:
-        """End the present caller's request, and release the tensors of its calls. Return its run, if there is one."""
+        """End the present caller's request, and release the tensors of its calls. Return its run, or None."""
         run = self.runs.get(find_caller(model))
         if run is not None:
             run.ended = True
@@ -171,7 +173,7 @@ class Requests:
         return run
 
     def forget(self) -> None:
-        """Drop this thread's requests and their record."""
+        """Drop this thread's requests and their records."""
         self.runs.remove(threading.get_ident())
         self.run = None
 
@@ -183,7 +185,7 @@ class Requests:
             self.note("numbers", (NOT_FINITE if full else FORECAST_NOT_FINITE).format(step), run)
 
     def note(self, key: str, text: str | None = None, run: Run | None = None) -> None:
-        """Add a note to the request of a run, by default the present one, and warn; once for each request."""
+        """Add a note to the request of a run, by default the present one, and warn; once per request and key."""
         run = self.run if run is None else run
         if run is None or run.request is None or key in run.request.notes:
             return
@@ -193,14 +195,14 @@ class Requests:
             warnings.warn(f"relcache: {text}", stacklevel=2)
 
     def _tracker_of(self, caller: Caller | None) -> Tracker:
-        is_certain = caller is not None and caller.sign is not None
+        is_certain = caller is not None and caller.key is not None
         return Tracker(self._time_runs, is_certain, self._schedule.needs_signal)
 
     def _signs(self, host: Host, arguments: dict[str, Any], hooks: tuple[str, ...]) -> Signs:
-        """Read the signs of a call. A ControlNet's tensors are read too: after its last step they are zero."""
+        """Return the signs of a call. This reads a ControlNet's tensors, which are zero after its last step."""
         spec, sample = host.spec, arguments.get(host.sample)
-        apart = {spec.timestep, host.sample, *spec.conditioning}
-        leaves = tree_leaves([value for name, value in arguments.items() if name not in apart])
+        separate = {spec.timestep, host.sample, *spec.conditioning}
+        leaves = tree_leaves([value for name, value in arguments.items() if name not in separate])
         return Signs(
             timestep=arguments[spec.timestep],
             sample=[leaf for leaf in tree_leaves(sample) if isinstance(leaf, Tensor)],
@@ -216,10 +218,10 @@ class Requests:
         if signs.loop is not None:
             index = index_in(signs.loop.timesteps, signs.timestep, self._time_runs)
             total = len(signs.loop.timesteps) - index if index is not None else None
-        asks = schedule.needs_total_steps or ("free_at_end" if self._options.free_at_end else None)
-        if asks is not None and total is None:
+        option = schedule.needs_total_steps or ("free_at_end" if self._options.free_at_end else None)
+        if option is not None and total is None:
             raise ValueError(
-                f"{asks} needs the number of steps: enable the pipeline instead of the bare transformer, or pass "
+                f"{option} needs the number of steps: enable the pipeline instead of the bare transformer, or pass "
                 "scheduler= or num_inference_steps= to relcache.enable"
             )
         scheduler = run.scheduler() if run.scheduler is not None else None
@@ -236,11 +238,11 @@ class Requests:
 
     def _note_speed(self, request: Request, cost: float | None) -> None:
         """Add a note if the speed cannot be reached at this cost of a cached step."""
-        if (short := self._schedule.short_of_speed(request.setting._replace(cost=cost))) is not None:
-            request.notes["speed"] = short
+        if (remark := self._schedule.short_of_speed(request.setting._replace(cost=cost))) is not None:
+            request.notes["speed"] = remark
 
     def _loop_of(self, run: Run, caller: Caller, timestep: Any) -> Loop | None:
-        """Read a caller's loop from its scheduler."""
+        """Return the state of a caller's loop from its scheduler; None if there are no timesteps."""
         scheduler = self._scheduler_of(caller, timestep)
         run.pipeline, run.scheduler = reference(caller.pipeline), reference(scheduler)
         timesteps = getattr(scheduler, "timesteps", None)
@@ -254,9 +256,9 @@ class Requests:
         return run.loop._replace(step_index=index)
 
     def _scheduler_of(self, caller: Caller, timestep: Any) -> Any:
-        """Return the scheduler of the running pipeline, else the one that was passed.
+        """Return the scheduler of the running pipeline, else the one passed to `enable`.
 
-        Else return the enabled pipeline's, if the timestep is an entry of its table.
+        Without these, return the enabled pipeline's scheduler if the timestep is an entry of its table.
         """
         if caller.pipeline is not None:
             return getattr(caller.pipeline, "scheduler", None)
@@ -267,7 +269,7 @@ class Requests:
 
 
 def reference(value: Any) -> weakref.ref[Any] | None:
-    """Return a weak reference to `value`; None if there is no value, or no reference to it can be made."""
+    """Return a weak reference to `value`; None if `value` is None or does not allow one."""
     try:
         hash(value)
         return weakref.ref(value) if value is not None else None

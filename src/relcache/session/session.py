@@ -1,4 +1,4 @@
-"""Caches the calls of a pipeline's transformers: finds the position of each call, and hands it to the cache."""
+"""Cache the calls of a pipeline's transformers: find the position of each call, and open it in the cache."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Session:
     """Caching on the transformers of one pipeline.
 
     Args:
-        models: the transformers by their names in the pipeline, each with its spec. They share one count of steps: an
-            expert that takes over in the middle goes on with the steps of the other.
-        method: forecasts, decides on full steps, and corrects.
-        options: of `relcache.enable`, beside the method.
-        pipeline: the diffusers pipeline of the transformers, if it is known; kept weakly.
-        scheduler: the one that steps a loop written by hand; kept weakly.
+        models: name in the pipeline, transformer and spec of each. They share one count of steps: an expert that takes
+            over midway continues the other's count.
+        method: the forecaster, schedule and corrector.
+        options: those of `relcache.enable` besides the method.
+        pipeline: the diffusers pipeline of the transformers, referenced weakly; None if unknown.
+        scheduler: the scheduler of a hand-written loop, referenced weakly.
 
     Raises:
-        ValueError: blocks that cannot be cached as a whole.
+        ValueError: a model has blocks that cannot be cached as a whole.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Session:
         self._attachment = Attachment(self.hosts, self.cache, self.requests, self._correction)
 
     def _name_units(self) -> None:
-        """Take the units of the present granularity, in the order of the transformers."""
+        """Set the units of the present granularity, in the order of the transformers."""
         self.unit_names: list[str] = []
         for host, spec in zip(self.hosts, self.specs, strict=True):
             host.describe(coarsened(spec, host.present_model(), self.way.granularity), len(self.unit_names))
@@ -90,8 +90,8 @@ class Session:
         parts = [part for host in self.hosts for part in host.parts]
         return self.unit_names, parts, {host.first_unit: host.gauge for host in self.hosts}
 
-    def _keep_by(self, way: Way) -> None:
-        """Keep features in another way from the next call on. The cache is dropped, the record goes on."""
+    def _switch_to(self, way: Way) -> None:
+        """Store features in another `way` from the next call on. Drop the cache, and continue the record."""
         past, self.way = self.way, way
         if way == past:
             return
@@ -115,7 +115,7 @@ class Session:
         return self._attachment.is_active
 
     def attach(self, earlier: Sequence[Session] = ()) -> None:
-        """Attach, and detach `earlier` sessions. If this fails, all stays as it was."""
+        """Attach this session and detach `earlier` ones. If this fails, nothing changes."""
         with ExitStack() as undo:
             for session in earlier:
                 undo.callback(session._attachment.suspend())
@@ -126,7 +126,7 @@ class Session:
             session.detach()
 
     def detach(self) -> None:
-        """Detach from the models and drop the cache; the last request's record stays. A second call does nothing."""
+        """Detach from the models and drop the cache, but keep the last request's record. A second call does nothing."""
         with self._turn.alone() as interrupted:
             self._attachment.detach()
             self.requests.check_numbers(self.requests.run)
@@ -134,7 +134,7 @@ class Session:
             self.requests.runs.remove()
 
     def free(self) -> None:
-        """Drop the features of all requests; their records stay. A call that was interrupted unnoticed ends here."""
+        """Drop the features of all requests, but keep their records. End a call that was interrupted unnoticed."""
         with self._turn.alone() as interrupted:
             self._free(interrupted)
 
@@ -146,7 +146,7 @@ class Session:
             run.tracker.release()
 
     def reset(self) -> None:
-        """Drop the cache and record of this thread's requests: the next call begins one."""
+        """Drop the cache and records of this thread's requests; the next call begins a new one."""
         with self._turn.alone() as interrupted:
             if interrupted:
                 self._abandon_call()
@@ -154,7 +154,7 @@ class Session:
             self.cache.request = None
 
     def _end_request(self, model: nn.Module, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """End the caller's request: diffusers' pipelines call this after their loop."""
+        """End the caller's request. Diffusers' pipelines call this after their loop."""
         run = self.requests.end(model) if not self._turn.is_mine else None
         if run is not None:
             self.requests.check_numbers(run)
@@ -167,7 +167,7 @@ class Session:
     def _before(self, host: Host, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         if any(tensor.device.type == "meta" for tensor in tensors):
-            return  # shapes only, no denoising step
+            return  # a shape-only call, no denoising step
         refuse_training(model)
         if self._turn.take():  # the last call was interrupted unnoticed
             self._abandon_call()
@@ -181,17 +181,17 @@ class Session:
                     self._drop(run)
             if condition.compiled and torch.is_grad_enabled() and wants_gradient(model, tensors):
                 raise RuntimeError(
-                    "a gradient is wanted of a compiled model with relcache enabled, and cached steps have none: "
+                    "a gradient is wanted of a compiled model with relcache enabled, but cached steps have none: "
                     "sample under torch.no_grad(), or call disable() on the handle to train"
                 )
             self._begin_call(host, model, condition.hooks, args, kwargs, tensors)
             if condition.compiled and self.cache.is_active:
                 if any(self.cache.store.moves(tensor.device) for tensor in tensors):
                     raise ValueError(NOT_WHERE_COMPILED)
-                self.cache.settle(host.units, lambda gauge: gauge.run_up(model, model.forward, args, kwargs))
+                self.cache.plan_call(host.units, lambda gauge: gauge.run_up(model, model.forward, args, kwargs))
         except BaseException:
             self._abandon_call()
-            self._turn.give()
+            self._turn.release()
             raise
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -203,7 +203,7 @@ class Session:
             else:
                 self._end_call(output)
         finally:
-            self._turn.give()
+            self._turn.release()
 
     def _end_call(self, output: Any) -> None:
         """End a call that has returned `output`."""
@@ -222,8 +222,8 @@ class Session:
         if not self.cache.close_call():
             self.requests.note(
                 "unvisited",
-                f"a call of {self.model_name} reached none of the cached modules, and nothing of it was cached: its "
-                f"forward does not call {self.unit_names[0]} and the others that the spec names",
+                f"a call of {self.model_name} reached none of the cached modules, so it was not cached: its "
+                f"forward does not call {self.unit_names[0]} or the other modules in the spec",
             )
         if self._free_at_end and request.ended:
             self.cache.free(request, request.ended)
@@ -250,14 +250,14 @@ class Session:
     ) -> None:
         arguments = host.arguments(args, kwargs)
         signs, position = self.requests.locate(host, model, arguments, hooks)
-        shapes = (host.place, signs.form, *((tuple(value.shape), value.dtype) for value in tensors))
+        shapes = (host.index, signs.form, *((tuple(value.shape), value.dtype) for value in tensors))
         shapes = (*shapes, *(other for other in signs.others if not isinstance(other, Tensor)))
         chosen = None
         if self._limit is not None and position.branch is not None:
-            call = Call(host, self.specs[host.place], shapes, arguments)
+            call = Call(host, self.specs[host.index], shapes, arguments)
             movable = any(has_own_memory(tensor.device) for tensor in tensors)
-            way, chosen = self._limit.keep(call, position, movable, self.way)
-            self._keep_by(way)
+            way, chosen = self._limit.way_for(call, position, movable, self.way)
+            self._switch_to(way)
         device = next((tensor.device for tensor in signs.sample), torch.device("cpu"))
         request = self.cache.request = self.requests.open(signs, position, shapes, device)
         if chosen is not None:
@@ -265,12 +265,12 @@ class Session:
         work = self._record.work(request, host, (self.way.granularity, *shapes), args, kwargs)
         if self.cache.store.offload == "cpu" and all(tensor.device.type in SHARED_MEMORY for tensor in tensors):
             self.requests.note("offload")
-        request.calls.add((host.place, position.branch, signs.rows))
+        request.calls.add((host.index, position.branch, signs.rows))
         if position.branch is not None:
             valid_tokens = partial(host.spec.valid_tokens, arguments)
-            self.cache.open_call(host.place, position.branch, signs.rows, work, valid_tokens)
+            self.cache.open_call(host.index, position.branch, signs.rows, work, valid_tokens)
         else:
-            self.cache.pass_by()
+            self.cache.open_uncached_call()
         if position.dropped is not None:
             request.branches.pop(position.dropped, None)
             self.requests.note("branches")
@@ -279,13 +279,13 @@ class Session:
 
     @property
     def is_movable(self) -> bool:
-        """Whether features are, or will be, on a device with a memory of its own."""
+        """Whether features are or will be on a device with a memory of its own."""
         device = getattr(self.requests.pipeline, "_execution_device", None)
         weights = (weight.device for host in self.hosts for weight in host.present_model().parameters())
         return any(map(has_own_memory, weights)) or (isinstance(device, torch.device) and has_own_memory(device))
 
     def states(self) -> list[tuple[str, str, Any]]:
-        """Return branch, unit and the forecaster's state, for each stream of features that is kept."""
+        """Return branch, unit and the forecaster's state for each cached stream of features."""
         return [
             (name, f"{unit}[{index}]" if index else unit, self.cache.store.get(stream.state))
             for name, branch in self.requests.last.branches.items()

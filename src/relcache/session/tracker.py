@@ -1,8 +1,8 @@
-"""Tells requests and denoising steps apart by the calls that one caller makes of a transformer.
+"""Tell requests and denoising steps apart from one caller's calls of a transformer.
 
-Where a pipeline runs, its own call is the request, and its scheduler counts the steps. A loop written by hand is
-followed by its timesteps, and by its sample where another loop could have the same timesteps. Where nothing tells two
-loops apart, neither uses the other's cache.
+If a pipeline runs, its call is the request, and its scheduler counts the steps. A hand-written loop is followed by its
+timesteps, and by its sample where another loop could have the same timesteps. Two loops that cannot be told apart do
+not use each other's cache.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from relcache.storage.identity import (
     waits,
 )
 
-MANY = 3  # requests of one step in a row, from which on this is noted
+MANY = 3  # one-step requests in a row that cause a note
 
 
 class Position(NamedTuple):
-    """Where a call stands in its caller's loop.
+    """The position of a call in its caller's loop.
 
     Attributes:
-        new_request, new_step: whether it opens one.
-        branch: name of its branch; None if it cannot be told from an earlier call of the step, and runs in full.
-        note: key of a note about it.
-        dropped: name of a branch that was dropped, where there were too many.
+        new_request, new_step: whether the call begins one.
+        branch: name of its branch; None if it looks like an earlier call of the step, and is computed in full.
+        note: key of a note about the call.
+        dropped: name of the branch dropped because there were too many.
     """
 
     new_request: bool
@@ -54,37 +54,37 @@ class Tracker:
     """Follows the calls of one caller.
 
     Args:
-        time_runs: -1 where the timestep falls as sampling goes on, 1 where it rises.
+        time_runs: -1 if the timestep falls during sampling, 1 if it rises.
         is_certain: whether the calls certainly belong to one loop: one run of a pipeline, or a named loop.
-        has_signal: whether branches share one error signal, which another loop's call must not enter.
+        has_signal: whether branches share one error signal, to which another loop's call must not contribute.
     """
 
     def __init__(self, time_runs: int, is_certain: bool = False, has_signal: bool = False):
         self._time_runs, self._is_certain, self._has_signal = time_runs, is_certain, has_signal
-        self._short_in_a_row = 0  # requests of one step
-        self._suspects = False  # whether a loop was left in the middle of its table, and may go on
+        self._short_in_a_row = 0  # one-step requests
+        self._suspects = False  # whether a loop stopped in the middle of its table, and may continue
         self.reset()
 
     def reset(self) -> None:
-        """Forget the request: the next call opens one."""
+        """Discard the request; the next call begins a new one."""
         self._branches = Branches()
         self._timestep: Snapshot | None = None
-        self._timestep_copy: Any = None  # its content, which outlives changes in place
+        self._timestep_copy: Any = None  # a copy of its content, unaffected by in-place changes
         self._sample: list[Snapshot] = []  # of the last call
-        self._memory_runs: int | None = None  # 1 where time goes up the table of timesteps, -1 where down
+        self._memory_runs: int | None = None  # 1 if time runs up the table of timesteps, -1 if down
         self._proven = False  # whether the present call's timestep is the next entry of the same table
-        self._moved = 0.0  # the farthest that the sample has moved in one step
+        self._moved = 0.0  # the farthest move of the sample in one step
         self._loop: Loop | None = None
         self._rows = 0
         self._step = 0
 
     def release(self) -> None:
-        """Keep only weak references to the tensors of calls: features were dropped, or the request has ended."""
+        """Keep only weak references to the tensors of calls, after features were dropped or the request ended."""
         self._branches.release()
-        self._sample = [one.weakened() for one in self._sample]
+        self._sample = [past.weakened() for past in self._sample]
 
     def locate(self, signs: Signs, total_steps: int | None) -> Position:
-        """Find the position of a call. `total_steps` is the present request's, None if unknown."""
+        """Return the position of a call. `total_steps` is that of the present request; None if unknown."""
         if self._timestep is None:
             return self._open_request(signs)
         loop, past = signs.loop, self._loop
@@ -106,21 +106,21 @@ class Tracker:
             return self._same_step(signs, branch, is_new=not alike or (is_far and certain))
         if not certain and (self._suspects or not self._proven or not waits(signs.sample)):
             moved = distance(branch.sample if branch is not None else self._sample, signs.sample)
-            grown = self._proven and math.isinf(moved)  # one table, and samples of another size
-            if moved > self._farthest and not grown:
-                went_on = self._step > 0
+            resized = self._proven and math.isinf(moved)  # the same table, but samples of another size
+            if moved > self._farthest and not resized:
+                is_jump = bool(alike) and not over and self._step > 0
                 position = self._open_request(signs)
-                return position._replace(note=position.note or ("jump" if alike and not over and went_on else None))
+                return position._replace(note=position.note or ("jump" if is_jump else None))
             self._moved = max(self._moved, moved)
         self._branches.open_step()
         self._step += 1
         note = "number" if over and loop is None else None
         if alike and branch is None and not (is_far and certain):
-            return self._remember(signs, None, True, "repeated")
-        return self._remember(signs, branch or self._branches.add(signs), True, note)
+            return self._record(signs, None, True, "repeated")
+        return self._record(signs, branch or self._branches.add(signs), True, note)
 
     def follows(self, signs: Signs) -> bool:
-        """Whether a call may be the next of this loop, in its present step or the next one."""
+        """Return whether a call may be the next one of this loop, in its present step or the next."""
         if self._timestep is None:
             return False
         branch, _ = self._branches.choose(signs, self._branches.alike(signs))
@@ -133,10 +133,10 @@ class Tracker:
 
     @property
     def _farthest(self) -> float:
-        """How far the sample may move in one step; farther, it belongs to another loop.
+        """The farthest that the sample may move in one step of this loop.
 
-        In few steps it moves far. The next entry of the same table is proof enough of the same loop, unless the sample
-        has moved little before.
+        With few steps it moves far. The next entry of the same table proves the same loop, unless the sample has moved
+        little before.
         """
         if self._proven and not self._step:
             return math.inf
@@ -148,32 +148,32 @@ class Tracker:
         self._short_in_a_row = self._short_in_a_row + 1 if self._step == 0 and self._timestep is not None else 0
         self.reset()
         note = "short" if self._short_in_a_row >= MANY else None
-        return self._remember(signs, self._branches.add(signs), True, note)._replace(new_request=True)
+        return self._record(signs, self._branches.add(signs), True, note)._replace(new_request=True)
 
     def _same_step(self, signs: Signs, branch: KnownBranch | None, is_new: bool) -> Position:
-        """Find the position of a call at the same timestep: another branch, the same one again, or another loop."""
+        """Return the position of a call at the same timestep: another branch, the same one, or another loop."""
         certain = self._is_certain
         if is_new:
             if not certain and distance(self._sample, signs.sample) > 0:
-                # in the first step a branch with a sample of its own; else another loop's first call
+                # in the first step a branch with its own sample; later another loop's first call
                 named = signs.context is not None and not self._branches.has_context(signs.context)
                 if self._step or (self._has_signal and not named):
                     return self._open_request(signs)
-            return self._remember(signs, self._branches.add(signs), False)
+            return self._record(signs, self._branches.add(signs), False)
         if branch is not None and not branch.served:
-            return self._remember(signs, branch, False)
+            return self._record(signs, branch, False)
         if branch is not None:
             apart = distance(branch.sample, signs.sample)
             if apart == 0 and not certain and self._step == 0:
-                return self._open_request(signs)  # interrupted in its first step, and begun again
+                return self._open_request(signs)  # interrupted in its first step, and restarted
             differs = not are_equal(branch.others, signs.others)
             if (differs and (certain or apart == 0)) or (certain and apart > NEAR):
-                return self._remember(signs, self._branches.add(signs), False)
+                return self._record(signs, self._branches.add(signs), False)
             branch.trusted = False
-        return self._remember(signs, None, False, "repeated" if certain else "again")
+        return self._record(signs, None, False, "repeated" if certain else "again")
 
-    def _remember(self, signs: Signs, branch: KnownBranch | None, new_step: bool, note: str | None = None) -> Position:
-        """Remember the call, and return its position."""
+    def _record(self, signs: Signs, branch: KnownBranch | None, new_step: bool, note: str | None = None) -> Position:
+        """Record the call, and return its position."""
         timestep = signs.timestep
         self._timestep, self._loop, self._rows = snapshot(timestep), signs.loop, signs.rows
         self._timestep_copy = timestep.clone() if isinstance(timestep, Tensor) else timestep
@@ -185,11 +185,11 @@ class Tracker:
         return Position(False, new_step, branch.name if branch.trusted else None, note, dropped)
 
     def _is_another_table(self, timestep: Any, served: bool, rows: int) -> bool:
-        """Whether another table of timesteps shows that a second loop has begun.
+        """Return whether another table of timesteps shows that a second loop has begun.
 
-        A loop that copies its table for each call goes on at the copy's next entry. A second loop begins at another
-        entry, or at the same one with another timestep. After a single step, both may begin at the first entry: then
-        the same branch again, or another batch size, shows the second loop.
+        A loop that copies its table for each call continues at the copy's next entry. A second loop begins at another
+        entry, or at the same one with another timestep. After a single step both may begin at the first entry: then
+        the same branch again, or another batch size, indicates the second loop.
         """
         assert self._timestep is not None
         past = self._timestep.value
@@ -199,15 +199,15 @@ class Tracker:
         if moved:
             return bool(moved < 0 or moved > 1)
         if not varies(timestep):
-            return False  # a piece of a batch's timesteps, made anew for each call
+            return False  # a slice of a batch's timesteps, new for each call
         first = self._step == 0 and (served or rows != self._rows)
         return first or difference(timestep, self._timestep_copy) != 0
 
     def _movement(self, timestep: Any, same_request: bool) -> int | None:
-        """Return 1 where the timestep has moved on, 0 where it is the same, -1 where it has gone back.
+        """Return 1 if the timestep has advanced, 0 if it is the same, -1 if it has gone back.
 
-        Return None where an answer would wait for the device and is not needed: the request goes on (`same_request`),
-        and the branch has had its call of the step.
+        Return None if an answer would wait for the device and is not needed: the request continues (`same_request`),
+        and the branch has had its call in the step.
         """
         assert self._timestep is not None
         past = self._timestep.value
@@ -226,13 +226,13 @@ class Tracker:
         move = sign(difference(timestep, self._timestep_copy)) * self._time_runs
         if memory and move:
             self._memory_runs = sign(memory) * move
-        elif self._proven:  # two entries of one value, as with schedulers of the second order
+        elif self._proven:  # two entries with one value, as in second-order schedulers
             return 1
         return move
 
     @property
     def _is_in_the_middle(self) -> bool:
-        """Whether the last timestep was an entry of a table, and not its last."""
+        """Whether the last timestep was an entry of a table, but not its last entry."""
         past = self._timestep.value if self._timestep is not None else None
         if not isinstance(past, Tensor) or not is_entry(past):
             return False
@@ -241,26 +241,26 @@ class Tracker:
 
 
 def sign(number: Any) -> int:
-    """-1, 0 or 1."""
+    """Return -1, 0 or 1."""
     return (number > 0) - (number < 0)
 
 
 def index_in(timesteps: Tensor, timestep: Any, time_runs: int) -> int | None:
-    """Index of a request's first timestep among the scheduler's; above 0 where a picture is only reworked.
+    """Return the index of a request's first timestep in the scheduler's table; above 0 in image-to-image requests.
 
-    `timesteps` is (steps,), `timestep` a number or a tensor of any shape; both of any real dtype.
-    Pipelines pass the scheduler's timesteps to the transformer as they are, or divided by 1000. Where time rises
-    (`time_runs` 1) they are counted from the other end. Return None where it is none of these.
+    `timesteps` is (steps,), `timestep` a number or a tensor of any shape; both of any real dtype. Pipelines pass the
+    scheduler's timesteps to the transformer as they are, or divided by 1000. Where time rises (`time_runs` 1) they are
+    counted from the other end. Return None if the timestep is none of these.
     """
     first = timestep
-    if isinstance(timestep, Tensor):  # constant entries are 0 where time falls, about 1 where it rises
+    if isinstance(timestep, Tensor):  # constant entries are 0 if time falls, about 1 if it rises
         first = timestep.max() if time_runs < 0 else timestep.min()
     first = float(first)
     table = timesteps.detach().cpu().to(torch.float64)  # in this order, as MPS has no float64
-    near = []
+    indices = []
     for scaled in (first, first * 1000) if time_runs < 0 else (1 - first, 1000 - first, 1000 - first * 1000):
         apart = (table - scaled).abs()
         nearest = int(apart.argmin())
         if apart[nearest] <= 5e-3 * max(1.0, abs(scaled)):
-            near.append(nearest)
-    return min(near, default=None)
+            indices.append(nearest)
+    return min(indices, default=None)

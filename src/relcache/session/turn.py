@@ -1,4 +1,4 @@
-"""Lets one thread at a time call the transformers of a session. Knows nothing of caching."""
+"""Let one thread at a time call the transformers of a session. Knows nothing of caching."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from types import FrameType
 
 from relcache.session.caller import Mark, is_alive, mark_of
 
-PATIENCE = 0.1  # seconds after which a waiting thread checks that the call in progress is still running
+PATIENCE = 0.1  # seconds between a waiting thread's checks that the call in progress is still running
 HERE = __name__.partition(".")[0] + "."
 
 
 class Turn:
-    """The turn to call: taken when a call begins, given back when it ends.
+    """The turn to call: taken when a call begins, released when it ends.
 
-    If the end of a call goes unnoticed, any thread may take the turn once the calling frame is gone.
+    If the end of a call goes unnoticed, any thread may take the turn once the calling frame has ended.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._thread: int | None = None
-        self._mark: weakref.ref[Mark] | None = None  # of the frame that calls
+        self._mark: weakref.ref[Mark] | None = None  # of the calling frame
 
     @property
     def is_mine(self) -> bool:
-        """Whether this thread's call is the one in progress."""
+        """Whether the call in progress is this thread's."""
         return self._thread == threading.get_ident()
 
     def take(self) -> bool:
-        """Wait for the turn, and take it. Return whether the call before was interrupted unnoticed."""
+        """Wait for the turn, and take it. Return whether the last call was interrupted unnoticed."""
         with self._changed:
-            while not self.is_mine and self._goes_on:
+            while not self.is_mine and self._is_running:
                 self._changed.wait(PATIENCE)
             interrupted = self._thread is not None
             frame = _outside()
@@ -43,22 +43,22 @@ class Turn:
             return interrupted
 
     @property
-    def _goes_on(self) -> bool:
-        """Whether a call is in progress, by its thread and frame."""
+    def _is_running(self) -> bool:
+        """Whether a call is in progress, judged by its thread and frame."""
         if self._thread is None:
             return False
         return is_alive(self._thread) and self._mark is not None and self._mark() is not None
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Hold the turn for a while, outside of a call; yields the result of `take`."""
+        """Take the turn outside a call, yield the result of `take`, and release the turn."""
         try:
             yield self.take()
         finally:
-            self.give()
+            self.release()
 
-    def give(self) -> None:
-        """Give the turn back: the call has ended."""
+    def release(self) -> None:
+        """Release the turn after the call."""
         with self._changed:
             if self.is_mine:
                 self._thread = None
@@ -66,7 +66,7 @@ class Turn:
 
 
 def _outside() -> FrameType | None:
-    """The frame that called into relcache: it lasts as long as the call."""
+    """Return the frame that called into relcache, which lasts as long as the call."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").startswith(HERE):
         frame = frame.f_back

@@ -1,6 +1,6 @@
 """Count the floating point operations of a forward pass from shapes: 2 per multiply-add.
 
-Knows nothing of caching. No weight is read and nothing is computed, so a model of any size takes moments.
+Knows nothing of caching. No weight is read and nothing is computed, so counting is quick for a model of any size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from relcache.shapes.meta import without_values
 
 
 class Flops(NamedTuple):
-    """FLOPs of a forward pass and of named modules in it; `products` and `module_products` are attention's alone."""
+    """FLOPs of a forward pass and of named modules; `products` and `module_products` are those of attention alone."""
 
     total: int
     modules: dict[str, int]
@@ -27,13 +27,13 @@ class Flops(NamedTuple):
     module_products: dict[str, int]
 
 
-_WITHOUT_PRODUCTS = {F.layer_norm, F.rms_norm, F.gelu}  # their results have the shape of the input
+_WITHOUT_PRODUCTS = {F.layer_norm, F.rms_norm, F.gelu}  # results have the shape of the input
 
 
 class _Products(TorchFunctionMode):
     """Counts attention and linear layers instead of running them.
 
-    Attention counts as two matrix products, with any kernel. Linear layers and functions without products are skipped
+    Attention counts as two matrix products, with any kernel. Linear layers and functions without products are not run
     because torch's own counter and meta kernels take up to a millisecond for each.
     """
 
@@ -61,18 +61,18 @@ class _Products(TorchFunctionMode):
 
 
 def count_modules(model: nn.Module, names: Sequence[str], args: Any, kwargs: Any) -> Flops:
-    """Return the FLOPs of `model(*args, **kwargs)`, copies without values, and of its modules `names`."""
+    """Return the FLOPs of `model(*args, **kwargs)` and of its modules `names`, for copies without values."""
     with ModuleTracker() as tracker, FlopCounterMode(display=False) as counter, _Products(tracker) as counted:
         model(*args, **kwargs)
     counts, products = counter.get_flop_counts(), counted.attention
 
-    def of(key: str) -> int:
+    def flops_of(key: str) -> int:
         return sum(counts.get(key, {}).values()) + counted.linear[key] + products[key]
 
     paths = {name: f"{type(model).__name__}.{name}" for name in names}
     return Flops(
-        of("Global"),
-        {name: of(path) for name, path in paths.items()},
+        flops_of("Global"),
+        {name: flops_of(path) for name, path in paths.items()},
         products["Global"],
         {name: products[path] for name, path in paths.items()},
     )
@@ -81,13 +81,12 @@ def count_modules(model: nn.Module, names: Sequence[str], args: Any, kwargs: Any
 def count_flops(model: nn.Module, *args: Any, attention: bool = True, **kwargs: Any) -> int:
     """Return the FLOPs of `model(*args, **kwargs)`, 2 per multiply-add, without computing it.
 
-    The model and its inputs may be on any device, including meta. Linear layers, convolutions and matrix products
-    count, and attention products unless `attention` is false. Elementwise work does not.
+    The model and its inputs, of any shape and dtype, may be on any device, including meta. Linear layers, convolutions
+    and matrix products count, and attention products unless `attention` is false. Elementwise work does not count.
     """
 
     def count(copied: Callable[[Any], Any]) -> Flops:
-        given, named = copied((args, kwargs))
-        return count_modules(copied(model), (), given, named)
+        return count_modules(copied(model), (), *copied((args, kwargs)))
 
     counted = without_values(count)
     return counted.total if attention else counted.total - counted.products

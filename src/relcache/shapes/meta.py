@@ -1,6 +1,6 @@
-"""Shape-only forward passes: of copies of models and arguments whose tensors have no values.
+"""Shape-only forward passes of copies of models and arguments, with tensors without values.
 
-Knows nothing of caching. No weight is read, and the original model stays as it is, even one that caches tables.
+Knows nothing of caching. No weight is read, and the original model does not change, even if it caches tables.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn.attention import flex_attention as flex
 from torch.overrides import TorchFunctionMode
 
 Result = TypeVar("Result")
-SMALL = 4096  # most entries of a float tensor whose values may steer a forward pass: times, positions
+SMALL = 4096  # most entries of a float tensor that may steer a forward pass by its values: times, positions
 LARGE = 2**20  # the same for integers: masks, lengths, token numbers
 OTHERS = ("forward", "_old_forward", "_hf_hook", "_diffusers_hook")  # attributes of modules from other libraries
 
@@ -27,11 +27,11 @@ OTHERS = ("forward", "_old_forward", "_hf_hook", "_diffusers_hook")  # attribute
 def without_values(work: Callable[[Callable[[Any], Any]], Result]) -> Result:
     """Return `work(copied)`, which runs `copied(model)` on `copied(arguments)`.
 
-    The copies are on the meta device. This fails if the forward pass reads masks or lengths, or needs a device that
-    computes. Then `work` runs again with fake weights and features and real arguments, about ten times slower.
+    The copies are on the meta device. If the forward pass reads masks or lengths, or needs a real device, it fails.
+    Then `work` runs again with fake weights and features but real arguments, about ten times slower.
 
     Raises:
-        Exception: from the second run.
+        Exception: that of the second run.
     """
     with _shapes_only():
         try:
@@ -42,9 +42,9 @@ def without_values(work: Callable[[Callable[[Any], Any]], Result]) -> Result:
 
 
 def on_meta(value: Any) -> Any:
-    """Return a deep copy of `value`, a model or its arguments, with every tensor on the meta device.
+    """Return a deep copy of `value`, a model or its arguments, with all tensors on the meta device.
 
-    A model's copy runs the forwards of its classes, without replacements on instances and without hooks.
+    A model's copy runs the forwards of its classes, without replaced forwards and without hooks.
     """
     return _copied(value, _empty)
 
@@ -114,7 +114,7 @@ class _Replacing(TorchFunctionMode):
 
 
 class _Values(TorchFunctionMode):
-    """Mixes real and fake tensors: masks and lengths keep values, and no tensor of the features' size becomes real."""
+    """Mixes real and fake tensors: masks and lengths keep values, tensors of the features' size stay fake."""
 
     def __init__(self, fake: _Fake):
         super().__init__()
@@ -126,7 +126,7 @@ class _Values(TorchFunctionMode):
             args = (args[0], mask.nonzero(as_tuple=True))
         elif func in (Tensor.repeat, Tensor.expand) and type(args[0]) is Tensor and not args[0].is_meta:
             sizes = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
-            if math.prod(max(int(size), 1) for size in sizes) > SMALL:  # a mask of every token against every other
+            if math.prod(max(int(size), 1) for size in sizes) > SMALL:  # a mask of all pairs of tokens
                 args = (self._fake.weight(args[0]), *args[1:])
         elif func is Tensor.bincount and isinstance(args[0], FakeTensor):
             return torch.tensor([args[0].numel()])  # the work is the same for each expert

@@ -1,8 +1,8 @@
-"""Snapshots of values, and how later values compare with them.
+"""Take snapshots of values, and compare later values with them.
 
-Tensors are compared as objects and by their memory first, and by content only where nothing else decides: reading
-content waits for the device. Tensors made in inference mode do not count their in-place changes. The same object is
-then taken to have the same content.
+Tensors are compared as objects and by memory first, and by content only as a last resort, because reading content waits
+for the device. Tensors made in inference mode do not count their in-place changes: the same object is then assumed to
+have the same content.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 WITHOUT_FLOAT64 = frozenset({"mps"})
-NEAR = 0.8  # how far a sample may move from one step of a loop to the next
-FAR = 1.2  # the same after a step in which it moved far; two noises are 1.4 apart
+NEAR = 0.8  # the farthest move of a sample in one step of a loop
+FAR = 1.2  # the same after a step with a far move; two noises are 1.4 apart
 
 
 class Snapshot(NamedTuple):
     """A value at one call. `version` counts the in-place changes of a tensor.
 
-    A strong reference keeps the value's memory from being reused. Behind a weak one the value may be gone.
+    A strong reference keeps the value's memory from being reused. With a weak reference the value may be deleted.
     """
 
     strong: Any
@@ -32,7 +32,7 @@ class Snapshot(NamedTuple):
 
     @property
     def value(self) -> Any:
-        """The value; None if it is gone."""
+        """The value; None if it has been deleted."""
         return self.strong if self.weak is None else self.weak()
 
     def weakened(self) -> Snapshot:
@@ -40,7 +40,7 @@ class Snapshot(NamedTuple):
         return self._replace(strong=None, weak=weakref.ref(self.strong)) if isinstance(self.strong, Tensor) else self
 
     def is_still(self, value: Any) -> bool:
-        """Whether `value` is the same tensor, and provably unchanged."""
+        """Return whether `value` is the same tensor, and provably unchanged."""
         return value is self.value and self.version is not None and version_of(value) == self.version
 
 
@@ -50,19 +50,19 @@ def snapshot(value: Any) -> Snapshot:
 
 
 def is_untouched(past: Snapshot, value: Any) -> bool:
-    """Whether `value` is the same object, or a view of the same memory, unchanged since."""
+    """Return whether `value` is the same object, or a view of the same memory, and unchanged."""
     before = past.value
     if value is before:
         return version_of(value) == past.version
     if not isinstance(value, Tensor) or not isinstance(before, Tensor) or past.version is None:
         return False
     alike = (value.shape, value.stride(), value.dtype) == (before.shape, before.stride(), before.dtype)
-    offset = value.storage_offset() == before.storage_offset()
-    return alike and offset and same_memory(value, before) and value._version == past.version
+    same_offset = value.storage_offset() == before.storage_offset()
+    return alike and same_offset and same_memory(value, before) and value._version == past.version
 
 
 def is_equal(past: Snapshot, value: Any) -> bool:
-    """Whether `value` has the content of the snapshot. Waits for the device of tensors."""
+    """Return whether `value` has the content of the snapshot. Waits for the device of tensors."""
     before = past.value
     if isinstance(value, Tensor) and isinstance(before, Tensor):
         unchanged = version_of(before) == past.version
@@ -74,7 +74,7 @@ def is_equal(past: Snapshot, value: Any) -> bool:
 
 
 def are_equal(past: Sequence[Snapshot], values: Sequence[Any]) -> bool:
-    """Whether all `values` have the content of the snapshots; content is read last."""
+    """Return whether all `values` have the content of the snapshots; content is read last."""
     if len(past) != len(values):
         return False
     changed = [(before, now) for before, now in zip(past, values, strict=True) if not is_untouched(before, now)]
@@ -82,19 +82,19 @@ def are_equal(past: Sequence[Snapshot], values: Sequence[Any]) -> bool:
 
 
 def distance(past: Sequence[Snapshot], values: Sequence[Tensor]) -> float:
-    """Distance of `values`, (batch, ...) of any dtype, from the snapshots; infinity where they cannot be compared.
+    """Return the distance of `values`, (batch, …) of any dtype, from the snapshots; infinity if they do not compare.
 
-    Both are scaled to length 1. The distance is 0 only where they are equal; two noises are 1.4 apart. Batches of two
-    sizes, as where guidance doubles them, are compared by their first samples. Waits for the device.
+    Both are scaled to length 1. The distance is 0 only for equal values; two noises are 1.4 apart. Batches of different
+    sizes, as when guidance doubles them, are compared by their first samples. Waits for the device.
     """
     if not values or len(past) != len(values):
         return math.inf
     if all(map(is_untouched, past, values)):
         return 0.0
     pairs = []
-    for one, now in zip(past, values, strict=True):
-        before = one.value
-        if not isinstance(before, Tensor) or version_of(before) != one.version or before.device != now.device:
+    for taken, now in zip(past, values, strict=True):
+        before = taken.value
+        if not isinstance(before, Tensor) or version_of(before) != taken.version or before.device != now.device:
             return math.inf
         if before.shape[1:] != now.shape[1:] or before.ndim != now.ndim:
             return math.inf
@@ -113,10 +113,10 @@ def distance(past: Sequence[Snapshot], values: Sequence[Tensor]) -> float:
 
 
 def difference(timestep: Any, past: Any) -> float:
-    """Difference of two timesteps: the sum over their entries, so that constant entries do not count.
+    """Return the difference of two timesteps: the sum over their entries, which constant entries do not affect.
 
-    Video models give some tokens a time of their own. Where the shapes differ, the largest entries are compared. Waits
-    for the device once.
+    Video models give some tokens their own time. If the shapes differ, the largest entries are compared. Waits for the
+    device once.
     """
     if isinstance(timestep, Tensor) and isinstance(past, Tensor) and timestep.shape == past.shape:
         return float((timestep.to(widest(timestep)) - past.to(widest(past))).sum())
@@ -125,19 +125,19 @@ def difference(timestep: Any, past: Any) -> float:
 
 
 def version_of(value: Any) -> int | None:
-    """The number of a tensor's in-place changes; None where it is not counted."""
+    """Return the number of a tensor's in-place changes; None if it is not counted."""
     return value._version if isinstance(value, Tensor) and not value.is_inference() else None
 
 
 def same_memory(left: Any, right: Any) -> bool:
-    """Whether two tensors share one storage."""
+    """Return whether two tensors share one storage."""
     if not (isinstance(left, Tensor) and isinstance(right, Tensor)) or left.device != right.device:
         return False
     return left.device.type != "meta" and left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
 
 
 def is_entry(timestep: Any) -> bool:
-    """Whether `timestep` is one entry, perhaps expanded, of a larger tensor: of a table of timesteps."""
+    """Return whether `timestep` is one entry, perhaps expanded, of a larger tensor: a table of timesteps."""
     if not isinstance(timestep, Tensor) or timestep.device.type == "meta":
         return False
     distinct = all(size == 1 or stride == 0 for size, stride in zip(timestep.shape, timestep.stride(), strict=True))
@@ -145,21 +145,21 @@ def is_entry(timestep: Any) -> bool:
 
 
 def table_size(timestep: Tensor) -> int:
-    """Number of entries in the table that `timestep` is an entry of."""
+    """Return the number of entries in the table of `timestep`."""
     return timestep.untyped_storage().nbytes() // timestep.element_size()
 
 
 def varies(timestep: Tensor) -> bool:
-    """Whether the table that `timestep` is an entry of has more than one value. Waits for the device."""
+    """Return whether the table of `timestep` has more than one value. Waits for the device."""
     whole = torch.as_strided(timestep, (table_size(timestep),), (1,), 0)
     return bool(whole.min() != whole.max())
 
 
 def waits(values: Sequence[Tensor]) -> bool:
-    """Whether reading `values` waits for a device."""
+    """Return whether reading `values` waits for a device."""
     return any(value.device.type != "cpu" for value in values)
 
 
 def widest(value: Tensor) -> torch.dtype:
-    """The widest floating-point dtype of the device of `value`."""
+    """Return the widest floating-point dtype on the device of `value`."""
     return torch.float32 if value.device.type in WITHOUT_FLOAT64 else torch.float64

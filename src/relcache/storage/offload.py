@@ -1,9 +1,9 @@
-"""Copies between a device and the host's memory, in parallel to the device's work. Knows nothing of features or units.
+"""Copy between a device and the host's memory, in parallel to the device's work. Knows nothing of features or units.
 
 On an accelerator two streams, one for each direction, copy to and from pinned memory. The host never waits: streams
 wait for each other's events. All memory on the device belongs to the stream of work. A copy to the device starts after
-the work queued before it. The source of a copy to the host is freed once the work has queued a wait for the copy. So no
-memory is reused too early, whenever its last tensor dies, and none idles because the host is ahead of the device.
+the work queued before it. The source of a copy to the host is freed once the work has queued a wait for the copy. So
+memory is never reused too early, and never idles because the host is ahead of the device.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 Offload = Literal["none", "cpu"]
-SHARED_MEMORY = frozenset({"cpu", "meta", "mps"})  # devices without a memory of their own
+SHARED_MEMORY = frozenset({"cpu", "meta", "mps"})  # devices without their own memory
 
 
 class Copy(NamedTuple):
-    """A copy in progress: its target, the event of its end, and the stream of work that was current at its start."""
+    """A copy in progress: its target, its end event, and the work stream that was current at its start."""
 
     target: Tensor
     done: Any = None
@@ -26,30 +26,30 @@ class Copy(NamedTuple):
 
 
 class Mover:
-    """Copies immediately, without streams: for devices that have none, and for tensors without values."""
+    """Copies immediately, without streams: for devices without streams, and for tensors without values."""
 
     def moves(self, device: torch.device) -> bool:
-        """Whether tensors on `device` are offloaded."""
+        """Return whether tensors on `device` are offloaded."""
         return True
 
     def leave(self, source: Tensor) -> Copy:
-        """Begin to copy `source` to the host; keep it alive and unchanged until `release`."""
+        """Start a copy of `source` to the host; the caller keeps `source` alive and unchanged until `release`."""
         return Copy(torch.empty_like(source).copy_(source))
 
     def release(self, copy: Copy) -> None:
-        """Make the work wait for a copy to the host: then its source may be dropped."""
+        """Make the work wait for a copy to the host; its source may then be dropped."""
 
     def bring(self, host: Tensor, device: torch.device, after: Copy) -> Copy:
-        """Begin to copy `host`, the target of the copy `after`, to `device`."""
+        """Start a copy of `host`, the target of the copy `after`, to `device`."""
         return Copy(torch.empty_like(host).copy_(host))
 
     def arrive(self, copy: Copy) -> Tensor:
-        """Return the target of a copy by `bring`; the work waits for it."""
+        """Return the target of a copy from `bring`, and make the work wait for it."""
         return copy.target
 
 
 class StreamMover(Mover):
-    """Copies on streams of an accelerator: of CUDA, or of any device whose torch module has streams."""
+    """Copies on streams of CUDA, or of any other device with streams in torch."""
 
     def __init__(self) -> None:
         self._streams: dict[torch.device, tuple[Any, Any]] = {}
@@ -80,7 +80,7 @@ class StreamMover(Mover):
         return Copy(target, back.record_event(), work)
 
     def arrive(self, copy: Copy) -> Tensor:
-        copy.work.wait_event(copy.done)  # this stream owns the memory, even if another one uses it
+        copy.work.wait_event(copy.done)  # the owner of the memory, even if another stream uses it
         present = torch.get_device_module(copy.target.device).current_stream(copy.target.device)
         if present != copy.work:
             present.wait_event(copy.done)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 CacheDtype = Literal["features", "bfloat16", "float8", "int8"]
-MOST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}  # greatest number of the types that need a scale
+MOST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}  # greatest numbers of the types that need a scale
 TYPES = {"bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn, "int8": torch.int8}
 
 
@@ -22,7 +22,7 @@ class Packed(NamedTuple):
 
 
 def pack(value: Tensor, dtype: CacheDtype) -> Tensor | Packed:
-    """Return floating-point features (…, channels) packed into `dtype`, or unchanged where that saves nothing."""
+    """Return floating-point features (…, channels) packed into `dtype`, or unchanged if that saves nothing."""
     if dtype == "features" or value.element_size() <= TYPES[dtype].itemsize:
         return value
     into = TYPES[dtype]
@@ -34,9 +34,9 @@ def pack(value: Tensor, dtype: CacheDtype) -> Tensor | Packed:
 
 
 def unpack(packed: Packed) -> Tensor:
-    """Return the features before `pack`, in shape and dtype, up to rounding.
+    """Return the features in their original shape and dtype, up to rounding.
 
-    For int8 the error is at most half of 1/127 of a token's greatest value.
+    For int8 the error is at most 1/254 of a token's greatest value.
     """
     values = packed.values.to(packed.dtype if packed.scale is None else torch.float32)
     return values if packed.scale is None else values.mul_(packed.scale).to(packed.dtype)

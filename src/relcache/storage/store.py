@@ -1,7 +1,7 @@
-"""The store of features between steps: packed into fewer bytes, and offloaded to the host's memory on request.
+"""Store features between steps, on request packed into fewer bytes or offloaded to the host's memory.
 
 Knows nothing of forecasters, units or branches: states are trees of tuples, lists and dictionaries. The number of
-channels identifies the features in a state; the rest, numbers for each sample, is stored as it is.
+channels identifies the features in a state. The rest, numbers for each sample, is stored unchanged.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from relcache.storage.packing import CacheDtype, Packed, pack, unpack
 MOST_LEAVING = 2  # states that may be in transfer to the host while units are computed
 
 Shared = dict[int, tuple["weakref.ref[Tensor]", Any]]
-"""The stored form of tensors that are still alive, by their id."""
+"""The stored forms of live tensors, by id."""
 
 
-class Away:
-    """An offloaded tensor: its copy in the host's memory, its device, and the copy to that device in progress."""
+class Offloaded:
+    """An offloaded tensor: its copy in the host's memory, its device, and the present copy back to it."""
 
     def __init__(self, copy: Copy, device: torch.device):
         self.copy, self.device = copy, device
@@ -41,29 +41,29 @@ class Store:
     """Stores states, and restores them.
 
     Args:
-        dtype: that features are packed into.
+        dtype: type of packed features.
         offload: "cpu" moves an accelerator's features to the host's memory, "none" leaves them.
-        mover: copies them; by default on streams.
+        mover: copies offloaded features; by default on streams.
     """
 
     def __init__(self, dtype: CacheDtype = "features", offload: Offload = "none", mover: Mover | None = None):
         self.dtype, self.offload = dtype, offload
         self._mover = (mover or StreamMover()) if offload == "cpu" else None
         self._leaving: deque[list[tuple[Tensor, Copy]]] = deque()  # sources of copies in progress, by `put`
-        self._coming: list[Away] = []  # prefetched and not fetched yet
-        self.most_moving = 0  # most bytes in transfer on the device at once in the present call
+        self._coming: list[Offloaded] = []  # prefetched and not fetched yet
+        self.most_moving = 0  # greatest number of bytes in transfer on the device, in the present call
 
     def moves(self, device: torch.device) -> bool:
-        """Whether features of `device` are offloaded between steps."""
+        """Return whether features on `device` are offloaded between steps."""
         return self._mover is not None and self._mover.moves(device)
 
     def put(self, state: Any, lent: Sequence[Tensor], shared: Shared | None = None) -> Any:
-        """Return the stored form of `state`, whose features are float tensors with as many channels as one of `lent`.
+        """Return the stored form of `state`.
 
         Args:
-            state: a tree of tensors.
+            state: a tree of tensors. Features are its float tensors with as many channels as one of `lent`.
             lent: features, (batch, …, channels), that others may overwrite, such as a module's input and output.
-            shared: stores tensors once that several states have in common; pass the same one for all of them.
+            shared: for states with common tensors, which are stored once; pass the same dictionary for all of them.
         """
         if self.dtype == "features" and self._mover is None:
             return state
@@ -72,7 +72,7 @@ class Store:
         shared = {} if shared is None else shared
         leaving: list[tuple[Tensor, Copy]] = []
 
-        def kept(value: Tensor) -> Any:
+        def stored(value: Tensor) -> Any:
             if value.ndim < 2 or value.shape[-1] not in widths or not value.is_floating_point():
                 return value
             source, known = shared.get(id(value), (None, None))
@@ -81,18 +81,18 @@ class Store:
                 shared[id(value)] = (weakref.ref(value), known)
             return known
 
-        made = tree_map_only(Tensor, kept, state)
+        result = tree_map_only(Tensor, stored, state)
         if leaving:
             self._leaving.append(leaving)
             self._count()
             self._release(MOST_LEAVING)
-        return made
+        return result
 
     def prefetch(self, states: Iterable[Any]) -> None:
-        """Begin to copy the offloaded tensors of `states` back, in this order; drop other prefetched ones."""
+        """Start copying the offloaded tensors of `states` back, in this order; drop other prefetched tensors."""
         if self._mover is None:
             return
-        wanted = list(dict.fromkeys(leaf for leaf in tree_leaves(list(states)) if isinstance(leaf, Away)))
+        wanted = list(dict.fromkeys(leaf for leaf in tree_leaves(list(states)) if isinstance(leaf, Offloaded)))
         self._drop([away for away in self._coming if away not in wanted])
         for away in wanted:
             if away.coming is None:
@@ -100,20 +100,20 @@ class Store:
         self._count()
 
     def get(self, state: Any) -> Any:
-        """Return the state before `put`, up to the rounding of packing; copies on the device are the caller's alone."""
+        """Return the original state, up to rounding by packing. The store keeps no restored copies."""
         if self.dtype == "features" and self._mover is None:
             return state
 
-        def whole(leaf: Any) -> Any:
+        def restored(leaf: Any) -> Any:
             if isinstance(leaf, Packed):
                 scale = None if leaf.scale is None else self._arrived(leaf.scale)
                 return unpack(Packed(self._arrived(leaf.values), scale, leaf.dtype))
             return self._arrived(leaf)
 
-        return tree_map(whole, state, is_leaf=_is_one)
+        return tree_map(restored, state, is_leaf=_is_stored_form)
 
     def close(self) -> None:
-        """End a call: finish its transfers, and free their memory on the device."""
+        """End a call: finish its transfers, and free their device memory."""
         self._drop(list(self._coming))
         self._release(0)
         self.most_moving = 0
@@ -123,24 +123,24 @@ class Store:
             return value
         source = value.clone() if value.untyped_storage()._cdata in lent else value
         leaving.append((source, self._mover.leave(source)))
-        return Away(leaving[-1][1], value.device)
+        return Offloaded(leaving[-1][1], value.device)
 
     def _release(self, most: int) -> None:
-        """Release the sources of copies to the host, except for the last `most` puts."""
+        """Release the sources of copies to the host, except for the last `most` calls of `put`."""
         assert self._mover is not None or not self._leaving
         while len(self._leaving) > most:
             for _, copy in self._leaving.popleft():
                 assert self._mover is not None
                 self._mover.release(copy)
 
-    def _bring(self, away: Away) -> Copy:
+    def _bring(self, away: Offloaded) -> Copy:
         assert self._mover is not None
         away.coming = self._mover.bring(away.host, away.device, away.copy)
         self._coming.append(away)
         return away.coming
 
     def _arrived(self, leaf: Any) -> Any:
-        if not isinstance(leaf, Away):
+        if not isinstance(leaf, Offloaded):
             return leaf
         assert self._mover is not None
         copy = leaf.coming or self._bring(leaf)
@@ -148,7 +148,7 @@ class Store:
         leaf.coming = None
         return self._mover.arrive(copy)
 
-    def _drop(self, unwanted: list[Away]) -> None:
+    def _drop(self, unwanted: list[Offloaded]) -> None:
         for away in unwanted:
             self._arrived(away)
 
@@ -160,8 +160,8 @@ class Store:
 
 
 def tensors(state: Any) -> list[Tensor]:
-    """Return the tensors of a stored state, on the device or offloaded."""
-    leaves = (leaf.host if isinstance(leaf, Away) else leaf for leaf in tree_leaves(state))
+    """Return the tensors of a stored state, both on the device and offloaded."""
+    leaves = (leaf.host if isinstance(leaf, Offloaded) else leaf for leaf in tree_leaves(state))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
@@ -170,5 +170,5 @@ def tensors_on_device(state: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
 
 
-def _is_one(node: Any) -> bool:
-    return isinstance(node, (Packed, Away))
+def _is_stored_form(node: Any) -> bool:
+    return isinstance(node, (Packed, Offloaded))
