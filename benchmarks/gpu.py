@@ -23,7 +23,7 @@ from torch import Tensor
 import relcache
 from relcache.bench import files
 from relcache.bench.speed.stopwatch import Clock
-from relcache.bench.speed.subjects import Course, course_of, where
+from relcache.bench.speed.subjects import Course, course_of, device_name
 
 FEW = {"dit": [4], "flux": [1, 2]}
 METHODS = {"taylorseer": relcache.TaylorSeer(2, interval=4), "rfc": relcache.RFC(2, threshold=0.5)}
@@ -117,7 +117,7 @@ def main() -> None:
             checks[f"graphs, {name}, {method}, {granularity}"] = (
                 lambda name=name, method=method, granularity=granularity: graphs(name, method, granularity, 16)
             )
-    results: dict[str, Any] = {"device": where("cuda"), "torch": torch.__version__}
+    results: dict[str, Any] = {"device": device_name("cuda"), "torch": torch.__version__}
     for name, check in checks.items():
         try:
             results[name] = check()

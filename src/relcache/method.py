@@ -59,7 +59,7 @@ class Method:
         """The order of the forecaster's expansion."""
         return self.forecaster.expansion.order
 
-    def with_budget(self, full_steps: int | None = None, speedup: float | None = None) -> Method:
+    def with_budget(self, *, full_steps: int | None = None, speedup: float | None = None) -> Method:
         """Return this method with exactly `full_steps` full steps, or with as many as a `speedup` of the loop allows.
 
         Raises:

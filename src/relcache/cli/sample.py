@@ -57,7 +57,9 @@ def sample_pictures(
             raise ValueError(f"--method takes one method, --compare one or more; got {passed!r}")
         configs = {text: named_config(text) for text in texts}
         for config in configs.values():  # report mistakes before anything is loaded
-            method_from_config(config if nfc is None else with_any_budget(config)).with_budget(full_steps, speedup)
+            method_from_config(config if nfc is None else with_any_budget(config)).with_budget(
+                full_steps=full_steps, speedup=speedup
+            )
             if nfc is not None:
                 check_budget(config, nfc, steps)
         files.check_folder(out, ["sheet.png", "report.json"])
@@ -74,7 +76,7 @@ def sample_pictures(
             for text, config in configs.items():
                 bar.update(task, description=text)
                 if nfc is None:
-                    chosen = method_from_config(config).with_budget(full_steps, speedup)
+                    chosen = method_from_config(config).with_budget(full_steps=full_steps, speedup=speedup)
                 else:
                     calibration = calibration_conditions(pipeline, conditions, min(8, len(conditions)))
                     chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)

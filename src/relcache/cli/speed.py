@@ -22,7 +22,7 @@ from relcache.bench.speed import counting, speed, tradeoff
 from relcache.bench.speed.contestants import NamedMethod, methods_at
 from relcache.bench.speed.peers import PEERS
 from relcache.bench.speed.stopwatch import keep_memory
-from relcache.bench.speed.subjects import SUBJECTS, Course, course_of, subject_of, where
+from relcache.bench.speed.subjects import SUBJECTS, Course, course_of, device_name, subject_of
 from relcache.bench.speed.trial import Trial
 from relcache.cli import options
 from relcache.cli.terminal import console, plain_errors, progress_bar, relief_of, say, terminal_table
@@ -92,7 +92,7 @@ def time_methods(
             )
             name = slug(Path(model).name)
             about = f"{name}: {len(trial.seeds)} samples, {steps} steps, batch {sampler.batch}, {dtype}, "
-            about += where(device) + kept
+            about += device_name(device) + kept
             rows = _race_pipeline(trial, calibration, named, targets, rounds, peers)
             _tabulate(rows, about, tradeoff.COLUMNS, out, f"speed-{name}")
             if out is not None:

@@ -20,7 +20,7 @@ from relcache.storage.identity import Snapshot
 
 
 class Known(NamedTuple):
-    """A full step: its number, the scheduler's model output, (batch, …), and the calls that produced it."""
+    """A full step: its number, the model output (batch, …) in its own dtype, and the calls that produced it."""
 
     step: int
     output: Tensor
@@ -51,7 +51,7 @@ class Link(NamedTuple):
     same: Tensor | None = None
 
     def joined(self, result: Tensor) -> Tensor:
-        """Return the sample of the next update, had this one returned `result`."""
+        """Return the sample (batch, …) of the next update, had this one returned `result`."""
         if self.next_sample is None or self.same is None:
             return result
         return torch.where(self.same, result.to(self.next_sample.dtype), self.next_sample)

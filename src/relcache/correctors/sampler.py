@@ -84,7 +84,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def sample_of(result: Any) -> Tensor | None:
-    """Return the sample in the tuple or output object that `scheduler.step` returned; None if there is none."""
+    """Return the sample (batch, …) in the tuple or output object of `scheduler.step`; None if there is none."""
     try:
         value = result[0]
     except (TypeError, KeyError, IndexError):

@@ -82,7 +82,10 @@ class Cache:
         work: Work,
         valid_tokens: Callable[[str, int], Tensor | None] | None = None,
     ) -> None:
-        """Begin a call of the model `host` for the branch `name`; drop the branch's features of another model."""
+        """Begin a call of the model `host` for the branch `name`; drop the branch's features of another model.
+
+        `valid_tokens` gives a bool mask (rows, tokens) for a stream's name and number of tokens.
+        """
         assert self.request is not None
         branch = self.request.branches.setdefault(name, Branch(self._cells()))
         if branch.host != host:
@@ -232,9 +235,10 @@ class Cache:
         return visit
 
     def open_unit(self, index: int, passed: list[Tensor | None], run_up: RunUp) -> tuple[Visit, list[Tensor | None]]:
-        """Open the unit `index` with its inputs; the first unit of a step decides on the step.
+        """Open the unit `index` with its inputs in the model's layout; the first unit of a step decides on the step.
 
-        Return the visit, and the inputs with the batch first. A surplus call counts as a repetition of the last one.
+        Return the visit, and the inputs as (rows, tokens, channels). A surplus call counts as
+        a repetition of the last one.
         """
         call, request = self._call, self.request
         assert call is not None

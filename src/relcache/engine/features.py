@@ -28,7 +28,7 @@ def stream_arguments(module: nn.Module, part: Part) -> list[Argument]:
 
 
 def stream_inputs(streams: list[Argument], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor | None]:
-    """Return the tensor passed for each stream's argument, or None."""
+    """Return the tensor passed for each stream's argument, in the module's layout and dtype, or None."""
     tensors: list[Tensor | None] = []
     for name, index in streams:
         value = kwargs.get(name)
@@ -67,7 +67,7 @@ def zero_padding(features: Tensor, valid: Tensor | None, own: bool = False) -> T
 
 
 def from_rows(features: Tensor, layout: Layout) -> Tensor:
-    """Undo `to_rows`."""
+    """Return features (rows, tokens, channels) in the module's layout: the inverse of `to_rows`."""
     if layout == "rows":
         return features
     if layout == "tokens first":
@@ -83,7 +83,10 @@ def share_memory(a: Tensor, b: Tensor) -> bool:
 
 
 def with_newest_of(stack: Tensor, state: Any, input: Tensor) -> Any:
-    """Return `state` with its leaf `input` replaced by the newest term of the error signal's `stack`, its equal."""
+    """Return `state` with its leaf `input` (batch, …) replaced by its equal, the newest term of the error signal.
+
+    `stack` is (batch, order + 1, …), in the dtype of the input.
+    """
     return tree_map_only(Tensor, lambda leaf: stack[:, 0] if leaf is input else leaf, state)
 
 
@@ -93,7 +96,7 @@ def form_of(output: Any) -> tuple[Callable[..., Any], list[bool]] | None:
 
 
 def inputs_as_output(form: Any, part: Part, inputs: list[Tensor | None]) -> Any:
-    """Return a block's inputs in the form of its output, as if the block changed nothing."""
+    """Return a block's inputs, of any shape, in the form of its output, as if the block changed nothing."""
     if form is None:
         return inputs[0]
     kind, present = form
@@ -107,7 +110,7 @@ def token_dimension(part: Part) -> int:
 
 
 def outputs_of(output: Any, name: str, part: Part) -> tuple[list[tuple[int, Tensor]], list[int | None] | None]:
-    """Return the tensors of an output with their indices in it, and the form that `Cell.form` describes.
+    """Return the tensors of an output, of any shape and dtype, with their indices, and the form as in `Cell.form`.
 
     Raises:
         TypeError: the output is neither a tensor nor, for joint attention, a tuple of tensors.
@@ -127,7 +130,7 @@ def outputs_of(output: Any, name: str, part: Part) -> tuple[list[tuple[int, Tens
 
 
 def stream_of(inputs: list[Tensor | None], index: int) -> Tensor:
-    """Return the input `index` of a unit.
+    """Return the input `index` of a unit, (batch, tokens, channels) or (batch, channels), in its own dtype.
 
     Raises:
         TypeError: the call did not pass it.

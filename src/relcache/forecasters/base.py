@@ -87,8 +87,8 @@ class Forecaster(ABC):
         Args:
             state: the state after the last full step; None at the first one. It may be overwritten.
             steps: full steps, newest first: the present one, and as many earlier ones as the expansion's order.
-            input, output: the module's features, (batch, …), detached. They may be overwritten later, so a state has
-                copies of them. With `keeps_input` the input is a copy already.
+            input, output: the module's features, (batch, …), floating-point, detached. They may be overwritten later:
+                a state has copies. With `keeps_input` the input is a copy already.
         """
 
     @abstractmethod
@@ -100,7 +100,7 @@ class Forecaster(ABC):
         """
 
     def forecast_far(self, state: Any, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
-        """Return a `forecast` that is bounded even if its coefficients may stray."""
+        """Return a `forecast`, of the same shape and dtype, that is bounded even if its coefficients may stray."""
         return self.forecast(state, coefficients, input)
 
 

@@ -202,7 +202,10 @@ def gram_norm(products: Tensor, coefficients: Sequence[float | Tensor]) -> tuple
 
 
 def most_added(value: Tensor, change: Tensor) -> Tensor:
-    """Return the greatest norm that a forecast may add, from the norms of the newest feature and its last change."""
+    """Return the greatest norm that a forecast may add.
+
+    `value` and `change` are the norms of the newest feature and of its last change, float32 (batch,) or (1,).
+    """
     return LIMIT * (value + change)
 
 

@@ -77,7 +77,7 @@ def chosen_method(
         method = method.method
     if not isinstance(method, Method):
         raise TypeError(f"the method is relcache.auto(...), RFC(...) or the like, a preset or a text; got {method!r}")
-    return method.with_budget(full_steps, speedup)
+    return method.with_budget(full_steps=full_steps, speedup=speedup)
 
 
 def method_from_text(text: str) -> Method:

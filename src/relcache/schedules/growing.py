@@ -17,7 +17,7 @@ UNKNOWN = 1.0  # growth where the model's prediction is unknown
 SUPPOSED = 0.05  # cost of a cached step relative to a full one, until it is measured
 
 
-class Progress(NamedTuple):
+class GrowingState(NamedTuple):
     """The full steps still planned, the number of completed full steps, and the setting of the request."""
 
     planned: tuple[int, ...]
@@ -71,29 +71,29 @@ class Growing(Schedule):
     def remark(self, total_steps: int) -> str | None:
         return short_of_budget(self._budget(Setting(total_steps)), total_steps)
 
-    def start(self, setting: Setting) -> Progress:
-        return Progress(self._planned(setting), 0, setting)
+    def start(self, setting: Setting) -> GrowingState:
+        return GrowingState(self._planned(setting), 0, setting)
 
     def with_budget(self, full_steps: int | None, speedup: float | None) -> Growing:
         return replace(self, full_steps=full_steps, speedup=speedup)
 
-    def wants_full(self, state: Progress, step: int, error: float | None) -> bool:
+    def wants_full(self, state: GrowingState, step: int, error: float | None) -> bool:
         total = state.setting.total_steps
         return step in state.planned or (total is not None and step >= total)
 
-    def advance(self, state: Progress, step: int, error: float | None, full: bool) -> Progress:
+    def advance(self, state: GrowingState, step: int, error: float | None, full: bool) -> GrowingState:
         if not full:
             return state
         later = tuple(planned for planned in state.planned if planned > step)
         return state._replace(planned=later if step in state.planned else later[1:], done=state.done + 1)
 
-    def with_cost(self, state: Progress, step: int, cost: float) -> Progress:
+    def with_cost(self, state: GrowingState, step: int, cost: float) -> GrowingState:
         setting = state.setting._replace(cost=cost)
         due, total = max(self._budget(setting) - state.done, 0), setting.total_steps or 0
         later = [planned for planned in self._planned(setting) if planned >= step]
         while len(later) < due and step + len(later) < total:
             later = with_one_more(later, step, total)
-        return Progress(tuple(later[len(later) - due :]), state.done, setting)
+        return GrowingState(tuple(later[len(later) - due :]), state.done, setting)
 
     def short_of_speed(self, setting: Setting) -> str | None:
         if self.speedup is None or setting.cost is None or setting.total_steps is None:

@@ -26,7 +26,7 @@ class Copy(NamedTuple):
 
 
 class Mover:
-    """Copies immediately, without streams: for devices without streams, and for tensors without values."""
+    """Copies tensors of any shape and dtype immediately: on devices without streams, and of tensors without values."""
 
     def moves(self, device: torch.device) -> bool:
         """Return whether tensors on `device` are offloaded."""

@@ -160,7 +160,7 @@ class Store:
 
 
 def tensors(state: Any) -> list[Tensor]:
-    """Return the tensors of a stored state, both on the device and offloaded."""
+    """Return the tensors of a stored state, of any shape and dtype, both on the device and offloaded."""
     leaves = (leaf.host if isinstance(leaf, Offloaded) else leaf for leaf in tree_leaves(state))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 

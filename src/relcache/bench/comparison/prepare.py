@@ -17,7 +17,7 @@ from relcache.bench.comparison.entries import Entry, choose
 from relcache.bench.comparison.work import Setup
 from relcache.bench.quality.measures import unavailable, unjudged
 from relcache.bench.sampling.budgets import FIRST_SEED, WARMUP, calibration_seeds
-from relcache.bench.sampling.pipelines import classes_in, model_folder
+from relcache.bench.sampling.pipelines import class_count, model_folder
 from relcache.bench.tables import csv_rows
 from relcache.checks import unknown
 from relcache.methods import method_from_config
@@ -161,7 +161,7 @@ def _conditions(benchmark: Benchmark, arguments: Arguments, seeds: Sequence[int]
     """Return a condition for each seed: prompts or another model's classes in turn, else the benchmark's own."""
     if arguments.prompts is not None:
         return tuple(in_turn(arguments.prompts, len(seeds)))
-    classes = classes_in(arguments.model) if arguments.model is not None and benchmark.task == "class" else None
+    classes = class_count(arguments.model) if arguments.model is not None and benchmark.task == "class" else None
     return tuple(benchmark.conditions(seeds) if classes is None else in_turn(range(classes), len(seeds)))
 
 

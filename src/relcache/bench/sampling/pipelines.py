@@ -213,7 +213,7 @@ def number_of_classes(pipeline: DiTPipeline) -> int:
     return max(pipeline.labels.values(), default=pipeline.transformer.config.num_embeds_ada_norm - 1) + 1
 
 
-def classes_in(model: str) -> int | None:
+def class_count(model: str) -> int | None:
     """Return how many classes the pipeline in a folder, or a shipped one, can draw; None for a hub id."""
     folder = model_folder(model)
     try:

@@ -88,7 +88,7 @@ def at_interval(method: Method, interval: int, steps: int, warmup: int = WARMUP)
     """
     schedule = method.schedule
     if isinstance(schedule, Growing):
-        return method.with_budget(count_full_steps(interval, steps, None, warmup))
+        return method.with_budget(full_steps=count_full_steps(interval, steps, None, warmup))
     if isinstance(schedule, ErrorBudget):
         schedule = replace(schedule, threshold=NEVER, warmup=warmup, longest_gap=interval, full_last=0)
     elif isinstance(schedule, Interval):

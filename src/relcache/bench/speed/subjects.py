@@ -105,7 +105,7 @@ def course_of(
     about = (
         f"{subject.class_name}, {numbers} blocks, {latents.height * 8} x {latents.width * 8}"
         f"{f', {4 * latents.frames - 3} frames' if latents.frames > 1 else ''}, "
-        f"batch {latents.batch}, {dtype}, {where(device)}"
+        f"batch {latents.batch}, {dtype}, {device_name(device)}"
     )
     if compiled:
         about += ", compiled"
@@ -114,7 +114,7 @@ def course_of(
     return Course(about, model, spec, calls_of(model, spec, latents, steps), compiled)
 
 
-def where(device: str) -> str:
+def device_name(device: str) -> str:
     """Return a device's name for a table."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -154,10 +154,10 @@ def model_of(subject: Subject, dtype: torch.dtype, device: str) -> tuple[nn.Modu
     with torch.device("meta"):
         model = getattr(diffusers, subject.class_name)(**subject.config)
     spec = next(spec for spec in SPECS if spec.class_name == subject.class_name)
-    return filled(model, dtype, device), spec
+    return with_random_weights(model, dtype, device), spec
 
 
-def filled(model: Any, dtype: torch.dtype, device: str) -> nn.Module:
+def with_random_weights(model: Any, dtype: torch.dtype, device: str) -> nn.Module:
     """Move a model from the meta device to a real one, with small random weights."""
     tables = type(model)(**model.config) if any(True for _ in model.buffers()) else None
     model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
