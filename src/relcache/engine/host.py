@@ -81,7 +81,7 @@ class Host:
         names = {self._gauged, *(name for modules in self.unit_modules for name in modules)}
         self._paths = [(path, path.split(".")) for path in with_ancestors(names)]
         self._ancestors = {path for path, _ in self._paths} - names
-        self._patched: set[str] = set()  # names of the modules whose forwards are replaced
+        self._patched: set[str] = set()  # names of modules with replaced forwards
         self.condition_of(model)
 
     def present_model(self) -> nn.Module:

@@ -113,8 +113,8 @@ class Requests:
         """
         if arguments.get(host.spec.timestep) is None:
             raise ValueError(
-                f"{host.model_name} was called without {host.spec.timestep!r}, which identifies the denoising step: "
-                "pass it"
+                f"{host.model_name} was called without its argument {host.spec.timestep!r}, which identifies the "
+                "denoising step: pass it"
             )
         signs, caller = self._signs(host, arguments, hooks), find_caller(model)
         run = self.run = self.runs.of(caller, signs, partial(self._tracker_of, caller))
