@@ -191,8 +191,7 @@ def count_rows(sample: Any) -> int:
 def form_of_arguments(arguments: Mapping[str, Any], timestep: str) -> Hashable:
     """Return the fixed parts of a call's arguments: their names and nesting, and values other than tensors and numbers.
 
-    A ControlNet passes zeros after its last step. The form includes whether its tensors are zero, and so waits for the
-    device.
+    It includes whether a ControlNet's tensors are zero, as after its last step, and so waits for the device.
 
     Args:
         arguments: by name; tensors among them have any shape and dtype.

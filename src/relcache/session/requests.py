@@ -129,9 +129,7 @@ class Requests:
     def open(self, signs: Signs, position: Position, size: Hashable, device: torch.device) -> Request:
         """Return the request of a call; open a new request or step if the call begins one.
 
-        Args:
-            size: differs between calls with steps of different durations.
-            device: the device of the steps.
+        `size` differs between calls with steps of different durations; `device` runs them.
 
         Raises:
             ValueError: the number of steps is needed, but unknown.
