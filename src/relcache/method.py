@@ -76,7 +76,7 @@ class Method:
             return replace(self, schedule=schedule)
         option = "full_steps" if speedup is None else "speedup"
         raise ValueError(
-            f"{option} does not go with {self.name}, whose schedule is {self.schedule}: take the method auto, or "
+            f"{option} does not go with {self.name} and its schedule {self.schedule}: take the method auto, or "
             f"in Python forecaster=relcache.{self.forecaster}, for which Growing plans the full steps"
         )
 

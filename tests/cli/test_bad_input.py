@@ -209,5 +209,5 @@ def test_enabling_by_something_else_than_a_method(model: DiTTransformer2DModel) 
 
 def test_a_call_without_its_timestep(model: DiTTransformer2DModel) -> None:
     relcache.enable(model, FORA(4))
-    with pytest.raises(ValueError, match="called without 'timestep', which tells one denoising step"):
+    with pytest.raises(ValueError, match="called without its argument 'timestep', which identifies the denoising step"):
         model(torch.zeros(1, 4, 8, 8), class_labels=torch.tensor([1]))

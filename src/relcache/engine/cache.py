@@ -25,7 +25,7 @@ from relcache.storage.store import Shared, Store, tensors
 
 CALLED_TWICE = "was called twice in one forward; relcache caches modules that a forward calls once"
 LEFT_OUT = (
-    "the last block of {} was left out of a cached step, in which it returns the forecast: this model needs "
+    "the last block of {} was left out of a cached step, but has to return the forecast: this model needs "
     "granularity='block' or 'module'"
 )
 NO_HISTORY = "module without history or of another shape: computed in full"

@@ -81,7 +81,7 @@ class Host:
         names = {self._gauged, *(name for modules in self.unit_modules for name in modules)}
         self._paths = [(path, path.split(".")) for path in with_ancestors(names)]
         self._ancestors = {path for path, _ in self._paths} - names
-        self._patched: set[str] = set()  # names of the modules whose forwards are replaced
+        self._patched: set[str] = set()  # names of modules with replaced forwards
         self.condition_of(model)
 
     def present_model(self) -> nn.Module:
@@ -191,8 +191,7 @@ def count_rows(sample: Any) -> int:
 def form_of_arguments(arguments: Mapping[str, Any], timestep: str) -> Hashable:
     """Return the fixed parts of a call's arguments: their names and nesting, and values other than tensors and numbers.
 
-    A ControlNet passes zeros after its last step. The form includes whether its tensors are zero, and so waits for the
-    device.
+    It includes whether a ControlNet's tensors are zero, as after its last step, and so waits for the device.
 
     Args:
         arguments: by name; tensors among them have any shape and dtype.

@@ -113,7 +113,7 @@ class LadderState(NamedTuple):
 
 @dataclass(frozen=True)
 class LadderForecaster(Forecaster):
-    """A forecaster whose state is the stack of its outputs' differences, and whose forecast is their weighted sum.
+    """A forecaster with a stack of its outputs' differences as state, and their weighted sum as forecast.
 
     We add bounds per sample, as the papers have none. The differences are shortened to add at most 16 times the norms
     of the newest output and its last change. Only a gap many times longer than the last one can need this; at orders 1

@@ -29,9 +29,7 @@ FARTHEST = 100.0  # an input that moved more than this multiple of ‖Δ_N I‖ 
 
 
 class Relation(NamedTuple):
-    """The relation of output and input changes between the last two full steps.
-
-    Sizes are (batch,) or (1,), float32 or wider.
+    """Relation of output to input changes over the last gap; sizes are (batch,) or (1,), float32 or wider.
 
     Attributes:
         rate: 1 / ‖Δ_N I‖.

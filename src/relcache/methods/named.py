@@ -26,9 +26,7 @@ def named_granularity(name: str) -> Granularity:
 
 
 def corrector_from(value: Any) -> Corrector | None:
-    """Return the corrector for a config's value: "replay", "none", or a table of options with the key "name".
-
-    Without "name" the table is for Replay.
+    """Return the corrector for a config's value: "replay", "none", or a table of options, by default for Replay.
 
     Raises:
         ValueError: the value is none of these, or the corrector has no such option.

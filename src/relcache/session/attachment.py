@@ -24,7 +24,7 @@ class Attachment:
     """The patches of one session.
 
     Args:
-        hosts: the models whose units are patched.
+        hosts: the models with the units to patch.
         cache, requests, correction: those of the session.
     """
 

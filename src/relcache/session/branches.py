@@ -98,9 +98,8 @@ class Branches:
     def alike(self, signs: Signs) -> list[KnownBranch]:
         """Return the branches with the same context, form and conditioning as a call."""
         kind = (signs.context, signs.form)
-        same_kind = [
-            known for known in self._known if known.kind == kind and len(known.conditioning) == len(signs.conditioning)
-        ]
+        count = len(signs.conditioning)
+        same_kind = [known for known in self._known if known.kind == kind and len(known.conditioning) == count]
         for match in (is_untouched, is_equal):
             alike = [known for known in same_kind if all(map(match, known.conditioning, signs.conditioning))]
             if alike:

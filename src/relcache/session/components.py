@@ -38,9 +38,6 @@ def find_transformers(model_or_pipe: Any, spec: ModelSpec | None = None) -> tupl
     """Return the transformers by their names in the pipeline, and the pipeline, or None for a bare transformer.
 
     A wrapper that contains only a transformer is removed, if the transformer has a spec or is of the class of `spec`.
-
-    Raises:
-        TypeError: there is no transformer.
     """
     known = {spec.class_name} if spec is not None else {known.class_name for known in SPECS}
     if isinstance(model_or_pipe, nn.Module):

@@ -32,9 +32,7 @@ class Limit:
     def way_for(self, call: Call, position: Position, movable: bool, present: Way) -> tuple[Way, str | None]:
         """Return the way of storing a call's features, and a note if it is new. Drop other requests' features.
 
-        Args:
-            movable: whether the features are on a device with a memory of its own.
-            present: the way in use.
+        `movable`: whether the features are on a device with its own memory; `present`: the way in use.
 
         Raises:
             ValueError: no way keeps the cache within the limit.

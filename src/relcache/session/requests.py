@@ -113,8 +113,8 @@ class Requests:
         """
         if arguments.get(host.spec.timestep) is None:
             raise ValueError(
-                f"{host.model_name} was called without {host.spec.timestep!r}, which identifies the denoising step: "
-                "pass it"
+                f"{host.model_name} was called without its argument {host.spec.timestep!r}, which identifies the "
+                "denoising step: pass it"
             )
         signs, caller = self._signs(host, arguments, hooks), find_caller(model)
         run = self.run = self.runs.of(caller, signs, partial(self._tracker_of, caller))
@@ -129,9 +129,7 @@ class Requests:
     def open(self, signs: Signs, position: Position, size: Hashable, device: torch.device) -> Request:
         """Return the request of a call; open a new request or step if the call begins one.
 
-        Args:
-            size: differs between calls with steps of different durations.
-            device: the device of the steps.
+        `size` differs between calls with steps of different durations; `device` runs them.
 
         Raises:
             ValueError: the number of steps is needed, but unknown.
