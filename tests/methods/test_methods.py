@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from relcache import (
     Plan,
     Relational,
     Reuse,
+    Schedule,
     Taylor,
     TaylorSeer,
     auto,
@@ -250,3 +252,14 @@ def test_any_pair_prints_a_text_that_names_it(pair: Method) -> None:
 def test_a_schedule_and_an_interval_are_refused() -> None:
     with pytest.raises(ValueError, match="newton takes either a schedule or interval"):
         method_from_text("newton:interval=4,schedule=always")
+
+
+@dataclass(frozen=True)
+class OneInThree(Schedule):
+    def wants_full(self, state: None, step: int, error: float | None) -> bool:
+        return step % 3 == 0
+
+
+def test_a_part_from_elsewhere_has_no_text() -> None:
+    method = Method(Taylor(1), OneInThree())
+    assert method_to_text(method) == method.name == f"{Taylor(1)} with {OneInThree()}"

@@ -92,31 +92,32 @@ def method_from_text(text: str) -> Method:
 def method_to_text(method: Method) -> str:
     """Return the text that `method_from_text` reads as this method, with the options that are not defaults.
 
-    A preset, and parts that are not found by name, give the method's own name.
+    A preset, and parts that no text can name, give the method's own name.
     """
     names = [name for name in BY_NAME if name != "preset" and method.made_for is None]
     for name in sorted(names, key=lambda name: BY_NAME[name].__name__ == "build"):  # builders of the literature first
-        parameters = inspect.signature(BY_NAME[name]).parameters
-        options = {
-            option: value
-            for option, parameter in parameters.items()
-            if (value := _option_of(method, option, parameter.default)) != parameter.default
-        }
-        if "schedule" in options:
-            options = {option: value for option, value in options.items() if option not in OF_INTERVAL}
         try:
-            built = BY_NAME[name](**options)
-        except (TypeError, ValueError):  # the options are of another method
+            text = _text_by(name, method)
+            if replace(method_from_text(text), name=method.name) == method:
+                return text
+        except (TypeError, ValueError):  # the options are of another method, or have no text
             continue
-        if (built.forecaster, built.schedule) == (method.forecaster, method.schedule):
-            shared = {option: getattr(method, option) for option in SHARED}
-            usual = {option: getattr(built, option) for option in SHARED}
-            changed = options | {
-                key: value for key, value in shared.items() if value != usual[key] and key not in options
-            }
-            values = ",".join(f"{key}={_value_to_text(value)}" for key, value in changed.items())
-            return f"{name}:{values}" if values else name
     return method.name
+
+
+def _text_by(name: str, method: Method) -> str:
+    """Return the text of a method as the builder `name` would make it."""
+    parameters = inspect.signature(BY_NAME[name]).parameters
+    usual = {option: parameter.default for option, parameter in parameters.items()}
+    options = {option: _option_of(method, option, default) for option, default in usual.items()}
+    if options.get("schedule") is not None:
+        options = {option: value for option, value in options.items() if option not in OF_INTERVAL}
+    options = {option: value for option, value in options.items() if value != usual[option]}
+    built = BY_NAME[name](**options)
+    shared = {option: getattr(method, option) for option in SHARED if option not in usual}
+    options |= {option: value for option, value in shared.items() if value != getattr(built, option)}
+    values = ",".join(f"{option}={_value_to_text(value)}" for option, value in options.items())
+    return f"{name}:{values}" if values else name
 
 
 def _option_of(method: Method, option: str, default: Any) -> Any:
