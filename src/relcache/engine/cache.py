@@ -54,7 +54,8 @@ class Cache:
         store: Store,
     ):
         self.forecaster = forecaster
-        self._most_steps = max(forecaster.full_steps_needed, forecaster.expansion.order + 1)
+        self._needed, self._order = forecaster.full_steps_needed, forecaster.expansion.order
+        self._most_steps = max(self._needed, self._order + 1)
         self._decision = Decision(schedule, schedule.predictor(forecaster.expansion), note)
         self.request: Request | None = None
         self._call: CallState | None = None  # None between calls
@@ -171,7 +172,11 @@ class Cache:
                 "apart: use granularity='block' or 'stack', or do not compile"
             )
         cells = {index: cell for index in units if (cell := call.branch.cells[index]).steps}
-        ready = bool(cells) and call.branch.work is call.work and all(map(self._has_history, cells.values()))
+        ready = (
+            bool(cells)
+            and call.branch.work is call.work
+            and all(len(cell.steps) >= self._needed for cell in cells.values())
+        )
         if request.full is None:
             self._decision.decide(request, call, units.start, ready, run_up, self.store)
         elif not request.full and not ready:
@@ -188,7 +193,7 @@ class Cache:
             far = far or visit.far
             key = cell.steps, next(iter(tensors([stream.state for stream in visit.streams]))).device
             if key not in known:
-                known[key] = coefficients_on(visit.coefficients, self.forecaster.expansion.order, key[1])
+                known[key] = coefficients_on(visit.coefficients, self._order, key[1])
             numbers = known[key]
             visit.coefficients = () if numbers is None else numbers
         for index in cells:
@@ -210,7 +215,9 @@ class Cache:
                 call.codes += visit.codes
                 continue
             assert visit.inputs is not None
-            cell = self._cell_for(call, index, visit.inputs)
+            shape, cell = shape_of(visit.inputs), call.branch.cells[index]
+            if cell.shape != shape:
+                cell = call.branch.cells[index] = Cell(shape)
             # a CUDA graph overwrites its outputs when it runs again
             cell.empties = tree_map_only(Tensor, torch.clone, visit.empties)
             output, visit.inputs = visit.output, self._own_inputs(call, index, visit.inputs)
@@ -230,11 +237,16 @@ class Cache:
         assert self._call is not None
         if not close:
             return self._call.visits.get(index)
-        visit = self._call.visits.pop(index, None)
-        self._call.codes += visit.codes if visit is not None else []
-        return visit
+        return self._call.visits.pop(index, None)
 
-    def open_unit(self, index: int, passed: list[Tensor | None], run_up: RunUp) -> tuple[Visit, list[Tensor | None]]:
+    def count(self, codes: list[Tensor]) -> None:
+        """Count the fall-backs of a forecast, each (batch,) or (1,) of int8, when the call ends."""
+        assert self._call is not None
+        self._call.codes += codes
+
+    def open_unit(
+        self, index: int, passed: list[Tensor | None], run_up: RunUp, *, stays_open: bool
+    ) -> tuple[Visit, list[Tensor | None]]:
         """Open the unit `index` with its inputs in the model's layout; the first unit of a step decides on the step.
 
         Return the visit, and the inputs as (rows, tokens, channels). A surplus call counts as
@@ -249,11 +261,13 @@ class Cache:
         index += min(call.turns[index], part.calls) - 1
         inputs = [None if value is None else to_rows(value, part.layout, call.rows) for value in passed]
         cell, shape = call.branch.cells[index], shape_of(inputs)
-        has_history = self._has_history(cell) and cell.shape == shape
+        has_history = len(cell.steps) >= self._needed and cell.shape == shape
         if request.full is None:
             self._decision.decide(request, call, index, has_history, run_up, self.store)
         self.store.prefetch(self._upcoming(index))
-        visit = call.visits[first] = Visit(index, opened=True)
+        visit = Visit(index, opened=True)
+        if stays_open:
+            call.visits[first] = visit
         if not request.full and has_history:
             call.work.skipped[index] += 1
             return self._fill(visit, cell), inputs
@@ -263,19 +277,10 @@ class Cache:
             raise TypeError(f"{self._names[index]} {CALLED_TWICE}")
         if cell.shape != shape:
             call.branch.signal = None if index in self.gauges else call.branch.signal
-        visit.empties = self._cell_for(call, index, inputs).empties
+            cell = call.branch.cells[index] = Cell(shape)
+        visit.empties = cell.empties
         visit.inputs = self._own_inputs(call, index, inputs)
         return visit, inputs
-
-    def _has_history(self, cell: Cell) -> bool:
-        return len(cell.steps) >= self.forecaster.full_steps_needed
-
-    def _cell_for(self, call: CallState, index: int, inputs: list[Tensor | None]) -> Cell:
-        """Return the cell of the unit `index`; a new one if the inputs have other shapes."""
-        shape = shape_of(inputs)
-        if call.branch.cells[index].shape != shape:
-            call.branch.cells[index] = Cell(shape)
-        return call.branch.cells[index]
 
     def _fill(self, visit: Visit, cell: Cell) -> Visit:
         """Give a skipped unit's visit the data for its forecast."""
@@ -339,6 +344,6 @@ class Cache:
 
     def _valid(self, call: CallState, name: str, features: Tensor) -> Tensor | None:
         """Return the mask (batch, tokens) of the valid tokens of the stream `name`; None where it is not needed."""
-        if call.valid_tokens is None or not self.forecaster.expansion.order or features.ndim != 3:
+        if call.valid_tokens is None or not self._order or features.ndim != 3:
             return None
         return call.valid_tokens(name, features.shape[1])

@@ -64,9 +64,11 @@ class Runner:
             compiling = torch.compiler.is_compiling()
             if not (self._compiled.active if compiling else self._cache.is_active):
                 return original(*args, **kwargs)
+            visit: Visit | None
             if position == 0:
-                self._open(compiling, original, args, kwargs)
-            visit = self._compiled if compiling else self._cache.open_visit(self._index, is_last)
+                visit = self._open(compiling, is_last, original, args, kwargs)
+            else:
+                visit = self._compiled if compiling else self._cache.open_visit(self._index, is_last)
             if visit is None or not visit.opened:
                 if is_run:  # this call omitted the first block
                     return original(*args, **kwargs)
@@ -88,8 +90,13 @@ class Runner:
         return forward
 
     def _open(
-        self, compiling: bool, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+        self,
+        compiling: bool,
+        is_last: bool,
+        original: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Visit:
         """Begin the unit: find out whether it is skipped, and forecast at once, before others overwrite its inputs."""
         passed = [None if value is None else value.detach() for value in stream_inputs(self._streams, args, kwargs)]
         if compiling:
@@ -100,22 +107,23 @@ class Runner:
             inputs = [None if value is None else to_rows(value, self._part.layout, visit.rows) for value in passed]
             visit.inputs = None if visit.skip else inputs
         else:
-            visit, inputs = self._cache.open_unit(self._index, passed, self._run_up(original, args, kwargs))
+            visit, inputs = self._cache.open_unit(
+                self._index, passed, lambda gauge: self._run_up(gauge, original, args, kwargs), stays_open=not is_last
+            )
             visit.anchor = _wants_gradient(args, kwargs)
         if visit.skip:
             visit.output = self._forecast(compiling, visit, inputs)
+            if visit.codes and not compiling:
+                self._cache.count(visit.codes)
+        return visit
 
     def _run_up(
-        self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Callable[[Gauge], None]:
-        """Return a function that runs the unit's first module up to the gauge."""
-
-        def run_up(gauge: Gauge) -> None:
-            module = self._first()
-            assert module is not None
-            gauge.run_up(module, original, args, kwargs, self._unchanged)
-
-        return run_up
+        self, gauge: Gauge, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Run the unit's first module up to the gauge."""
+        module = self._first()
+        assert module is not None
+        gauge.run_up(module, original, args, kwargs, self._unchanged)
 
     def _unchanged(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Return the first block's inputs as its output: the substitute where a gauge interrupts the block."""
