@@ -330,3 +330,14 @@ def test_table_fits_a_narrow_terminal(demo_folder: Path) -> None:
     assert "…" not in printed
     assert "taylorseer-p3-1" in printed
     assert "12.345" in printed
+
+
+def test_each_row_of_a_method_with_a_budget_has_it(tmp_path: Path) -> None:
+    asked = ["demo", "--methods", "auto,taylor:order=1,newton:schedule=growing", "--nfc", "5,3", "--samples", "2"]
+    result = RUNNER.invoke(app, [*asked, "--steps", "8", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "class" / "table.json").read_text(encoding="utf-8"))
+    full_steps = {(row["method"], row["nfc_target"]): row["nfc"] for row in rows}
+    assert (full_steps["auto", 5], full_steps["auto", 3]) == (5, 3)
+    assert full_steps["taylor-order-1", 3] == 3
+    assert "newton-schedule-growing" in {method for method, _ in full_steps}

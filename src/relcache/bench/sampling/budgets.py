@@ -15,7 +15,7 @@ from relcache.methods import BY_NAME, method_from_config
 WARMUP = 2  # full steps at the beginning of every run, unless its method says otherwise
 CLOSE_RATIO = 1.05  # the search for the smallest threshold ends at two thresholds of this ratio
 FIRST_SEED = 1_000_000  # calibration never uses the seeds that results are reported on
-BUDGETS = ("interval", "threshold", "full_steps", "speedup")  # options that decide the number of full steps
+BUDGETS = ("interval", "threshold", "full_steps", "speedup", "schedule")  # options that decide the number of full steps
 
 
 def calibration_seeds(number: int) -> list[int]:
@@ -58,8 +58,8 @@ def spacing_for(nfc: int, steps: int, phase: int | None = None, warmup: int = WA
 
 def budgets_of(method: Method) -> dict[str, Any]:
     """Return the options of a method that decide its full steps, as a config has them."""
-    found = {name: getattr(method.schedule, name, None) for name in ("interval", "threshold", "phase")}
-    return {name: value for name, value in found.items() if value is not None}
+    options = {name: getattr(method.schedule, name, None) for name in ("interval", "threshold", "phase", "full_steps")}
+    return {name: value for name, value in options.items() if isinstance(value, (int, float))}
 
 
 def _options_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -76,7 +76,7 @@ def with_first_values(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_any_budget(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return `config` with some interval or threshold if its method takes one, so that the rest can be checked."""
-    interval = {"interval": 2} if "interval" in _options_of(config) else {}
+    interval = {"interval": 2} if "interval" in _options_of(config) and "schedule" not in config else {}
     return interval | with_first_values(config)
 
 
