@@ -66,7 +66,7 @@ class Cache:
         self._names, self._parts, self.store = names, parts, store
         self._first_units = sorted(gauges)
         self._decision.use(gauges)
-        self.visits = [Visit(index) for index in range(len(names))]  # for compiled code
+        self.visits = [Visit(index) for index in range(len(names))]  # compiled code is guarded on these objects
 
     @property
     def gauges(self) -> Mapping[int, Gauge]:
