@@ -1,0 +1,123 @@
+"""A rival: a way to sample faster that is not one of relcache's methods."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from relcache.bench.sampling.batches import Sampler
+from relcache.models import SPECS, UNSUPPORTED, ModelSpec, spec_for
+from relcache.session.components import find_transformers
+
+WARMUP = 2  # full steps at the beginning of rivals with that option, as for relcache's methods
+PHASE = 3  # the first full step after the warm-up of diffusers' TaylorSeer, and of rivals with a mask of steps
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rival(ABC):
+    """A cache of another library, a solver with fewer steps, or a method of the literature by its equations.
+
+    The options of a run are plain values that JSON can hold: the budget, and all that `calibrate` returned.
+
+    Attributes:
+        name: its name in files and on the command line.
+        title: its name in tables, the library first.
+        source: the paper or package that it comes from.
+        group: "solver", "diffusers", "cache-dit" or "equations".
+        budget: the option that sets its cost. A "threshold" is searched for, an "interval" follows from the number of
+            full steps, and "steps" and "full_steps" are that number. Any other option takes each of `values` in turn.
+        values: the values of another option.
+        start: the threshold at which a search begins.
+        warmup: full steps at the beginning of every run.
+        phase: the first full step of an interval after the warm-up; None for the published one.
+    """
+
+    name: str
+    title: str
+    source: ClassVar[str]
+    group: ClassVar[str]
+    budget: ClassVar[str] = "threshold"
+    values: ClassVar[tuple[float, ...]] = ()
+    start: ClassVar[float] = 0.1
+    warmup: ClassVar[int] = 1
+    phase: ClassVar[int | None] = None
+
+    @abstractmethod
+    def enabled(self, pipeline_or_model: Any, options: Options, steps: int) -> AbstractContextManager[Any]:
+        """Return a context that makes a pipeline, or a bare transformer, skip work in runs of `steps` steps."""
+
+    def unfit(self, pipeline_or_model: Any) -> str:
+        """Return why it cannot run here: a model it does not support, or a package that is missing; "" if it can."""
+        return ""
+
+    def calibrate(self, sampler: Sampler, seeds: Sequence[int], conditions: Sequence[int | str]) -> dict[str, Any]:
+        """Return further options, found on calibration samples for which no result is reported."""
+        return {}
+
+
+def only_transformer(pipeline_or_model: Any) -> nn.Module:
+    """Return the transformer of a pipeline, or the bare transformer; raise ValueError if there are several."""
+    models, _ = find_transformers(pipeline_or_model)
+    if len(models) > 1:
+        raise ValueError(f"only a pipeline with one transformer can be timed; this pipeline has {', '.join(models)}")
+    return next(iter(models.values()))
+
+
+def known_spec(model: nn.Module) -> ModelSpec:
+    """Return the shipped spec of a transformer."""
+    return spec_for(model, SPECS, UNSUPPORTED)
+
+
+@contextmanager
+def as_it_was(model: nn.Module) -> Iterator[None]:
+    """Restore all attributes and submodules of all modules of `model` at the end.
+
+    Disabled rivals leave some behind: registries of hooks, forwards of their own, aliases of modules.
+    """
+    before: list[tuple[nn.Module, dict[str, Any], dict[str, nn.Module | None]]] = [
+        (module, dict(vars(module)), dict(module._modules)) for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes, children in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._modules.clear()
+            module._modules.update(children)
+
+
+def lists_of_blocks(model: nn.Module) -> dict[str, nn.ModuleList]:
+    """Return the lists of blocks with units of the spec, by name, in the order of computation."""
+    found: dict[str, nn.ModuleList] = {}
+    for unit in known_spec(model).units(model):
+        name = next(iter(unit.modules)).partition(".")[0]
+        blocks = getattr(model, name)
+        if isinstance(blocks, nn.ModuleList):
+            found[name] = blocks
+    return found
+
+
+@contextmanager
+def hooked(model: nn.Module, apply: Callable[[], None]) -> Iterator[None]:
+    """Hook `model` by `apply` inside the context, with a cache context of its own.
+
+    The model's registry remembers the hooked modules, so it is invalidated whenever they change.
+    """
+    from diffusers.hooks.hooks import CacheContext, HookRegistry, _set_cache_context
+
+    with as_it_was(model):
+        apply()
+        registry = HookRegistry.check_if_exists_or_initialize(model)
+        registry.invalidate_child_registries_cache()
+        _set_cache_context(model, CacheContext("run"))
+        try:
+            yield
+        finally:
+            registry.invalidate_child_registries_cache()

@@ -1,0 +1,44 @@
+"""TaylorSeer of diffusers, on the same modules that relcache caches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from relcache.bench.rivals.base import PHASE, WARMUP, Options, Rival, hooked, known_spec, only_transformer
+
+
+@dataclass(frozen=True)
+class TaylorSeerHook(Rival):
+    """TaylorSeer of an order at a fixed interval; for a parallel unit it caches the block."""
+
+    order: int
+    source: ClassVar[str] = "diffusers.hooks.TaylorSeerCacheConfig; arXiv 2503.06923"
+    group: ClassVar[str] = "diffusers"
+    budget: ClassVar[str] = "interval"
+    phase: ClassVar[int | None] = PHASE
+    warmup: ClassVar[int] = WARMUP
+
+    @contextmanager
+    def enabled(self, pipeline_or_model: Any, options: Options, steps: int) -> Iterator[None]:
+        from diffusers.hooks import TaylorSeerCacheConfig, apply_taylorseer_cache
+
+        model = only_transformer(pipeline_or_model)
+        names = [re.escape(_one_module(unit.modules)) for unit in known_spec(model).units(model)]
+        config = TaylorSeerCacheConfig(
+            cache_interval=int(options["interval"]), disable_cache_before_step=WARMUP, max_order=self.order,
+            taylor_factors_dtype=next(model.parameters()).dtype, cache_identifiers=names,
+        )  # fmt: skip
+        with hooked(model, lambda: apply_taylorseer_cache(model, config)):
+            yield
+
+
+def _one_module(modules: dict[str, nn.Module]) -> str:
+    """Return the name of a unit's module, or of the block around several parallel ones."""
+    names = list(modules)
+    return names[0] if len(names) == 1 else names[0].rpartition(".")[0]
