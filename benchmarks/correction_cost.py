@@ -21,7 +21,7 @@ from shared import parser_for
 
 import relcache
 from relcache.bench import files
-from relcache.bench.speed.stopwatch import Clock, keep_memory
+from relcache.bench.sampling.stopwatch import Clock, keep_memory
 from relcache.bench.speed.subjects import Course, course_of
 
 STEPS, FULL = 50, 14

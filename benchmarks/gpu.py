@@ -22,7 +22,7 @@ from torch import Tensor
 
 import relcache
 from relcache.bench import files
-from relcache.bench.speed.stopwatch import Clock
+from relcache.bench.sampling.stopwatch import Clock
 from relcache.bench.speed.subjects import Course, course_of, device_name
 
 FEW = {"dit": [4], "flux": [1, 2]}

@@ -21,7 +21,7 @@ from relcache.bench.sampling.budgets import TriedThresholds, calibration_seeds
 from relcache.bench.sampling.pipelines import DEFAULT_MODEL, load_pipeline
 from relcache.bench.speed.contestants import Contestant, only_transformer, ours, peer_at
 from relcache.bench.speed.peers import PEERS
-from relcache.bench.speed.stopwatch import timed
+from relcache.bench.sampling.stopwatch import timed
 from relcache.bench.speed.trial import FULL, Trial
 
 FORECASTERS = {"reuse": relcache.Reuse(), "taylor, m=1": relcache.Taylor(1), "taylor, m=2": relcache.Taylor(2)}

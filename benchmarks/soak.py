@@ -27,7 +27,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 
 import relcache
-from relcache.bench.speed.scale import live_bytes
+from relcache.bench.sampling.scale import live_bytes
 
 WARMUP = 50
 SIZES, ROWS, BRANCHES, BLOCKS = (8, 12, 16), (1, 2, 3), (1, 2), 3

@@ -16,7 +16,7 @@ from relcache.bench import files
 from relcache.bench.files import MAYBE_NUMBER, NUMBER
 from relcache.bench.tables import csv_rows
 
-SETTINGS, TABLE, SAMPLES = "settings.json", "table.json", "samples.csv"
+SETTINGS, TABLE, SAMPLES, RACE = "settings.json", "table.json", "samples.csv", "race.json"
 
 NOTHING = type(None)
 SETTINGS_FORM = {
@@ -30,8 +30,14 @@ ROWS_FORM = [
     {"method": str, "nfc": NUMBER, "nfc_target": MAYBE_NUMBER, "tflops": MAYBE_NUMBER, "threshold": MAYBE_NUMBER,
      ...: MAYBE_NUMBER}
 ]  # fmt: skip
-RACE_FORM = {"about": str, "rows": [{"method": str}]}
-POINT_FORM = {"share": NUMBER, "share_least": NUMBER, "share_most": NUMBER, "psnr": NUMBER, "peer": bool}
+RACE_FORM = {
+    "about": str, "default": str, "qualities": {...: str}, "columns": {...: str}, "unfit": {...: str},
+    "runs": [{"title": str, "method": str, "group": str, "nfc": NUMBER, "share": MAYBE_NUMBER}],
+    "equal_time": [
+        {"nfc": int, "share": NUMBER, "psnr": [NUMBER],
+         "others": [{"title": str, "psnr": [NUMBER], "lead": [NUMBER], "parted": bool}]}
+    ],
+}  # fmt: skip
 REPORT_FORM = {
     "batch": int, "nfc": NUMBER, "flops": MAYBE_NUMBER, "linear_flops": MAYBE_NUMBER, "cache_bytes": NUMBER,
     "signal": [MAYBE_NUMBER], "full_steps": [int],

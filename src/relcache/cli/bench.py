@@ -17,6 +17,7 @@ from relcache.bench.pages.page import write_page
 from relcache.bench.sampling.pipelines import usable_device
 from relcache.cli import options
 from relcache.cli.compare import compare
+from relcache.cli.race import race
 from relcache.cli.speed import time_methods
 from relcache.cli.terminal import plain_errors, relief_of, say
 
@@ -106,4 +107,5 @@ def _quality_command(benchmark: str) -> Callable[..., None]:
 
 for _name in NAMES:
     bench_app.command(_name)(_quality_command(_name))
+bench_app.command("race")(race)
 bench_app.command("speed")(time_methods)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from relcache.bench.comparison.benchmarks import Benchmark, Column
+from relcache.bench.comparison.comparison import Comparison
 from relcache.bench.comparison.pool import make_pool
 from relcache.bench.comparison.prepare import Arguments, prepare
 from relcache.bench.files import check_folder
@@ -22,8 +23,9 @@ def compare(
     workers: str = "1",
     columns: Mapping[str, Column] | None = None,
     protocol: str = "",
-) -> None:
-    """Run a comparison with a progress bar, and print its table."""
+    quiet: bool = False,
+) -> Comparison:
+    """Run a comparison with a progress bar, print its table unless `quiet`, and return it."""
     columns = benchmark.columns if columns is None else columns
     with progress_bar() as bar:
         work = bar.add_task("loading", total=None)
@@ -40,6 +42,8 @@ def compare(
         bar.update(work, description="measuring")
         rows, written = write_results(comparison, columns, protocol)
         bar.update(work, description="done")
+    if quiet:
+        return comparison
     setup = comparison.settings.setup
     about = (
         f"{setup.model}: {comparison.settings.samples} samples, {setup.steps} steps, "
@@ -50,4 +54,7 @@ def compare(
         f"PSNR and SSIM are against full compute; {benchmark.meaning}. FLOPs and seconds are per sample, seconds on "
         "this machine."
     )
+    for name, reason in comparison.unfit.items():
+        console.print(f"not run: {name}: {reason}", markup=False, highlight=False)
     say(f"Written to {out}: {', '.join(path.name for path in written)}")
+    return comparison

@@ -17,7 +17,7 @@ import relcache
 from relcache.bench.sampling.budgets import count_full_steps
 from relcache.bench.speed.peers import PEERS
 from relcache.bench.speed.speed import contestants_for
-from relcache.bench.speed.stopwatch import timed
+from relcache.bench.sampling.stopwatch import timed
 from relcache.bench.speed.subjects import Course, calls_of
 from relcache.cli.app import app
 from relcache.models import SPECS

@@ -18,7 +18,7 @@ from relcache.bench.speed.contestants import at_interval, methods_at
 from relcache.bench.speed.counting import count
 from relcache.bench.speed.peers import PEERS
 from relcache.bench.speed.python_cost import python_cost
-from relcache.bench.speed.scale import live_bytes
+from relcache.bench.sampling.scale import live_bytes
 from relcache.bench.speed.speed import contestants_for, race
 from relcache.bench.speed.subjects import SUBJECTS, Course, calls_of
 from relcache.cli.app import app

@@ -19,12 +19,15 @@ from typing import Any
 import torch
 
 from relcache.bench import files
+from relcache.bench.comparison.contestants import check_contestant
 from relcache.bench.comparison.entries import Entry
 from relcache.bench.comparison.pool import Pool
-from relcache.bench.comparison.work import Budget, Measuring, Sampling, Setup, Work
+from relcache.bench.comparison.work import UNFIT, Budget, Measuring, Sampling, Setup, Work
 from relcache.bench.sampling.budgets import FIRST_SEED, calibration_seeds
 from relcache.bench.saved import BUDGETS_FORM, read_part
-from relcache.methods import method_from_config
+
+EXACT = "exact"  # the measure against the exact solution
+OWN = 0  # the number of full steps under which a budget of its own is kept
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def _stamp(value: Any) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Variant:
-    """One method at one number of full steps; None if its own options decide the number."""
+    """One contestant at one number of full steps; None if its own options decide the number."""
 
     entry: Entry
     nfc: int | None
@@ -113,6 +116,7 @@ class Comparison:
     out: Path
     announce: Callable[[str], None] = lambda text: None
     advance: Callable[[int], None] = lambda count: None
+    unfit: dict[str, str] = field(default_factory=dict, init=False)  # why entries cannot run on the model, by name
     full: Variant = field(default_factory=lambda: Variant(Entry("full", {"method": "full"}), None), init=False)
     _folders: dict[str, Path] = field(default_factory=dict, init=False)
 
@@ -121,12 +125,20 @@ class Comparison:
         """The folder of the samples."""
         return self.out / "runs" / self.settings.digest
 
-    @cached_property
+    @property
     def variants(self) -> list[Variant]:
         """Full compute, then the methods of fixed cost, then all others at each number of full steps."""
-        fixed = [Variant(entry, None) for entry in self.entries if entry.fixed]
-        free = [Variant(entry, nfc) for nfc in self.targets for entry in self.entries if not entry.fixed]
+        entries = [entry for entry in self.entries if entry.name not in self.unfit]
+        fixed = [Variant(entry, None) for entry in entries if entry.fixed]
+        free = [Variant(entry, nfc) for nfc in self.targets for entry in entries if not entry.fixed]
         return [self.full, *fixed, *free]
+
+    @cached_property
+    def exact(self) -> Variant | None:
+        """Full compute in many steps, for the measure "exact"; None if that is not taken."""
+        if EXACT not in self.settings.setup.measures:
+            return None
+        return Variant(Entry(EXACT, {"method": "full"}), None)
 
     @property
     def size(self) -> int:
@@ -135,8 +147,10 @@ class Comparison:
 
     def run(self, pool: Pool) -> None:
         """Make and measure all samples that are missing."""
-        self._do(pool, self._budgets())
-        for variants in ([self.full], self.variants[1:]):
+        self._do(pool, [self._budget(entry) for entry in self.entries if self._has_work(entry)])
+        self._find_unfit()
+        references = [self.full] if self.exact is None else [self.full, self.exact]
+        for variants in (references, self.variants[1:]):
             self._do(pool, [work for variant in variants for work in self.sampling(variant)])
         measures = self.settings.setup.measures
         self._do(
@@ -155,20 +169,34 @@ class Comparison:
     def _count(self, piece: Work) -> None:
         self.advance(len(piece.seeds) if isinstance(piece, Sampling) else 0)
 
-    def _budgets(self) -> list[Work]:
-        """Return the searches for intervals and thresholds."""
-        return [
-            Budget(
-                self._budget_file(entry), self.store / f"{entry.name}-{short_digest(dict(entry.config))}-tried.json",
-                entry.config, tuple(self.targets), tuple(calibration_seeds(len(self.settings.calibration))),
-                self.settings.calibration, self.settings.batch,
-            )
-            for entry in self.entries if not entry.fixed
-        ]  # fmt: skip
+    def _has_work(self, entry: Entry) -> bool:
+        """Whether a budget has to be found, or a rival's fitness for the model."""
+        return not entry.fixed or entry.rival is not None
+
+    def _targets_of(self, entry: Entry) -> Sequence[int]:
+        return (OWN,) if entry.fixed else self.targets
+
+    def _budget(self, entry: Entry) -> Budget:
+        """Return the search for intervals and thresholds."""
+        return Budget(
+            self._budget_file(entry), self.store / f"{entry.name}-{short_digest(dict(entry.config))}-tried.json",
+            entry.config, tuple(self._targets_of(entry)), tuple(calibration_seeds(len(self.settings.calibration))),
+            self.settings.calibration, self.settings.batch,
+        )  # fmt: skip
 
     def _budget_file(self, entry: Entry) -> Path:
-        targets = "-".join(map(str, self.targets))
+        targets = "-".join(map(str, self._targets_of(entry)))
         return self.store / f"{entry.name}-{short_digest(dict(entry.config))}-at-{targets}.json"
+
+    def _find_unfit(self) -> None:
+        """Leave out the rivals that cannot run on the model."""
+        for entry in self.entries:
+            if entry.rival is None:
+                continue
+            reason = files.read_json(self._budget_file(entry), {}).get(UNFIT)
+            if reason is not None and entry.name not in self.unfit:
+                self.advance(self.settings.samples * len(self._targets_of(entry)))
+                self.unfit[entry.name] = reason
 
     def folder(self, variant: Variant) -> Path:
         """Return the folder of a variant's samples, named after all options of its method, the budget included."""
@@ -179,13 +207,15 @@ class Comparison:
 
     def config(self, variant: Variant) -> Mapping[str, Any]:
         """Return the config of a variant's method, with the interval or threshold that was found."""
-        if variant.nfc is None:
+        if variant is self.exact:
+            return {**variant.entry.config, **self.settings.setup.measures[EXACT]}
+        if not self._has_work(variant.entry):
             return variant.entry.config
         path = self._budget_file(variant.entry)
         budgets = files.read_json(path, BUDGETS_FORM)
         with files.reading(path):
-            config = budgets[str(variant.nfc)]
-            method_from_config(config)
+            config = budgets[str(OWN if variant.nfc is None else variant.nfc)]
+            check_contestant(config)
         return config
 
     def _batches(self) -> Iterator[tuple[int, tuple[int, ...], tuple[int | str, ...]]]:
@@ -211,7 +241,8 @@ class Comparison:
 
     def measuring(self, variant: Variant, measure: str) -> list[Measuring]:
         """Return the work of one measure of a variant, batch by batch."""
-        samples, references = self.folder(variant), self.folder(self.full)
+        against = self.exact if measure == EXACT and self.exact is not None else self.full
+        samples, references = self.folder(variant), self.folder(against)
         return [
             Measuring(self._measure_file(variant, start, measure), measure, start, samples, references, rows)
             for start, _, rows in self._batches()
@@ -249,6 +280,7 @@ class Comparison:
         parts = [read_part(self._samples_file(variant, start)) for start, _, _ in self._batches()]
         reports = [report for _, report in parts]
         memory = max(float(part["memory"]) for part, _ in parts)
+        held = float(parts[0][0].get("held", math.nan))
 
         def per_sample(name: str) -> float | None:
             counts = [report[name] for report in reports]
@@ -264,4 +296,5 @@ class Comparison:
             "seconds": statistics.median(float(part["seconds"]) / len(part["seeds"]) for part, _ in parts),
             "cache_gb": max(report["cache_bytes"] for report in reports) / 1e9,
             "memory_gb": None if math.isnan(memory) else memory / 1e9,
+            "held_gb": None if math.isnan(held) else held / 1e9,
         }

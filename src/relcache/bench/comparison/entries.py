@@ -19,6 +19,8 @@ else:
     import tomli as tomllib
 
 from relcache.bench import files
+from relcache.bench.comparison.contestants import rival_of
+from relcache.bench.rivals import RIVALS, Rival
 from relcache.bench.sampling.budgets import has_budget, with_any_budget
 from relcache.bench.sampling.gallery import slug
 from relcache.checks import unknown
@@ -28,24 +30,41 @@ from relcache.methods.text import NUMBER
 
 @dataclass(frozen=True)
 class Entry:
-    """One method of a comparison.
+    """One contestant of a comparison: a method of relcache or a rival.
 
     Attributes:
         name: its name in files and tables.
-        config: for `relcache.method_from_config`. Without an interval or threshold it is run at each number of full
-            steps, otherwise once.
+        config: for `relcache.method_from_config`; or of a rival, its name as "method" and its budget if it has one.
+            Without a budget it is run at each number of full steps, otherwise once.
     """
 
     name: str
     config: Mapping[str, Any]
 
-    def __post_init__(self) -> None:
-        method_from_config(with_any_budget(self.config))  # raise errors before anything is loaded
+    def __post_init__(self) -> None:  # raise errors before anything is loaded
+        if self.rival is None:
+            method_from_config(with_any_budget(self.config))
+            return
+        for key, value in self.config.items():
+            if key not in ("method", self.rival.budget):
+                raise ValueError(unknown(f"option of {self.rival.name}", key, [self.rival.budget]))
+            if key == self.rival.budget and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise ValueError(f"{key} of {self.rival.name} is a number, got {value!r}")
+
+    @property
+    def rival(self) -> Rival | None:
+        """The rival that it names; None for a method of relcache."""
+        return rival_of(self.config)
 
     @property
     def fixed(self) -> bool:
         """Whether its own options decide its full steps."""
-        return has_budget(self.config)
+        return has_budget(self.config) if self.rival is None else self.rival.budget in self.config
+
+    @property
+    def title(self) -> str:
+        """Its name in the tables of a race; runs of one contestant at several budgets share it."""
+        return TITLES.get(self.name, self.name) if self.rival is None else self.rival.title
 
 
 FILES = (".toml", ".yaml", ".yml")
@@ -68,17 +87,33 @@ OURS = {
 }
 DEFAULT = {"auto": "auto"}
 WEIGHTS = {f"linear-{weight}": f"linear:weight={weight}" for weight in (0.8, 1.0, 1.2)}
-SHORT = {**DEFAULT, **PUBLISHED, **OURS, **WEIGHTS}
+PARTS = {
+    "auto-uncorrected": "auto:corrector=none",
+    "auto-even": "auto:growth=1.0",
+    "auto-first-order": "auto:order=1",
+    "auto-modules": "auto:granularity=module",
+}
+"""The default with one part taken away."""
+SHORT = {**DEFAULT, **PUBLISHED, **OURS, **WEIGHTS, **PARTS}
+TITLES = {
+    "auto": "relcache, default", "auto-uncorrected": "default, uncorrected", "auto-even": "default, even gaps",
+    "auto-first-order": "default, order 1", "auto-modules": "default, at modules", "fora": "FORA",
+    "taylorseer-1": "TaylorSeer, m=1", "taylorseer-2": "TaylorSeer, m=2", "rfc-1": "RFC, m=1", "rfc-2": "RFC, m=2",
+}  # fmt: skip
 
 ABLATION = ("taylorseer-1", "rfe-1", "rcs-1", "rfc-1", *WEIGHTS)
 """The paper's ablation: first order with neither half, with each and with both; and fixed weights instead of RFE."""
+
+RACE = ("auto", *PARTS, "fora", "taylorseer-1", "taylorseer-2", "rfc-1", "rfc-2")
+"""The methods of relcache in a race, beside all rivals."""
 
 
 def choose(text: str | None) -> list[Entry]:
     """Return the methods of a comma-separated list, or of a TOML or YAML file; by default PUBLISHED and DEFAULT.
 
     A key of SHORT names one method, its part before the order (`rfc`) all orders. `ablation` means the paper's
-    ablation, `all` all of SHORT, and `name:option=value,…` for a method with options.
+    ablation, `all` all of SHORT, and `name:option=value,…` a method with options. A key of RIVALS names one rival, its
+    group (`solver`) the whole group, and `race` means RACE and all rivals.
 
     Raises:
         ValueError: an unknown name (the message gives the nearest right one), wrong options, or no method at all.
@@ -110,14 +145,23 @@ def _from_list(text: str) -> list[Entry]:
 
 def _named(text: str) -> list[Entry]:
     name = text.lower()
-    groups: dict[str, Sequence[str]] = {"all": list(SHORT), "ablation": ABLATION}
-    hits = groups.get(name) or [known for known in SHORT if known == name or known.rpartition("-")[0] == name]
+    groups: dict[str, Sequence[str]] = {"all": list(SHORT), "ablation": ABLATION, "race": (*RACE, *RIVALS)}
+    groups |= {rival.group: [each for each in RIVALS if RIVALS[each].group == rival.group] for rival in RIVALS.values()}
+    groups |= {known: [known] for known in (*SHORT, *RIVALS)}
+    hits = groups.get(name) or [known for known in SHORT if known.rpartition("-")[0] == name]
     if hits:
-        return [_short(hit) for hit in hits]
+        return [entry for hit in hits for entry in (_of_rival(RIVALS[hit]) if hit in RIVALS else [_short(hit)])]
     if ":" in text or "order" in config_from_text(name):
         return [Entry(slug(text), named_config(text))]
-    known_names = [*SHORT, *sorted({known.rpartition("-")[0] or known for known in SHORT}), *groups]
+    known_names = [*sorted({known.rpartition("-")[0] or known for known in SHORT}), *groups]
     raise ValueError(unknown("method", text, known_names))
+
+
+def _of_rival(rival: Rival) -> list[Entry]:
+    """Return the entry of a rival, or one for each of its own values."""
+    if not rival.values:
+        return [Entry(rival.name, {"method": rival.name})]
+    return [Entry(f"{rival.name}-{value:g}", {"method": rival.name, rival.budget: value}) for value in rival.values]
 
 
 def _short(name: str) -> Entry:

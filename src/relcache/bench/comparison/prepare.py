@@ -54,6 +54,7 @@ class Arguments:
     dtype: str = "float32"
     offload: str = "none"
     threads: int = 0
+    timed: bool = False
 
 
 def tasks(name: str) -> list[str]:
@@ -89,7 +90,8 @@ def prepare(
         raise ValueError(f"{steps} steps are no more than the warm-up of {WARMUP} full steps: nothing would be cached")
     entries = [_warmed(entry, benchmark) for entry in choose(arguments.methods)]
     for entry in entries:
-        remark = method_from_config(entry.config).schedule.remark(steps) if entry.fixed else None
+        own = entry.fixed and entry.rival is None
+        remark = method_from_config(entry.config).schedule.remark(steps) if own else None
         if remark is not None:
             raise ValueError(f"{entry.name}: {remark}")
     targets = targets_for(benchmark, steps) if arguments.nfc is None else full_steps_from_text(arguments.nfc, steps)
@@ -111,7 +113,7 @@ def prepare(
         model, arguments.device, arguments.dtype, arguments.offload, steps,
         options={**benchmark.options, "guidance_scale": guidance, **arguments.options},
         measures={name: options for name, options in benchmark.measures.items() if not reasons[name]},
-        threads=arguments.threads,
+        threads=arguments.threads, timed=arguments.timed,
     )  # fmt: skip
     if arguments.calibration_samples < 1:
         raise ValueError(f"thresholds need at least 1 calibration sample, got {arguments.calibration_samples}")

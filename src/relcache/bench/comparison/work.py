@@ -19,14 +19,17 @@ import numpy as np
 import torch
 
 from relcache.bench import files
+from relcache.bench.comparison.contestants import budgeted, sample, seconds_of_full_call, unfit
 from relcache.bench.figures.sheet import to_8_bits
 from relcache.bench.quality.measures import Measure, make_measure
 from relcache.bench.sampling import gallery
 from relcache.bench.sampling.batches import Sampler
-from relcache.bench.sampling.budgets import TriedThresholds, at_budget, budgets_of
+from relcache.bench.sampling.budgets import TriedThresholds
 from relcache.bench.sampling.pipelines import load_pipeline, usable_device
 from relcache.bench.saved import TRIED_FORM
-from relcache.methods import method_from_config
+
+UNFIT = "unfit"  # the key of the reason why a rival cannot run on the model
+FRESH = 2.0  # seconds for which the time of a full call is taken to last
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Setup:
         options: further arguments of the pipeline's call.
         measures: the options of each measure by name.
         threads: threads of each process; 0 keeps torch's own number. Results are bit-equal only at the same number.
+        timed: whether denoising is timed against full compute before and after each batch, and caches are weighed.
     """
 
     model: str
@@ -49,13 +53,15 @@ class Setup:
     options: Mapping[str, Any] = field(default_factory=dict)
     measures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     threads: int = 0
+    timed: bool = False
 
 
 @dataclass(frozen=True)
 class Budget:
     """Find the interval or the threshold that gives each of the numbers of full steps `targets`.
 
-    `file` then holds the found configs by number; `tried` keeps the thresholds that a killed search has tried.
+    `file` then holds the found configs by number, or under "unfit" why the contestant cannot run on the model. `tried`
+    keeps the thresholds that a killed search has tried.
     """
 
     file: Path
@@ -83,7 +89,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Take one measure of the samples numbered from `first` on in a folder, against the samples of full compute."""
+    """Take one measure of the samples numbered from `first` on in a folder, against those of `references`."""
 
     file: Path
     measure: str
@@ -106,6 +112,7 @@ class Worker:
         self.device = usable_device(setup.device)
         self._pipeline: Any = None
         self._warm = False
+        self._probed: tuple[int, float, float] | None = None  # batch, moment, and seconds of a full call
         self._measures: dict[str, Measure] = {}
 
     def process(self) -> int:
@@ -144,31 +151,52 @@ class Worker:
             tell(f"{work.config['method']}: τ = {threshold:g} gives {found:g} full steps")
 
         sampler = self._sampler(work.batch)
-        configs = {}
-        for nfc in work.targets:
-            method = at_budget(work.config, nfc, sampler, work.seeds, work.conditions, keep, known)
-            configs[nfc] = {**work.config, **budgets_of(method)}
-        files.write_json(work.file, configs)
+        if reason := unfit(work.config, sampler.pipeline):
+            files.write_json(work.file, {UNFIT: reason})
+            return
+        found = budgeted(work.config, work.targets, sampler, work.seeds, work.conditions, keep, known)
+        files.write_json(work.file, found)
 
     def _sample(self, work: Sampling) -> None:
         sampler = self._sampler(len(work.seeds))
         if not self._warm:  # the very first call takes longer and does not count
             replace(sampler, steps=2).call(work.seeds, work.conditions)
             self._warm = True
+        before = self._full_call(sampler, work)
         cuda = torch.device(self.device).type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         began = time.time()
-        samples = sampler.run(method_from_config(work.config), work.seeds, work.conditions)
-        gallery.write_samples(work.file.parent, work.first, to_8_bits(samples.images.numpy()))
+        sampled = sample(work.config, sampler, work.seeds, work.conditions, weigh=self.setup.timed and work.first == 0)
+        memory = torch.cuda.max_memory_allocated() if cuda else np.nan
+        self._probed = None
+        after = self._full_call(sampler, work)
+        gallery.write_samples(work.file.parent, work.first, to_8_bits(sampled.images.numpy()))
         record = {
             "seeds": work.seeds,
-            "seconds": samples.seconds,
+            "seconds": sampled.seconds,
+            "denoising": np.nan if sampled.denoising is None else sampled.denoising,
+            "full_call": (before + after) / 2,
             "began": began,
-            "memory": torch.cuda.max_memory_allocated() if cuda else np.nan,
-            "report": json.dumps(samples.reports[0].to_dict()),
+            "memory": memory,
+            "held": np.nan if sampled.held is None else sampled.held,
+            "report": json.dumps(sampled.report),
         }
         files.write_arrays(work.file, {name: np.array(value) for name, value in record.items()})
+
+    def _full_call(self, sampler: Sampler, work: Sampling) -> float:
+        """Return the seconds of a full call now, NaN if they are not wanted or cannot be known.
+
+        The probe after the last piece of work serves if that has only just ended.
+        """
+        if not self.setup.timed:
+            return math.nan
+        known = self._probed
+        if known is not None and known[0] == len(work.seeds) and time.monotonic() - known[1] < FRESH:
+            return known[2]
+        seconds = seconds_of_full_call(sampler, work.seeds, work.conditions)
+        self._probed = (len(work.seeds), time.monotonic(), np.nan if seconds is None else seconds)
+        return self._probed[2]
 
     def _measure(self, work: Measuring) -> None:
         if work.measure not in self._measures:

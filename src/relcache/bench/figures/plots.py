@@ -41,13 +41,13 @@ class Line(NamedTuple):
     y: Sequence[float]
 
 
-class Measured(NamedTuple):
-    """A point: median, least and greatest time as shares of full compute's, and the quality in dB."""
+class Run(NamedTuple):
+    """A point of a race: the time as a share of full compute's, and the mean quality with its interval."""
 
-    time: float
+    share: float
+    quality: float
     least: float
     most: float
-    quality: float
 
 
 def render(figure: Figure) -> dict[str, bytes]:
@@ -128,28 +128,45 @@ def traces(drawn: Mapping[str, tuple[Sequence[float | None], Sequence[int], floa
     return figure
 
 
-def tradeoff(ours: Mapping[str, Sequence[Measured]], peers: Mapping[str, Sequence[Measured]], title: str) -> Figure:
-    """Draw quality in dB over time, with the spread of the times; each curve joins its points in the order of time."""
+def race(
+    panels: Mapping[str, Mapping[str, Sequence[Run]]], own: tuple[str, Sequence[Run]], title: str, quality: str
+) -> Figure:
+    """Draw quality over time, a panel for each group of contestants and a curve with a band for each of them.
+
+    `own` is drawn in black in every panel.
+    """
     with pyplot.rc_context(STYLE):
-        figure, axis = pyplot.subplots(figsize=(7.6, 5.2), layout="constrained")
-        styles = zip(cycle(COLOURS), cycle(MARKS), strict=False)
-        for curves, is_peer in ((ours, False), (peers, True)):
-            for name, points in curves.items():
-                colour, mark = next(styles)
-                ordered = sorted(points)
-                x, y = [point.time for point in ordered], [point.quality for point in ordered]
-                below = [max(0.0, point.time - point.least) for point in ordered]
-                above = [max(0.0, point.most - point.time) for point in ordered]
-                axis.errorbar(x, y, xerr=[below, above], color=colour, linestyle="none", elinewidth=0.8, capsize=2)
-                axis.plot(
-                    x, y, label=name, color=colour, marker=mark, markersize=6, linewidth=1.1 if is_peer else 1.6,
-                    linestyle="--" if is_peer else "-", markerfacecolor="white" if is_peer else colour,
-                )  # fmt: skip
-        axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axis.set_title(drawable(title, "quality over time"), parse_math=False)
-        axis.set(xlabel="measured time of denoising, full compute is 100 %", ylabel="PSNR against full compute, dB")
-        figure.legend(loc="outside lower center", ncols=2, handlelength=3.5, fontsize=8)
+        columns = min(2, len(panels))
+        rows = -(-len(panels) // columns)
+        figure, grid = pyplot.subplots(
+            rows, columns, figsize=(5.4 * columns, 4.6 * rows + 0.4), squeeze=False, sharex=True, sharey=True,
+            layout="constrained",
+        )  # fmt: skip
+        flat = list(grid.flat)
+        for axis in flat[len(panels) :]:
+            axis.set_axis_off()
+        for index, (axis, (name, curves)) in enumerate(zip(flat, panels.items(), strict=False)):
+            styles = zip(cycle(COLOURS[:-1]), cycle(MARKS), cycle(DASHES), strict=False)
+            for (label, runs), (colour, mark, dashes) in zip(curves.items(), styles, strict=False):
+                _curve(axis, label, runs, color=colour, marker=mark, linestyle=dashes, linewidth=1.1)
+            _curve(axis, own[0], own[1], color=COLOURS[-1], marker="o", linewidth=2)
+            axis.set_title(name)
+            axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axis.tick_params(labelbottom=True)
+            axis.set_xlabel("measured time of denoising, full compute is 100 %")
+            axis.set_ylabel("" if index % columns else quality)
+            axis.legend(fontsize=7, loc="lower right", handlelength=3)
+        figure.suptitle(drawable(title, "quality over time"), fontsize=10, parse_math=False)
     return figure
+
+
+def _curve(axis: Any, label: str, runs: Sequence[Run], **style: Any) -> None:
+    ordered = sorted(runs)
+    x = [run.share for run in ordered]
+    axis.plot(x, [run.quality for run in ordered], label=drawable(label, "contestant"), markersize=4, **style)
+    axis.fill_between(
+        x, [run.least for run in ordered], [run.most for run in ordered], color=style["color"], alpha=0.15, linewidth=0
+    )
 
 
 def correlation(left: Sequence[float], right: Sequence[float]) -> float:

@@ -15,10 +15,10 @@ from relcache.bench import files
 from relcache.bench.comparison import analysis
 from relcache.bench.comparison.analysis import Analysis
 from relcache.bench.figures import plots
-from relcache.bench.figures.plots import Line, Measured
+from relcache.bench.figures.plots import Line
 from relcache.bench.figures.sheet import SheetRow
 from relcache.bench.sampling import gallery
-from relcache.bench.saved import POINT_FORM, RACE_FORM, SETTINGS, TABLE, read_part, read_results
+from relcache.bench.saved import RACE, RACE_FORM, SETTINGS, TABLE, read_part, read_results
 from relcache.bench.tables import flops_unit
 
 MOST_SAMPLES = 16  # on a sheet
@@ -56,8 +56,8 @@ def _illustrate_one(folder: Path, modules: Sequence[str]) -> list[Path]:
     written: list[Path] = []
     if (folder / SETTINGS).exists():
         written += draw_benchmark(folder)
-    elif (folder / TABLE).exists():
-        written += draw_tradeoff(folder)
+    if (folder / RACE).exists():
+        written += draw_race(folder)
     if (folder / analysis.INDEX).exists():
         written += _draw_analysis(folder, modules)
     return written
@@ -149,24 +149,30 @@ def _traces(cells: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float | 
     return traced
 
 
-# The speed of a pipeline
+# A race
+
+GROUPS = {
+    "solver": "No cache: fewer steps", "diffusers": "Caches of diffusers", "cache-dit": "Caches of cache-dit",
+    "equations": "Methods of the literature, by their equations", "relcache": "Methods in relcache",
+}  # fmt: skip
 
 
-def draw_tradeoff(folder: Path) -> list[Path]:
-    """Draw the quality of methods and peers over measured time, from the table.json of `relcache bench speed`.
-
-    Times of random weights have no quality and no figure.
-    """
-    path = folder / TABLE
-    read = files.read_json(path, RACE_FORM)
-    rows = [row for row in read["rows"] if row.get("psnr") is not None and "share" in row]
-    curves: tuple[dict[str, list[Measured]], dict[str, list[Measured]]] = ({}, {})
-    with files.reading(path):
-        files.check_form(rows, [POINT_FORM])
-    for row in rows:
-        point = Measured(row["share"], row["share_least"], row["share_most"], row["psnr"])
-        curves[row["peer"]].setdefault(row["method"], []).append(point)
-    return _write(folder, "psnr-time", plots.tradeoff(*curves, read["about"])) if any(curves) else []
+def draw_race(folder: Path) -> list[Path]:
+    """Draw the quality of every contestant over measured time, from race.json."""
+    race = files.read_json(folder / RACE, RACE_FORM)
+    written: list[Path] = []
+    for quality, heading in (("psnr", "PSNR to full compute, dB"), ("exact", "PSNR to the exact solution, dB")):
+        curves: dict[str, dict[str, list[plots.Run]]] = {}
+        for run in race["runs"][1:]:
+            if run.get(quality) is not None and run["share"] is not None:
+                group = curves.setdefault(run["group"], {})
+                group.setdefault(run["title"], []).append(plots.Run(run["share"], *run[quality]))
+        own = curves.get("relcache", {}).pop(race["default"], [])
+        panels = {GROUPS[group]: curves[group] for group in GROUPS if curves.get(group)}
+        if panels:
+            figure = plots.race(panels, (race["default"], own), race["about"], heading)
+            written += _write(folder, f"race-{quality}", figure)
+    return written
 
 
 # An analysis

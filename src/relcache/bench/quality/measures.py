@@ -37,6 +37,11 @@ def _pair(device: str) -> Measure:
     return measure
 
 
+def _exact(device: str, steps: int) -> Measure:
+    """Measure PSNR and SSIM to the exact solution: full compute in `steps` steps."""
+    return _pair(device)
+
+
 def _lpips(device: str, weights: str | None = None) -> Measure:
     """Measure LPIPS to full compute."""
     distance = lpips(weights, device)
@@ -166,6 +171,7 @@ def vbench_total(scores: Tensor) -> float | None:
 
 MEASURES: dict[str, Callable[..., Measure]] = {
     "pair": _pair,
+    "exact": _exact,
     "lpips": _lpips,
     "inception": _inception,
     "classifier": _classifier,

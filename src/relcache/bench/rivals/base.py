@@ -60,6 +60,11 @@ class Rival(ABC):
         """Return further options, found on calibration samples for which no result is reported."""
         return {}
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether `calibrate` finds options."""
+        return type(self).calibrate is not Rival.calibrate
+
 
 def only_transformer(pipeline_or_model: Any) -> nn.Module:
     """Return the transformer of a pipeline, or the bare transformer; raise ValueError if there are several."""

@@ -1,4 +1,4 @@
-"""The contestants of a race: methods at each granularity, and peers, each at a number of full steps."""
+"""The contestants that are timed: methods at each granularity, and rivals, each at a number of full steps."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from relcache.api import enable
 from relcache.bench.comparison.entries import Entry
+from relcache.bench.rivals import Rival
 from relcache.bench.sampling.budgets import (
     WARMUP,
     TriedThresholds,
@@ -19,30 +18,27 @@ from relcache.bench.sampling.budgets import (
     smallest_threshold,
     with_any_budget,
 )
-from relcache.bench.speed.peers import Peer
 from relcache.method import Method
 from relcache.methods import method_from_config
-from relcache.models import ModelSpec
 from relcache.schedules import ErrorBudget, Growing, Interval
-from relcache.session.components import find_transformers
 
 NEVER = 1e9  # a threshold that no error reaches
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A method or a peer.
+    """A method or a rival.
 
     Attributes:
         name: its name in the table.
-        enabled: returns a context that makes a pipeline or a bare transformer skip work.
-        is_peer: whether another library provides it.
+        enabled: returns a context that makes a bare transformer skip work.
+        is_rival: whether it is not a method of relcache.
         budget: its "interval" or "threshold".
     """
 
     name: str
     enabled: Callable[[Any], AbstractContextManager[Any]]
-    is_peer: bool = False
+    is_rival: bool = False
     budget: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -96,39 +92,28 @@ def at_interval(method: Method, interval: int, steps: int, warmup: int = WARMUP)
     return replace(method, schedule=schedule)
 
 
-def peer_with(peer: Peer, budget: float, spec: ModelSpec, steps: int) -> Contestant:
-    """Return a peer with an interval or threshold as a contestant."""
-    kind = "threshold" if peer.has_threshold else "interval"
-    return Contestant(
-        peer.name, lambda model: peer.enable(only_transformer(model), spec, budget, steps), True, {kind: budget}
-    )
+def rival_with(rival: Rival, options: Mapping[str, Any], steps: int) -> Contestant:
+    """Return a rival with its budget as a contestant."""
+    budget = {rival.budget: options[rival.budget]}
+    return Contestant(rival.title, lambda model: rival.enabled(model, options, steps), True, budget)
 
 
-def peer_at(
-    peer: Peer,
+def rival_at(
+    rival: Rival,
     nfc: int,
     steps: int,
-    spec: ModelSpec,
     count: Callable[[Contestant], float],
     known: TriedThresholds,
     tell: Callable[[float, float], None] = lambda threshold, nfc: None,
 ) -> Contestant:
-    """Return a peer at the interval or threshold that gives the number of full steps nearest to `nfc`.
+    """Return a rival at the interval or threshold that gives the number of full steps nearest to `nfc`.
 
-    `count` runs a contestant and returns its number of full steps. `known` collects the thresholds tried for this peer.
+    `count` runs a contestant and returns its number of full steps. `known` collects the thresholds tried.
     """
-    if not peer.has_threshold:
-        return peer_with(peer, interval_for(nfc, steps, peer.phase, peer.warmup), spec, steps)
+    if rival.budget == "interval":
+        return rival_with(rival, {"interval": interval_for(nfc, steps, rival.phase, rival.warmup)}, steps)
     threshold = smallest_threshold(
-        lambda threshold: count(peer_with(peer, threshold, spec, steps)), nfc, steps, peer.start, peer.warmup, known,
-        tell=tell,
+        lambda threshold: count(rival_with(rival, {"threshold": threshold}, steps)), nfc, steps, rival.start,
+        rival.warmup, known, tell=tell,
     )  # fmt: skip
-    return peer_with(peer, threshold, spec, steps)
-
-
-def only_transformer(pipeline_or_model: Any) -> nn.Module:
-    """Return the transformer of a pipeline, or the bare transformer; raise ValueError if there are several."""
-    models, _ = find_transformers(pipeline_or_model)
-    if len(models) > 1:
-        raise ValueError(f"only a pipeline with one transformer can be timed; this pipeline has {', '.join(models)}")
-    return next(iter(models.values()))
+    return rival_with(rival, {"threshold": threshold}, steps)

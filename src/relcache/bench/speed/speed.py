@@ -1,4 +1,4 @@
-"""Measure time and memory of full and cached steps on one model, for methods at each granularity and peers.
+"""Measure time and memory of full and cached steps on one model, for methods at each granularity and rivals.
 
 In each round every contestant runs the same denoising loop on the same inputs, all in one process. So ratios stay
 valid if the machine's speed drifts. The ideal is the number of full steps times the time of a step of the plain model.
@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from relcache.bench import files
+from relcache.bench.rivals import RIVALS, Rival
 from relcache.bench.sampling.budgets import TriedThresholds, count_full_steps, interval_for, with_any_budget
-from relcache.bench.speed.contestants import Contestant, NamedMethod, at_interval, ours, peer_at
-from relcache.bench.speed.peers import Peer
-from relcache.bench.speed.scale import Scale
-from relcache.bench.speed.stopwatch import Clock, timed
+from relcache.bench.sampling.scale import Scale
+from relcache.bench.sampling.stopwatch import Clock, timed
+from relcache.bench.speed.contestants import Contestant, NamedMethod, at_interval, ours, rival_at
 from relcache.bench.speed.subjects import Course
 from relcache.bench.tables import Columns, Rows, markdown_table
 from relcache.methods import method_from_config
@@ -45,7 +45,7 @@ class Times:
         ratios = [seconds / ideal for seconds, ideal in zip(self.rounds, self.ideals, strict=True)]
         return {
             "method": contestant.name,
-            "peer": contestant.is_peer,
+            "rival": contestant.is_rival,
             "nfc_target": target,
             "nfc": self.nfc,
             "interval": contestant.budget.get("interval"),
@@ -170,17 +170,14 @@ def _peak(device: torch.device) -> int | None:
 def contestants_for(
     course: Course,
     methods: Sequence[NamedMethod],
-    peers: Sequence[Peer],
+    rivals: Sequence[Rival],
     nfc: int,
     known: dict[str, TriedThresholds],
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Contestant]:
-    """Return methods and peers at the number of full steps nearest to `nfc` that an interval gives.
+    """Return methods and rivals at the number of full steps nearest to `nfc` that an interval gives.
 
-    `known` keeps the tried thresholds by peer.
-
-    Raises:
-        ValueError: a peer does not support the model, or its package is not installed.
+    `known` keeps the tried thresholds by rival.
     """
     steps = len(course.calls)
     interval = interval_for(nfc, steps)
@@ -194,8 +191,23 @@ def contestants_for(
         with contestant.enabled(course.model):
             return sum(full for _, full in _lap(course, course.calls))
 
-    for peer in peers:
-        peer.check(course.model, course.spec)
-        tried = known.setdefault(peer.name, TriedThresholds())
-        found.append(peer_at(peer, count_full_steps(interval, steps), steps, course.spec, count, tried))
+    for rival in rivals:
+        tried = known.setdefault(rival.name, TriedThresholds())
+        found.append(rival_at(rival, count_full_steps(interval, steps), steps, count, tried))
     return found
+
+
+def timeable(course: Course) -> list[Rival]:
+    """Return the rivals to time on a course: those whose option decides full steps, without calibration.
+
+    Raises:
+        ValueError: a package is not installed, or no rival can run on the model.
+    """
+    chosen = [rival for rival in RIVALS.values() if rival.budget in ("interval", "threshold") and not rival.calibrates]
+    reasons = {rival.title: rival.unfit(course.model) for rival in chosen}
+    if missing := next((reason for reason in reasons.values() if "pip install" in reason), None):
+        raise ValueError(f"--peers: {missing}")
+    fit = [rival for rival in chosen if not reasons[rival.title]]
+    if not fit:
+        raise ValueError("--peers: " + "; ".join(f"{title}: {reason}" for title, reason in reasons.items()))
+    return fit

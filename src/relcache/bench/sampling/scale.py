@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -40,11 +42,19 @@ class Scale:
         return sum(size for address, size in _storages().items() if address not in self._addresses)
 
 
+@dataclass
+class Weight:
+    """The bytes that were gained, None if they were not weighed, and the seconds that weighing took."""
+
+    held: int | None = None
+    seconds: float = 0.0
+
+
 @contextmanager
-def weighed(model: nn.Module, calls: int, scale: Scale) -> Iterator[list[int]]:
-    """Yield a list that gets the bytes gained from before the first call of `model` to after `calls` calls."""
+def weighed(model: nn.Module, calls: int, scale: Scale) -> Iterator[Weight]:
+    """Weigh the bytes gained from before the first call of `model` to after `calls` calls."""
+    weight = Weight()
     before: list[int] = []
-    gained: list[int] = []
     count = 0
 
     def begin(*_: Any) -> None:
@@ -55,11 +65,13 @@ def weighed(model: nn.Module, calls: int, scale: Scale) -> Iterator[list[int]]:
         nonlocal count
         count += 1
         if count == calls:
-            gained.append(scale.weigh() - before[0])
+            began = time.perf_counter()
+            weight.held = scale.weigh() - before[0]
+            weight.seconds = time.perf_counter() - began
 
     hooks = [model.register_forward_pre_hook(begin, prepend=True), model.register_forward_hook(end)]
     try:
-        yield gained
+        yield weight
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,0 +1,1 @@
+"""The race: what a user would pick, at equal measured time."""

@@ -1,0 +1,91 @@
+"""Quality at equal measured time: means with bootstrap intervals, and curves interpolated to the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+DRAWS, LEVEL = 2000, 0.95
+SEED = 20_260_000
+
+
+class Interval(NamedTuple):
+    """A mean over samples, and its bootstrap interval at 95 %."""
+
+    mean: float
+    least: float
+    most: float
+
+    def parts_from(self, other: Interval) -> bool:
+        """Whether the two intervals have no number in common."""
+        return self.least > other.most or self.most < other.least
+
+
+def interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """Return the mean of `values` (n,), NaNs left out, and its percentile bootstrap interval.
+
+    The draws depend on the number of values only, so that one table always has the same intervals.
+    """
+    known = np.asarray(values, np.float64)
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return Interval(np.nan, np.nan, np.nan)
+    drawn = np.random.default_rng(SEED).integers(0, len(known), (DRAWS, len(known)))
+    means = known[drawn].mean(1)
+    least, most = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(known.mean()), float(least), float(most))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a contestant: its time as a share of full compute's, and the quality of each sample, (n,)."""
+
+    share: float
+    values: np.ndarray
+
+
+def at_time(share: float, curve: Sequence[Point]) -> np.ndarray | None:
+    """Return the quality of each sample (n,) on a curve at a time, linear between its points.
+
+    None before its fastest point and after its slowest one: there nothing is known.
+    """
+    points = sorted(curve, key=lambda point: point.share)
+    if not points or not points[0].share <= share <= points[-1].share:
+        return None
+    right = next(index for index, point in enumerate(points) if point.share >= share)
+    if right == 0 or points[right].share == share:
+        return points[right].values
+    left, next_one = points[right - 1], points[right]
+    weight = (share - left.share) / (next_one.share - left.share)
+    return (1 - weight) * left.values + weight * next_one.values
+
+
+@dataclass(frozen=True)
+class Duel:
+    """A contestant at the time that the default takes with a number of full steps.
+
+    Attributes:
+        title: the contestant.
+        quality: its quality at that time.
+        lead: the default's quality less the contestant's, over the same samples.
+        parted: whether the intervals of both qualities have no number in common.
+    """
+
+    title: str
+    quality: Interval
+    lead: Interval
+    parted: bool
+
+
+def duels(own: Point, curves: Mapping[str, Sequence[Point]]) -> list[Duel]:
+    """Return each contestant whose curve reaches the time of `own`, the best first."""
+    mine, found = interval(own.values), []
+    for title, curve in curves.items():
+        values = at_time(own.share, curve)
+        if values is not None:
+            quality = interval(values)
+            found.append(Duel(title, quality, interval(own.values - values), mine.parts_from(quality)))
+    return sorted(found, key=lambda duel: -duel.quality.mean)

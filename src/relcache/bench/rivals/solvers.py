@@ -1,0 +1,168 @@
+"""No cache: solvers of diffusers with fewer steps, in place of the pipeline's own scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import diffusers
+import torch
+
+from relcache.bench.rivals.base import Options, Rival
+
+NONE: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Solver(Rival):
+    """A scheduler of diffusers with fewer steps; the pipeline's own one if it names none.
+
+    Attributes:
+        scheduler: class in diffusers; "" for the pipeline's own.
+        flow: the class in flow matching, if it has another name there; "" for the same name.
+        options: options of either class.
+        calls: calls of the transformer in each step but the last, which has one.
+        only: "flow" or "noise", the one prediction that it is meant for; "" for both.
+    """
+
+    scheduler: str = ""
+    flow: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    calls: int = 1
+    only: str = ""
+    source: ClassVar[str] = "diffusers.schedulers"
+    group: ClassVar[str] = "solver"
+    budget: ClassVar[str] = "steps"
+
+    def steps(self, calls: int) -> int:
+        """Return the steps that take `calls` calls of the transformer, or one call less."""
+        return (calls - 1) // self.calls + 1
+
+    @contextmanager
+    def enabled(self, pipeline_or_model: Any, options: Options, steps: int) -> Iterator[None]:
+        own = pipeline_or_model.scheduler
+        pipeline_or_model.scheduler = self.made(own)
+        try:
+            yield
+        finally:
+            pipeline_or_model.scheduler = own
+
+    def made(self, own: Any) -> Any:
+        """Return the solver for a pipeline whose own scheduler is `own`."""
+        flow = is_flow(own)
+        if not self.scheduler:
+            return type(own).from_config(own.config, **self.options)
+        if self.calls == 2:
+            return FlowHeun(own) if flow else UnitHeun.from_config(own.config, **self.options)
+        kind = table_free(getattr(diffusers, self.flow if flow and self.flow else self.scheduler))
+        shift = {"flow_shift": own.config.get("shift", 1.0)}
+        of_flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", **shift}
+        return kind.from_config(own.config, **(of_flow if flow else NONE), **self.options)
+
+    def unfit(self, pipeline_or_model: Any) -> str:
+        own = getattr(pipeline_or_model, "scheduler", None)
+        if own is None:
+            return "a solver needs a pipeline, not a bare transformer"
+        prediction = own.config.get("prediction_type", "velocity" if is_flow(own) else "epsilon")
+        if prediction not in ("epsilon", "velocity", "flow_prediction", "v_prediction"):
+            return f"the model predicts {prediction!r}, for which it was not tried"
+        if self.only and (self.only == "flow") != is_flow(own):
+            return f"it is meant for models that predict {'velocity' if self.only == 'flow' else 'noise'}"
+        return ""
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether a scheduler is of flow matching: it has no noise schedule of a diffusion."""
+    return not hasattr(scheduler, "alphas_cumprod")
+
+
+def table_free(kind: type[Any]) -> type[Any]:
+    """Return a solver whose `set_timesteps` accepts a pipeline's own table of sigmas, and uses the solver's.
+
+    Some pipelines pass their table always, and some solvers take none.
+    """
+
+    class TableFree(kind):
+        def set_timesteps(
+            self,
+            num_inference_steps: int | None = None,
+            device: Any = None,
+            sigmas: Any = None,
+            mu: float | None = None,
+        ) -> None:
+            number = num_inference_steps if num_inference_steps is not None else len(sigmas)
+            super().set_timesteps(number, device, **({} if mu is None else {"mu": mu}))
+
+    TableFree.__name__ = kind.__name__
+    return TableFree
+
+
+class FlowHeun(diffusers.FlowMatchHeunDiscreteScheduler):
+    """Heun's method on the table of sigmas of a pipeline's own flow-matching scheduler.
+
+    diffusers' class makes its own table, which knows no shift by the size of the picture.
+    """
+
+    def __init__(self, own: Any) -> None:
+        super().__init__(own.config.num_train_timesteps, own.config.get("shift", 1.0))
+        self._own = type(own).from_config(own.config)
+        self.register_to_config(use_dynamic_shifting=own.config.get("use_dynamic_shifting", False), **{
+            name: own.config[name] for name in ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+            if name in own.config
+        })  # fmt: skip
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, sigmas: Any = None, mu: float | None = None
+    ) -> None:
+        shift = {} if mu is None else {"mu": mu}
+        table = {"sigmas": sigmas} if sigmas is not None else {"num_inference_steps": num_inference_steps}
+        self._own.set_timesteps(device=device, **table, **shift)
+        sigmas, timesteps = self._own.sigmas, self._own.timesteps
+        super().set_timesteps(len(timesteps), device)
+        self.timesteps = torch.cat([timesteps[:1], timesteps[1:].repeat_interleave(2)])
+        self.sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
+
+
+class UnitHeun(diffusers.HeunDiscreteScheduler):
+    """Heun's method for pipelines that begin with noise of variance 1 and keep samples at that variance, as DDIM does.
+
+    diffusers' class works on samples of variance 1 + sigma², and needs the first noise scaled.
+    """
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: Any) -> torch.Tensor:
+        return sample
+
+    def step(self, model_output: Any, timestep: Any, sample: Any, return_dict: bool = True) -> Any:
+        if self.step_index is None:
+            self._init_step_index(timestep)
+        scaled = sample * self._scale()
+        previous = super().step(model_output, timestep, scaled, return_dict=False)[0] / self._scale()
+        if not return_dict:
+            return (previous,)
+        return diffusers.schedulers.scheduling_utils.SchedulerOutput(prev_sample=previous)
+
+    def _scale(self) -> torch.Tensor:
+        return (1 + self.sigmas[self.step_index] ** 2) ** 0.5
+
+
+MULTISTEP = "DPMSolverMultistepScheduler"
+SOLVERS = (
+    Solver("fewer-steps", "no cache: the same scheduler"),
+    Solver("fewer-steps-beta", "no cache: the same, beta sigmas", options={"use_beta_sigmas": True}, only="flow"),
+    Solver("fewer-steps-karras", "no cache: the same, Karras sigmas", options={"use_karras_sigmas": True}, only="flow"),
+    Solver("unipc", "no cache: UniPC", "UniPCMultistepScheduler"),
+    Solver("dpm-2m", "no cache: DPM-Solver++ 2M", MULTISTEP, options={"solver_order": 2}),
+    Solver("dpm-3m", "no cache: DPM-Solver++ 3M", MULTISTEP, options={"solver_order": 3}),
+    Solver(
+        "dpm-2m-karras", "no cache: DPM-Solver++ 2M, Karras sigmas", MULTISTEP,
+        options={"solver_order": 2, "use_karras_sigmas": True}, only="noise",
+    ),
+    Solver(
+        "dpm-2m-beta", "no cache: DPM-Solver++ 2M, beta sigmas", MULTISTEP,
+        options={"solver_order": 2, "use_beta_sigmas": True}, only="noise",
+    ),
+    Solver("deis", "no cache: DEIS", "DEISMultistepScheduler"),
+    Solver("heun", "no cache: Heun", "HeunDiscreteScheduler", calls=2),
+)  # fmt: skip
