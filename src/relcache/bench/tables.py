@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,14 @@ def formatted(rows: Rows, columns: Columns) -> tuple[list[list[str]], str]:
         for row, is_off in zip(rows, off, strict=True)
     ]  # fmt: skip
     return cells, NOTE if any(off) else ""
+
+
+def with_half_width(value: Sequence[float] | None, form: str) -> str:
+    """Return a mean, and half the width of its interval, as a text; `value` is mean, least and most."""
+    if value is None or math.isnan(value[0]):
+        return "–"
+    mean, least, most = value
+    return f"{mean:{form}} ± {(most - least) / 2:{form}}"
 
 
 def markdown_table(rows: Rows, columns: Columns) -> str:

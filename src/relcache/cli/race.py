@@ -12,10 +12,11 @@ from relcache.bench.comparison.pool import is_here
 from relcache.bench.comparison.prepare import Arguments, read_prompts
 from relcache.bench.pages.page import write_page
 from relcache.bench.race.prepare import race_benchmark, race_columns
-from relcache.bench.race.results import shown, write_race
+from relcache.bench.race.results import write_race
 from relcache.bench.sampling.gallery import slug
 from relcache.bench.sampling.pipelines import usable_device
 from relcache.bench.sampling.stopwatch import keep_memory
+from relcache.bench.tables import with_half_width
 from relcache.cli import options
 from relcache.cli.compare import compare
 from relcache.cli.terminal import console, plain_errors, relief_of, say, terminal_table
@@ -79,10 +80,10 @@ def _print(race: dict[str, Any]) -> None:
     """Print the best contestants at the time of each run of the default."""
     rows = []
     for duel in race["equal_time"]:
-        rows.append({"nfc": duel["nfc"], "title": race["default"], "psnr": shown(duel["psnr"], ".1f"),
+        rows.append({"nfc": duel["nfc"], "title": race["default"], "psnr": with_half_width(duel["psnr"], ".1f"),
                      "share": duel["share"]})  # fmt: skip
         rows += [
-            {"nfc": duel["nfc"], "title": other["title"], "psnr": shown(other["psnr"], ".1f"), "share": duel["share"],
+            {"nfc": duel["nfc"], "title": other["title"], "psnr": with_half_width(other["psnr"], ".1f"), "share": duel["share"],
              "lead": f"{other['lead'][0]:+.1f}" + ("" if other["parted"] else " ~")}
             for other in duel["others"][:MOST_SHOWN]
         ]  # fmt: skip

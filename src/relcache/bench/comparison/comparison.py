@@ -142,8 +142,8 @@ class Comparison:
 
     @property
     def size(self) -> int:
-        """The number of samples of all variants together."""
-        return len(self.variants) * self.settings.samples
+        """The number of samples of all variants together, the exact solution included."""
+        return (len(self.variants) + (self.exact is not None)) * self.settings.samples
 
     def run(self, pool: Pool) -> None:
         """Make and measure all samples that are missing."""

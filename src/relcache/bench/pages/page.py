@@ -15,9 +15,9 @@ import numpy as np
 
 from relcache.bench import files
 from relcache.bench.figures.sheet import as_image
-from relcache.bench.pages.illustrations import draw_benchmark, first_images
-from relcache.bench.saved import SETTINGS, read_results, read_samples_table
-from relcache.bench.tables import formatted
+from relcache.bench.pages.illustrations import draw_benchmark, draw_race, first_images
+from relcache.bench.saved import RACE, RACE_FORM, SETTINGS, read_results, read_samples_table
+from relcache.bench.tables import formatted, with_half_width
 
 PAGE = "report.html"
 SAMPLES_SHOWN = 8
@@ -35,6 +35,9 @@ def write_page(folder: Path) -> Path:
     settings, rows = read_results(folder)
     counts, note = formatted(rows, [("full steps", "nfc", ".4g")])
     drawn = draw_benchmark(folder)
+    race = files.read_json(folder / RACE, RACE_FORM) if (folder / RACE).exists() else None
+    if race is not None:
+        drawn += draw_race(folder)
     columns = {name: heading for name, heading in (COST | settings["columns"]).items()
                if any(row.get(name) is not None for row in rows)}  # fmt: skip
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
@@ -47,6 +50,7 @@ def write_page(folder: Path) -> Path:
         rows=rows,
         counts=[count for (count,) in counts],
         note=note,
+        race=race and _race(race),
         figures=[
             {"name": path.stem, "caption": _caption(path.stem, settings["columns"]),
              "address": _address(path.read_bytes(), "image/svg+xml")}
@@ -62,12 +66,29 @@ def write_page(folder: Path) -> Path:
     return folder / PAGE
 
 
+def _race(race: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the tables of a race at equal time, with texts for the intervals."""
+    tables = [
+        {
+            "nfc": duel["nfc"], "share": f"{duel['share']:.1%}", "own": with_half_width(duel["psnr"], ".1f"),
+            "others": [
+                {"title": other["title"], "psnr": with_half_width(other["psnr"], ".1f"), "parted": other["parted"],
+                 "lead": f"{other['lead'][0]:+.1f}"} for other in duel["others"]
+            ],
+        }
+        for duel in race["equal_time"]
+    ]  # fmt: skip
+    return {"default": race["default"], "tables": tables, "unfit": race["unfit"]}
+
+
 def _script(value: Any) -> str:
     """Return JSON for a script element, escaped so that no prompt can end it or begin a tag or comment."""
     return json.dumps(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _caption(name: str, columns: Mapping[str, str]) -> str:
+    if name.startswith("race-"):
+        return "Quality over measured time, a panel for each group of contestants; bands are 95 % intervals"
     if name == "traces":
         return "Error of the predicted input of the first module, its sum, and the full steps that it led to"
     return f"{columns[name.removesuffix('-flops')]} over FLOPs per sample"

@@ -15,9 +15,9 @@ from relcache.bench.comparison.comparison import Comparison, Variant
 from relcache.bench.comparison.entries import TITLES
 from relcache.bench.comparison.prepare import seeds_as_text
 from relcache.bench.comparison.summaries import Column
-from relcache.bench.race.equal_time import Interval, Point, duels, interval
+from relcache.bench.race.equal_time import Point, duels, interval
 from relcache.bench.saved import RACE, read_part
-from relcache.bench.tables import Columns, markdown_table
+from relcache.bench.tables import Columns, markdown_table, with_half_width
 
 OWN = "auto"  # the entry that the others are compared with
 RELCACHE = "relcache"  # the group of its methods
@@ -146,8 +146,8 @@ def _about(comparison: Comparison) -> str:
 
 NOTE = (
     "Means over the samples with 95 % bootstrap intervals. Time is of denoising, as a share of full compute's time "
-    "just before and after, the median over batches. PSNR and SSIM are to full compute. Thresholds and plans were found on "
-    "other seeds."
+    "just before and after, the median over batches. PSNR and SSIM are to full compute. Thresholds and plans were "
+    "found on other seeds."
 )
 EQUAL = (
     "Each contestant at the time that the default takes, on its own curve, linear between two runs. Before its fastest "
@@ -156,21 +156,13 @@ EQUAL = (
 )
 
 
-def shown(value: Sequence[float] | None, form: str) -> str:
-    """Return a mean and half the width of its interval as a text."""
-    if value is None or math.isnan(value[0]):
-        return "–"
-    mean, least, most = Interval(*value)
-    return f"{mean:{form}} ± {(most - least) / 2:{form}}"
-
-
 def _markdown(race: Mapping[str, Any], taken: Mapping[str, Quality], columns: Mapping[str, Column]) -> str:
     lines = [f"{race['about']}.\n\n{NOTE}\n"]
     for duel in race["equal_time"]:
         lines.append(f"\n## At the time of {duel['nfc']} full steps: {duel['share']:.1%} of full compute\n")
-        lines.append(f"relcache, default: {shown(duel['psnr'], '.1f')} dB. {EQUAL}\n")
+        lines.append(f"relcache, default: {with_half_width(duel['psnr'], '.1f')} dB. {EQUAL}\n")
         rows = [
-            {"title": other["title"], "psnr": shown(other["psnr"], ".1f"),
+            {"title": other["title"], "psnr": with_half_width(other["psnr"], ".1f"),
              "lead": f"{other['lead'][0]:+.1f}" + ("" if other["parted"] else " (intervals meet)")}
             for other in duel["others"]
         ]  # fmt: skip
@@ -185,7 +177,11 @@ def _markdown(race: Mapping[str, Any], taken: Mapping[str, Quality], columns: Ma
     kept += [(quality.heading, key, "") for key, quality in taken.items()]
     kept += [(column.heading, key, column.form) for key, column in columns.items()]
     rows = [
-        {**run, "full": f"{run['nfc']:.4g}", **{key: shown(run[key], quality.form) for key, quality in taken.items()}}
+        {
+            **run,
+            "full": f"{run['nfc']:.4g}",
+            **{key: with_half_width(run[key], quality.form) for key, quality in taken.items()},
+        }
         for run in race["runs"]
     ]
     used: Columns = [column for column in kept if any(row.get(column[1]) is not None for row in rows)]
