@@ -1,4 +1,4 @@
-"""`relcache bench race`: what a user would pick, at equal measured time."""
+"""`relcache bench race`: relcache, fewer steps and other caches at equal measured time."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def _print(race: dict[str, Any]) -> None:
         rows.append({"nfc": duel["nfc"], "title": race["default"], "psnr": with_half_width(duel["psnr"], ".1f"),
                      "share": duel["share"]})  # fmt: skip
         rows += [
-            {"nfc": duel["nfc"], "title": other["title"], "psnr": with_half_width(other["psnr"], ".1f"), "share": duel["share"],
+            {"nfc": duel["nfc"], "title": other["title"], "psnr": with_half_width(other["psnr"], ".1f"),
+             "share": duel["share"],
              "lead": f"{other['lead'][0]:+.1f}" + ("" if other["parted"] else " ~")}
             for other in duel["others"][:MOST_SHOWN]
         ]  # fmt: skip

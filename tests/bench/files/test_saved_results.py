@@ -196,16 +196,19 @@ def test_forms() -> None:
 
 
 def test_a_race_that_was_edited(tmp_path: Path) -> None:
-    good = {"method": "fora", "peer": False, "psnr": 30.0, "share": 0.5, "share_least": 0.4, "share_most": 0.6}
-    race = {"about": "$ 模型", "rows": [good]}
+    run_of = {"title": "a", "method": "a", "group": "solver", "nfc": 5, "share": 0.3, "psnr": [30.0, 29.0, 31.0]}
+    duel = {"nfc": 5, "share": 0.3, "psnr": [40.0, 39.0, 41.0], "others": []}
+    race = {"about": "$ 模型", "default": "own", "qualities": {}, "columns": {}, "unfit": {}, "runs": [run_of, run_of],
+            "equal_time": [duel]}  # fmt: skip
     for change, message in (
-        (None, None),
-        ({"rows": None}, "'rows' is a list, got null"),
-        ({"rows": [good | {"share_most": "x"}]}, "entry 1['share_most'] is a whole number or a number, got a text"),
-        ({"rows": [good | {"psnr": None}]}, "holds only times"),
+        ({}, None),
+        ({"runs": None}, "'runs' is a list, got null"),
+        ({"runs": [run_of | {"share": "x"}]}, "entry 1 of 'runs'['share'] is a whole number or a number or null, got a text"),
+        ({"equal_time": [duel | {"psnr": 3}]}, "entry 1 of 'equal_time'['psnr'] is a list, got a whole number"),
+        ({"runs": []}, "there is nothing to draw"),
     ):
-        (tmp_path / "table.json").write_text(json.dumps(race | (change or {})))
+        (tmp_path / "race.json").write_text(json.dumps(race | change))
         if message is None:
-            assert "psnr-time.svg" in run("figures", tmp_path)
+            assert "race-psnr.svg" in run("figures", tmp_path)
         else:
             assert message in refused("figures", tmp_path)

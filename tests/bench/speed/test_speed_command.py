@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 import relcache
 from relcache.bench.comparison.entries import choose
+from relcache.bench.rivals import RIVALS
 from relcache.bench.sampling.budgets import TriedThresholds
+from relcache.bench.sampling.scale import live_bytes
 from relcache.bench.speed.contestants import at_interval, methods_at
 from relcache.bench.speed.counting import count
-from relcache.bench.speed.peers import PEERS
 from relcache.bench.speed.python_cost import python_cost
-from relcache.bench.sampling.scale import live_bytes
 from relcache.bench.speed.speed import contestants_for, race
 from relcache.bench.speed.subjects import SUBJECTS, Course, calls_of
 from relcache.cli.app import app
@@ -36,11 +36,12 @@ def course(steps: int) -> Course:
 
 def test_every_contestant_has_the_same_full_steps_and_leaves_no_trace() -> None:
     track = course(20)
-    peers = PEERS[1:4]
+    names = ("diffusers-taylorseer-2", "first-block-cache", "dbcache")
+    peers = [RIVALS[name] for name in names]
     methods = methods_at(choose("fora,taylorseer-2,rcs-1,rfc-2"), ("module", "block", "stack"))
     known: dict[str, TriedThresholds] = {}
     chosen = contestants_for(track, methods, peers, 8, known)
-    assert {peer.name for peer in peers if peer.has_threshold} == {n for n, found in known.items() if found.tried}
+    assert {n for n, found in known.items() if found.tried} == {"first-block-cache", "dbcache"}
     with torch.no_grad():
         before = track.model(**track.calls[0], return_dict=False)[0]
     gc.unfreeze()  # the race leaves nothing frozen, so that other tests' tensors count before it as well
@@ -51,7 +52,7 @@ def test_every_contestant_has_the_same_full_steps_and_leaves_no_trace() -> None:
         assert torch.equal(track.model(**track.calls[0], return_dict=False)[0], before)
     assert [row["method"] for row in rows[:3]] == ["as it is", "fora, module", "taylorseer-2, module"]
     assert [row["nfc"] for row in rows] == [20] + [8] * 12 + [8] * len(peers)
-    assert [row["peer"] for row in rows] == [False] * 13 + [True] * len(peers)
+    assert [row["rival"] for row in rows] == [False] * 13 + [True] * len(peers)
     by_name = {row["method"]: row for row in rows}
     for row in rows[1:]:
         assert row["cached_ms"] > 0
@@ -73,10 +74,12 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads((tmp_path / "speed-dit/table.json").read_text())
     assert "DiTTransformer2DModel, 2 blocks, 32 x 32, batch 2, float32" in found["about"]
     rows = found["rows"]
-    assert [row["nfc"] for row in rows if not row["peer"]] == [6, 3, 3, 3, 3, 4, 4, 4, 4]
-    assert (
-        [row["method"] for row in rows[5:12]] == [row["method"] for row in rows[16:]] == [peer.name for peer in PEERS]
-    )
+    assert [row["nfc"] for row in rows if not row["rival"]] == [6, 3, 3, 3, 3, 4, 4, 4, 4]
+    rivals = [row["method"] for row in rows if row["rival"]]
+    half = len(rivals) // 2
+    assert rivals[:half] == rivals[half:]
+    assert {"diffusers TaylorSeer, m=1", "diffusers FirstBlockCache", "cache-dit DBCache"} <= set(rivals)
+    assert not any("no cache" in name for name in rivals)
     text = (tmp_path / "speed-dit/table.md").read_text()
     assert "| rfc-1, stack |" in text
     assert "of the ideal" in text
@@ -101,10 +104,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--size", "32x64"], "dit makes square pictures"),
         (["--frames", "9"], "--frames has no meaning with dit"),
         (["--model", "hunyuan", "--frames", "6"], "one more than a multiple of 4"),
-        (["--samples", "2"], "--samples has no meaning with dit, which has random weights"),
-        (["--model", "small-flux", "--blocks", "2"], "--blocks has no meaning with small-flux, which is a pipeline"),
-        (["--model", "small-flux", "--count"], "--count has no meaning with small-flux"),
-        (["--peers", "--blocks", "1", "--size", "32", "--batch", "1"], "it needs 2 blocks or more, see --blocks"),
+        (["--model", "small-flux"], "for small-flux: relcache bench race --model small-flux"),
+        (["--model", "someone/model"], "relcache bench race --model someone/model"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str) -> None:

@@ -32,7 +32,7 @@ class Sampled(NamedTuple):
     Attributes:
         images: float32 in [0, 1], pictures (n, channels, height, width) or clips (n, frames, …).
         seconds: of the whole call, with text encoders and decoder.
-        denoising: seconds from the transformer's first call to its last; None if it cannot be timed.
+        denoising: seconds from the transformer's first call to its last; None if it was not or cannot be timed.
         held: bytes that it keeps late in the run; None if not weighed.
         report: as `Report.to_dict` has it. Rivals have no FLOPs and no signal.
     """
@@ -69,9 +69,15 @@ def unfit(config: Config, pipeline: Any) -> str:
 
 
 def sample(
-    config: Config, sampler: Sampler, seeds: Sequence[int], conditions: Sequence[int | str], weigh: bool = False
+    config: Config,
+    sampler: Sampler,
+    seeds: Sequence[int],
+    conditions: Sequence[int | str],
+    *,
+    timed: bool = False,
+    weigh: bool = False,
 ) -> Sampled:
-    """Sample one batch by the contestant of `config`; weigh what it keeps if `weigh` is true.
+    """Sample one batch by the contestant of `config`; time denoising if `timed`, and weigh what it keeps if `weigh`.
 
     The key `steps` replaces the sampler's number of steps.
     """
@@ -84,7 +90,7 @@ def sample(
             stack.enter_context(rival.enabled(pipeline, config, sampler.steps))
         else:
             handle = stack.enter_context(enable(pipeline, method_from_config(_without_steps(config))))
-        watch = stack.enter_context(watched(pipeline))
+        watch = stack.enter_context(watched(pipeline)) if rival or timed else None
         weight = Weight()
         if scale is not None and watch is not None:
             calls = max(1, int(WEIGHED_AT * sampler.steps))
@@ -95,7 +101,7 @@ def sample(
         report = handle.report().to_dict() if handle else _report(rival, watch, sampler.steps, len(seeds), weight.held)
     if not report["batch"]:
         raise ValueError(f"{type(pipeline).__name__} made no step with {dict(sampler.options)}")
-    denoising = watch.seconds - weight.seconds if watch is not None and watch.calls else None
+    denoising = watch.seconds - weight.seconds if timed and watch is not None and watch.calls else None
     return Sampled(images, seconds, denoising, weight.held, report)
 
 

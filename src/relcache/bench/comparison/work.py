@@ -167,7 +167,10 @@ class Worker:
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         began = time.time()
-        sampled = sample(work.config, sampler, work.seeds, work.conditions, weigh=self.setup.timed and work.first == 0)
+        sampled = sample(
+            work.config, sampler, work.seeds, work.conditions, timed=self.setup.timed,
+            weigh=self.setup.timed and work.first == 0,
+        )  # fmt: skip
         memory = torch.cuda.max_memory_allocated() if cuda else np.nan
         self._probed = None
         after = self._full_call(sampler, work)

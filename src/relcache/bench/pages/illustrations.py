@@ -23,7 +23,7 @@ from relcache.bench.tables import flops_unit
 
 MOST_SAMPLES = 16  # on a sheet
 LARGEST = 256  # pixels of a picture's longer side
-INDEXES = (SETTINGS, TABLE, analysis.INDEX)  # each folder of results has one of them
+INDEXES = (SETTINGS, TABLE, RACE, analysis.INDEX)  # each folder of results has one of them
 
 
 def illustrate(folder: Path, modules: Sequence[str] = ()) -> list[Path]:

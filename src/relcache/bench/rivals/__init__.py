@@ -1,4 +1,4 @@
-"""What a user would pick instead of relcache, a file for each."""
+"""The alternatives to relcache, a file for each."""
 
 from relcache.bench.rivals.base import Rival
 from relcache.bench.rivals.dbcache import DBCache, MaskedDBCache

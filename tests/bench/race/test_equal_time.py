@@ -1,0 +1,66 @@
+"""Intervals by bootstrap, and contestants at the time of another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from relcache.bench.race.equal_time import Interval, Point, at_time, duels, interval
+
+
+def test_an_interval_holds_its_mean_and_is_the_same_each_time() -> None:
+    values = np.random.default_rng(0).normal(30, 4, 64)
+    found = interval(values)
+    assert found == interval(list(values))
+    assert found.mean == pytest.approx(values.mean())
+    half = 1.96 * values.std() / 8  # the normal approximation
+    assert (found.least, found.most) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.25)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    hits = [found.least <= 0 <= found.most for found in (interval(rng.normal(0, 1, 64)) for _ in range(200))]
+    assert 0.88 <= np.mean(hits) <= 0.99
+
+
+def test_missing_values_are_left_out() -> None:
+    assert interval([1.0, np.nan, 1.0]) == Interval(1.0, 1.0, 1.0)
+    assert np.isnan(interval([]).mean)
+
+
+def point(share: float, *values: float) -> Point:
+    return Point(share, np.array(values))
+
+
+CURVE = [point(0.4, 40, 44), point(0.2, 30, 30), point(0.3, 32, 36)]
+
+
+@pytest.mark.parametrize(
+    ("share", "values"),
+    [(0.19, None), (0.2, (30, 30)), (0.25, (31, 33)), (0.3, (32, 36)), (0.375, (38, 42)), (0.4, (40, 44)), (0.41, None)],
+)
+def test_each_sample_along_a_curve(share: float, values: tuple[float, ...] | None) -> None:
+    found = at_time(share, CURVE)
+    assert (None if found is None else tuple(found.round(9))) == values
+
+
+def test_a_curve_of_one_point_and_of_none() -> None:
+    assert at_time(0.5, [point(0.5, 30)]) == pytest.approx([30])
+    assert at_time(0.5, []) is None
+    assert at_time(0.6, [point(0.5, 30)]) is None
+
+
+def test_duels() -> None:
+    """The best first, only where the curve reaches; a lead is of the same samples, and parted by both intervals."""
+    spread = np.arange(64) / 8
+    own = Point(0.25, 40 + spread)
+    curves = {
+        "far": [Point(0.2, 20 + spread), Point(0.3, 22 + spread)],
+        "near": [Point(0.2, 39 + spread), Point(0.3, 39 + spread)],
+        "too slow": [Point(0.3, 60 + spread)],
+        "better": [Point(0.25, 50 + spread)],
+    }
+    found = duels(own, curves)
+    assert [duel.title for duel in found] == ["better", "near", "far"]
+    assert [duel.parted for duel in found] == [True, False, True]
+    assert [tuple(round(value, 6) for value in duel.lead) for duel in found] == [(-10,) * 3, (1,) * 3, (19,) * 3]
