@@ -203,7 +203,10 @@ def test_a_race_that_was_edited(tmp_path: Path) -> None:
     for change, message in (
         ({}, None),
         ({"runs": None}, "'runs' is a list, got null"),
-        ({"runs": [run_of | {"share": "x"}]}, "entry 1 of 'runs'['share'] is a whole number or a number or null, got a text"),
+        (
+            {"runs": [run_of | {"share": "x"}]},
+            "entry 1 of 'runs'['share'] is a whole number or a number or null, got a text",
+        ),
         ({"equal_time": [duel | {"psnr": 3}]}, "entry 1 of 'equal_time'['psnr'] is a list, got a whole number"),
         ({"runs": []}, "there is nothing to draw"),
     ):

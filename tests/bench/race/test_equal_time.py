@@ -37,7 +37,15 @@ CURVE = [point(0.4, 40, 44), point(0.2, 30, 30), point(0.3, 32, 36)]
 
 @pytest.mark.parametrize(
     ("share", "values"),
-    [(0.19, None), (0.2, (30, 30)), (0.25, (31, 33)), (0.3, (32, 36)), (0.375, (38, 42)), (0.4, (40, 44)), (0.41, None)],
+    [
+        (0.19, None),
+        (0.2, (30, 30)),
+        (0.25, (31, 33)),
+        (0.3, (32, 36)),
+        (0.375, (38, 42)),
+        (0.4, (40, 44)),
+        (0.41, None),
+    ],
 )
 def test_each_sample_along_a_curve(share: float, values: tuple[float, ...] | None) -> None:
     found = at_time(share, CURVE)

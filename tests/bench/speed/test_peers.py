@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 from families import flux, hunyuan_video
+from relcache.bench.speed.peers import PEERS
 from tiny import tiny_dit
 from torch import nn
 from typer.testing import CliRunner
 
 import relcache
 from relcache.bench.sampling.budgets import count_full_steps
-from relcache.bench.speed.peers import PEERS
-from relcache.bench.speed.speed import contestants_for
 from relcache.bench.sampling.stopwatch import timed
+from relcache.bench.speed.speed import contestants_for
 from relcache.bench.speed.subjects import Course, calls_of
 from relcache.cli.app import app
 from relcache.models import SPECS
