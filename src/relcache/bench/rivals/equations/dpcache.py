@@ -11,6 +11,7 @@ from torch import Tensor
 
 from relcache.bench.rivals.base import Options
 from relcache.bench.rivals.equations.base import Equation, plan_of
+from relcache.bench.rivals.equations.outputs import OfOutput
 from relcache.bench.rivals.equations.recording import record, values_of
 from relcache.bench.sampling.batches import Sampler
 from relcache.forecasters import Taylor
@@ -30,8 +31,8 @@ class DPCache(Equation):
     The cost of skipping from full step j to k after the full step i is `C[i, j, k] = Σ_τ ‖h_τ - h_τ(i, j)‖₁` over
     τ = j + 1 … k, in our order of time. A plan's cost is the sum over its full steps, and to the end of the run.
 
-    Our reading: the order 2 needs a third full step, which the notes do not name. We take the gap before i as long as
-    that after it. The paper's recurrence remembers one predecessor of each full step, so it is not exact for costs
+    Our reading: order 2 needs a third full step, which the notes do not name. We take the last of the first three steps
+    that is before i; of four readings it serves the shipped models best. The paper's recurrence remembers one predecessor of each full step, so it is not exact for costs
     of three steps. Ours is exact.
     """
 
@@ -40,7 +41,7 @@ class DPCache(Equation):
     warmup: ClassVar[int] = FIRST
 
     def method(self, options: Options, steps: int) -> Method:
-        return Method(Taylor(self.order), Plan(plan_of(options, steps)), name=self.name, granularity="stack")
+        return Method(OfOutput(Taylor(self.order)), Plan(plan_of(options, steps)), name=self.name, granularity="stack")
 
     def calibrate(self, sampler: Sampler, seeds: Sequence[int], conditions: Sequence[int | str]) -> dict[str, Any]:
         values = values_of(record(sampler, seeds, conditions))
@@ -56,7 +57,7 @@ def path_costs(values: Tensor, forecaster: Taylor) -> np.ndarray:
     costs = np.full((total, total, total + 1), np.inf)
     for j in range(1, total):
         for i in range(j):
-            steps = [step for step in (j, i, 2 * i - j) if step >= 0]
+            steps = [j, i, *([min(i, FIRST) - 1] if i else [])]
             state = None
             for index in reversed(range(len(steps))):
                 one = values[steps[index]][None]

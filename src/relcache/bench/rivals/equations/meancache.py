@@ -12,7 +12,7 @@ from torch import Tensor
 
 from relcache.bench.rivals.base import Options
 from relcache.bench.rivals.equations.base import Equation, plan_of
-from relcache.bench.rivals.equations.history import HistoryForecaster
+from relcache.bench.rivals.equations.outputs import HistoryForecaster, OfOutput
 from relcache.bench.rivals.equations.recording import record, values_of
 from relcache.bench.sampling.batches import Sampler
 from relcache.method import Method
@@ -76,7 +76,7 @@ class MeanCache(Equation):
         spans, lengths = [1] * steps, tuple(options.get("lengths", [1.0] * steps))
         for start, end in zip(plan, [*plan[1:], steps], strict=True):
             spans[start:end] = [by_edge[start][min(end, steps - 1)]] * (end - start)
-        return Method(MeanVelocity(lengths, tuple(spans)), Plan(plan), name=self.name, granularity="stack")
+        return Method(OfOutput(MeanVelocity(lengths, tuple(spans))), Plan(plan), name=self.name, granularity="stack")
 
     def calibrate(self, sampler: Sampler, seeds: Sequence[int], conditions: Sequence[int | str]) -> dict[str, Any]:
         values = values_of(record(sampler, seeds, conditions))

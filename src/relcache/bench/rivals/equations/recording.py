@@ -74,7 +74,7 @@ def record(
 
 
 def values_of(streams: Sequence[Stream]) -> Tensor:
-    """Return evenly spaced values of all streams' changes in each step, (steps, values), at most 2^15 values."""
-    values = torch.cat([stream.changes.flatten(1) for stream in streams], 1)
+    """Return evenly spaced values of all streams' outputs in each step, (steps, values), at most 2^15 values."""
+    values = torch.cat([stream.outputs.flatten(1) for stream in streams], 1)
     stride = -(-values.shape[1] // MOST_VALUES)
     return values[:, :: stride + 1 - stride % 2]  # odd, so coprime to the usual numbers of channels

@@ -13,7 +13,7 @@ from numpy.polynomial import chebyshev
 
 from relcache.bench.rivals.base import Options
 from relcache.bench.rivals.equations.base import Equation
-from relcache.bench.rivals.equations.history import HistoryForecaster
+from relcache.bench.rivals.equations.outputs import HistoryForecaster, OfOutput
 from relcache.forecasters.expansion import Expansion
 from relcache.method import Method
 from relcache.schedules import Plan
@@ -55,7 +55,7 @@ class Spectrum(Equation):
     λ = 0.1, 5 full steps of warm-up, first window 2. The paper has weight 1; the README recommends 0.5 to 1.
 
     A step is full if it is the window's last, and each full step widens the window by α. α = 0.75 gives 14 full steps
-    of 50, and α = 3 gives 10. Our reading: α is the smallest that gives the number wanted. If none does, a plan with
+    of 50, and α = 3 gives 10. Our reading: α is the middle one of those that give the number wanted. If none does, a plan with
     one or more full steps too many leaves out the last ones. With fewer than 6 full steps the warm-up is shorter.
     """
 
@@ -68,7 +68,7 @@ class Spectrum(Equation):
     def method(self, options: Options, steps: int) -> Method:
         forecaster = ChebyshevRidge(steps, self.degree, self.ridge, self.weight)
         plan = window_plan(steps, int(options["full_steps"]))
-        return Method(forecaster, Plan(plan), name=self.name, granularity="stack")
+        return Method(OfOutput(forecaster), Plan(plan), name=self.name, granularity="stack")
 
 
 def windows(total: int, alpha: float, warmup: int = 5, window: float = 2.0) -> tuple[int, ...]:
@@ -90,5 +90,9 @@ def window_plan(total: int, full_steps: int) -> tuple[int, ...]:
     if full_steps > len(windows(total, 0.0, warmup)):  # more than every second step: only a longer warm-up has as many
         warmup = next(first for first in range(warmup, total + 1) if len(windows(total, 0.0, first)) >= full_steps)
     plans = [windows(total, alpha, warmup) for alpha in ALPHAS]
-    exact = next((plan for plan in plans if len(plan) == full_steps), None)
-    return exact or min((plan for plan in plans if len(plan) > full_steps), key=len)[:full_steps]
+    exact = [plan for plan in plans if len(plan) == full_steps]
+    return (
+        exact[(len(exact) - 1) // 2]
+        if exact
+        else min((plan for plan in plans if len(plan) > full_steps), key=len)[:full_steps]
+    )
