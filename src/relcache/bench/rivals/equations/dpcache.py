@@ -25,15 +25,15 @@ FIRST = 3  # full steps at the beginning of every plan
 class DPCache(Equation):
     """DPCache: TaylorSeer of order 2 on the last block's output, at the steps of least cost.
 
-    Source: arXiv 2602.22654, by public notes of it. Defaults: about 10 calibration samples, of which one is said to
-    suffice, order 2, and the first three steps full.
+    Source: arXiv 2602.22654, by public notes of it. Defaults: order 2, the first three steps full, and about 10
+    calibration samples; one is said to suffice.
 
     The cost of skipping from full step j to k after the full step i is `C[i, j, k] = Σ_τ ‖h_τ - h_τ(i, j)‖₁` over
     τ = j + 1 … k, in our order of time. A plan's cost is the sum over its full steps, and to the end of the run.
 
     Our reading: order 2 needs a third full step, which the notes do not name. We take the last of the first three steps
-    that is before i; of four readings it serves the shipped models best. The paper's recurrence remembers one predecessor of each full step, so it is not exact for costs
-    of three steps. Ours is exact.
+    that is before i. The paper's recurrence remembers one predecessor of each full step, so it is not exact for costs
+    of three steps; ours is exact. A plan for each number of full steps is found at once.
     """
 
     order: int = 2

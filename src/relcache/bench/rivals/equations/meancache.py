@@ -13,7 +13,7 @@ from torch import Tensor
 from relcache.bench.rivals.base import Options
 from relcache.bench.rivals.equations.base import Equation, plan_of
 from relcache.bench.rivals.equations.outputs import HistoryForecaster, OfOutput
-from relcache.bench.rivals.equations.recording import record, values_of
+from relcache.bench.rivals.equations.recording import record_predictions
 from relcache.bench.sampling.batches import Sampler
 from relcache.method import Method
 from relcache.schedules import Plan
@@ -61,9 +61,10 @@ class MeanCache(Equation):
     goes from the first step to the last, with a budget of steps. An edge from t to s costs `C^γ`, where
     `C = mean |u(t, s) - û(t, s)|` is the error of its average velocity, for the best span of 1 to 5 steps.
 
-    Our reading: the equation is of the model's output; we apply it to the change by the stack of blocks, which the last
-    layer maps to the output. γ is 2, as in ports. We skip step by step, as the tables imply. Lengths of steps are those
-    of flow matching's σ; with other schedulers all steps have one length, as the paper treats flow matching only.
+    Our reading: the equation is of the model's output, as are the costs. We apply it to the last block's output, from
+    which the last layer computes the model's. γ is 2, as in public ports. A skipped step uses the velocities of skipped
+    ones, as the tables' spans imply. Lengths of steps are differences of flow matching's σ. The paper treats no other
+    schedulers; with these all lengths are 1.
     """
 
     gamma: float = 2.0
@@ -79,7 +80,7 @@ class MeanCache(Equation):
         return Method(OfOutput(MeanVelocity(lengths, tuple(spans))), Plan(plan), name=self.name, granularity="stack")
 
     def calibrate(self, sampler: Sampler, seeds: Sequence[int], conditions: Sequence[int | str]) -> dict[str, Any]:
-        values = values_of(record(sampler, seeds, conditions))
+        values = record_predictions(sampler, seeds, conditions)
         lengths = step_lengths(sampler.pipeline.scheduler, len(values))
         costs, spans = edge_costs(values, lengths)
         return {"plans": shortest_paths(costs**self.gamma), "edge_spans": spans.tolist(), "lengths": lengths}

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from relcache.api import Handle, enable
+from relcache.bench.rivals.base import only_transformer
 from relcache.bench.sampling.batches import Sampler
 from relcache.forecasters.base import Forecast, Forecaster
 from relcache.forecasters.expansion import Expansion
@@ -73,8 +74,33 @@ def record(
     return found
 
 
+def record_predictions(sampler: Sampler, seeds: Sequence[int], conditions: Sequence[int | str]) -> Tensor:
+    """Sample with full compute, and return evenly spaced values of the model's outputs, (steps, values).
+
+    A step's values are those of all samples and guidance branches, at most 2^15.
+    """
+    model, batches = only_transformer(sampler.pipeline), []
+    for start in range(0, len(seeds), sampler.batch):
+        rows, calls = slice(start, start + sampler.batch), list[Tensor]()
+
+        def keep(module: nn.Module, args: Any, output: Any, calls: list[Tensor] = calls) -> None:
+            calls.append(output[0].detach().float().flatten())
+
+        hook = model.register_forward_hook(keep)
+        try:
+            sampler.call(seeds[rows], conditions[rows])
+        finally:
+            hook.remove()
+        batches.append(torch.stack(calls).reshape(sampler.steps, -1))  # branches may have calls of their own
+    return spaced(torch.cat(batches, 1))
+
+
 def values_of(streams: Sequence[Stream]) -> Tensor:
-    """Return evenly spaced values of all streams' outputs in each step, (steps, values), at most 2^15 values."""
-    values = torch.cat([stream.outputs.flatten(1) for stream in streams], 1)
+    """Return evenly spaced values of all streams' outputs in each step, (steps, values), at most 2^15."""
+    return spaced(torch.cat([stream.outputs.flatten(1) for stream in streams], 1))
+
+
+def spaced(values: Tensor) -> Tensor:
+    """Return at most 2^15 evenly spaced columns of `values`, (steps, …)."""
     stride = -(-values.shape[1] // MOST_VALUES)
     return values[:, :: stride + 1 - stride % 2]  # odd, so coprime to the usual numbers of channels

@@ -55,8 +55,10 @@ class Spectrum(Equation):
     λ = 0.1, 5 full steps of warm-up, first window 2. The paper has weight 1; the README recommends 0.5 to 1.
 
     A step is full if it is the window's last, and each full step widens the window by α. α = 0.75 gives 14 full steps
-    of 50, and α = 3 gives 10. Our reading: α is the middle one of those that give the number wanted. If none does, a plan with
-    one or more full steps too many leaves out the last ones. With fewer than 6 full steps the warm-up is shorter.
+    of 50, and α = 3 gives 10.
+
+    Our reading: α is the middle one of those that give the number wanted. If none does, a plan with too many full steps
+    leaves out the last ones. With 5 full steps or fewer, and with more than every second step, the warm-up differs.
     """
 
     weight: float = 1.0
