@@ -46,8 +46,11 @@ def plan_of(options: Options, steps: int) -> list[int]:
     if wanted >= steps:
         return list(range(steps))
     plans: Sequence[Sequence[int]] = options.get("plans", ())
+    longest = max(map(len, plans), default=0)  # that of all steps
     for plan in plans:
-        if len(plan) == wanted and plan[-1] < steps:
+        if len(plan) == wanted and longest == steps:
             return list(plan)
-    counts = sorted({len(plan) for plan in plans})
-    raise ValueError(f"no calibrated plan has {wanted} of {steps} full steps, only {counts}: call calibrate first")
+    known = f"the plans are for {longest} steps" if plans else "there are no plans"
+    raise ValueError(
+        f"no plan has {wanted} of {steps} full steps: {known}. Use other full_steps, or call calibrate first"
+    )

@@ -42,7 +42,7 @@ class HistoryForecaster(Forecaster):
 
     def forecast(self, state: History, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
         total = state[0] * coefficients[0]
-        for output, weight in zip(state[1:], coefficients[1:], strict=True):
+        for output, weight in zip(state[1:], coefficients[1:], strict=False):
             total = total + output * weight
         return Forecast(total.to(state[0].dtype))
 
