@@ -101,6 +101,6 @@ def values_of(streams: Sequence[Stream]) -> Tensor:
 
 
 def spaced(values: Tensor) -> Tensor:
-    """Return at most 2^15 evenly spaced columns of `values`, (steps, …)."""
+    """Return at most 2^15 evenly spaced columns of `values`, (steps, …), on the CPU."""
     stride = -(-values.shape[1] // MOST_VALUES)
-    return values[:, :: stride + 1 - stride % 2]  # odd, so coprime to the usual numbers of channels
+    return values[:, :: stride + 1 - stride % 2].cpu()  # odd, so coprime to the usual numbers of channels

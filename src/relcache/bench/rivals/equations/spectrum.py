@@ -49,7 +49,7 @@ class ChebyshevRidge(HistoryForecaster):
 
 @dataclass(frozen=True)
 class Spectrum(Equation):
-    """Spectrum on the output of the stack of blocks.
+    """Spectrum on the last block's output, as in the authors' program.
 
     Source: arXiv 2603.01623 and the README and options of github.com/hanjq17/Spectrum (MIT). Defaults: degree 4,
     λ = 0.1, 5 full steps of warm-up, first window 2. The paper has weight 1; the README recommends 0.5 to 1.
@@ -93,8 +93,6 @@ def window_plan(total: int, full_steps: int) -> tuple[int, ...]:
         warmup = next(first for first in range(warmup, total + 1) if len(windows(total, 0.0, first)) >= full_steps)
     plans = [windows(total, alpha, warmup) for alpha in ALPHAS]
     exact = [plan for plan in plans if len(plan) == full_steps]
-    return (
-        exact[(len(exact) - 1) // 2]
-        if exact
-        else min((plan for plan in plans if len(plan) > full_steps), key=len)[:full_steps]
-    )
+    if not exact:
+        return min((plan for plan in plans if len(plan) > full_steps), key=len)[:full_steps]
+    return exact[(len(exact) - 1) // 2]
