@@ -2,6 +2,7 @@
 
 from relcache.bench.rivals.base import Rival
 from relcache.bench.rivals.dbcache import DBCache, MaskedDBCache
+from relcache.bench.rivals.equations import EQUATIONS
 from relcache.bench.rivals.first_block_cache import FirstBlockCache
 from relcache.bench.rivals.solvers import SOLVERS
 from relcache.bench.rivals.taylorseer import TaylorSeerHook
@@ -17,6 +18,7 @@ RIVALS: dict[str, Rival] = {
         DBCache("dbcache-taylorseer-1", "cache-dit DBCache + TaylorSeer, m=1", 1),
         DBCache("dbcache-taylorseer-2", "cache-dit DBCache + TaylorSeer, m=2", 2),
         MaskedDBCache("dbcache-mask-taylorseer-1", "cache-dit TaylorSeer, m=1, step mask", 1),
+        *EQUATIONS,
     )
 }
 """Every rival, by name."""
