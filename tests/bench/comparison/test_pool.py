@@ -30,6 +30,9 @@ ASKED = Arguments(
 )
 
 
+CLOCKS = ("seconds", "denoising", "full_call", "began", "memory", "held")
+
+
 def comparison(out: Path) -> Comparison:
     return prepare(SMALL["class"], ASKED, out)
 
@@ -42,9 +45,7 @@ def results(out: Path) -> dict[str, dict[str, np.ndarray]]:
     for path in sorted(out.rglob("*.npz")):
         with np.load(path) as arrays:
             known[path.relative_to(out).as_posix()] = {
-                name: arrays[name]
-                for name in arrays.files
-                if name not in ("seconds", "denoising", "full_call", "began", "memory", "held")
+                name: arrays[name] for name in arrays.files if name not in CLOCKS
             }
     return known
 
