@@ -80,7 +80,7 @@ def test_tables_figures_and_page(finished: Path) -> None:
     assert "diffusers FirstBlockCache" in (finished / "figures/race-exact.svg").read_text()
     page = (finished / "report.html").read_text()
     assert "At equal time" in page
-    assert "diffusers FirstBlockCache</td>" in page
+    assert "relcache, default</td>" in page
 
 
 def test_a_killed_race_goes_on(model: Path, finished: Path, tmp_path: Path) -> None:
