@@ -2,7 +2,8 @@
 
 from relcache.bench.rivals.attention_skips import FasterCache, PyramidAttentionBroadcast
 from relcache.bench.rivals.base import Rival
-from relcache.bench.rivals.dbcache import DBCache, DBPrune, MaskedDBCache, PolicyDBCache
+from relcache.bench.rivals.dbcache import DBCache, MaskedDBCache, PolicyDBCache
+from relcache.bench.rivals.dbprune import DBPrune
 from relcache.bench.rivals.first_block_cache import FirstBlockCache
 from relcache.bench.rivals.magcache import MagCache
 from relcache.bench.rivals.seacache import SeaCache
@@ -18,7 +19,7 @@ RIVALS: dict[str, Rival] = {
         FirstBlockCache("first-block-cache", "diffusers FirstBlockCache"),
         MagCache("magcache", "diffusers MagCache", 3, 0.2),
         MagCache("magcache-fast", "diffusers MagCache, K=5", 5, 0.1),
-        MagCache("magcache-unlimited", "diffusers MagCache, any K", 0, 0.04),
+        MagCache("magcache-unlimited", "diffusers MagCache, any K", 0, 0.0),
         SeaCache("seacache", "diffusers SeaCache", 2),
         SeaCache("seacache-unlimited", "diffusers SeaCache, any number of skips", 0),
         PyramidAttentionBroadcast("pyramid-attention-broadcast", "diffusers Pyramid Attention Broadcast"),
@@ -32,8 +33,11 @@ RIVALS: dict[str, Rival] = {
         MaskedDBCache("dbcache-mask-taylorseer-2", "cache-dit TaylorSeer, m=2, step mask", "TaylorSeer", 2),
         MaskedDBCache("dbcache-mask-foca", "cache-dit FoCa, step mask", "FoCa"),
         MaskedDBCache("dbcache-mask-dmd", "cache-dit DMD, step mask", "DMD"),
-        PolicyDBCache("dbcache-policy", "cache-dit's own step masks"),
-        PolicyDBCache("dbcache-policy-taylorseer-1", "cache-dit's own step masks + TaylorSeer, m=1", "TaylorSeer", 1),
+        PolicyDBCache("dbcache-policy", "cache-dit, own step masks"),
+        PolicyDBCache("dbcache-policy-taylorseer-1", "cache-dit TaylorSeer, m=1, own step masks", "TaylorSeer", 1),
+        PolicyDBCache(
+            "dbcache-policy-dynamic", "cache-dit TaylorSeer, m=1, own step masks, dynamic", "TaylorSeer", 1, True
+        ),
         DBPrune("dbprune", "cache-dit DBPrune"),
     )
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
@@ -38,10 +40,10 @@ class PyramidAttentionBroadcast(Rival):
 
 
 class FasterCache(Rival):
-    """FasterCache: it extrapolates attention, and where guidance is a second half of the batch, that half's output.
+    """FasterCache: it extrapolates attention, and where guidance is half of a batch, estimates the unconditional half.
 
-    It computes attention once in `skip_range` steps. An option `guidance_range` replaces the 5 steps that share an
-    unconditional half.
+    Where there is such a half, it skips attention in the steps that skip the half, and at most once in 5 steps computes
+    that half. Another option, `guidance_range`, replaces the 5.
     """
 
     source: ClassVar[str] = "diffusers.hooks.FasterCacheConfig; arXiv 2410.19355"
@@ -60,13 +62,27 @@ class FasterCache(Rival):
         with watched_timestep(model) as timestep, _conditional_last(model) if batched else nullcontext():
             config = FasterCacheConfig(
                 spatial_attention_block_skip_range=int(options["skip_range"]), tensor_format="BCHW",
-                spatial_attention_timestep_skip_range=(-1, 681), attention_weight_callback=lambda _: 1 - timestep() / TRAIN_TIMESTEPS,
+                spatial_attention_timestep_skip_range=(-1, 681), current_timestep_callback=timestep,
+                attention_weight_callback=lambda _: 1 - timestep() / TRAIN_TIMESTEPS,  # from 0 to 1, as in the paper
                 unconditional_batch_skip_range=int(options.get("guidance_range", 5)),
                 unconditional_batch_timestep_skip_range=(-1, 641), is_guidance_distilled=not batched,
-                current_timestep_callback=timestep, _unconditional_conditional_input_kwargs_identifiers=names,
+                _unconditional_conditional_input_kwargs_identifiers=names,
             )  # fmt: skip
-            with hooked(model, lambda: apply_faster_cache(model, config)):
-                yield
+            with warnings.catch_warnings(), _errors_only(package.logger):
+                warnings.filterwarnings("ignore", message="torch.meshgrid")  # an argument that the package leaves out
+                with hooked(model, lambda: apply_faster_cache(model, config)):
+                    yield
+
+
+@contextmanager
+def _errors_only(logger: logging.Logger) -> Iterator[None]:
+    """Suppress the logger's warnings; the package warns at each use that the method is experimental."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from relcache.bench.rivals.base import Options, Rival, hooked, lists_of_blocks, only_transformer
+from relcache.bench.rivals.base import WARMUP, Options, Rival, hooked, lists_of_blocks, only_transformer
 from relcache.bench.sampling.batches import Sampler
 
 
@@ -21,13 +21,14 @@ class MagCache(Rival):
 
     Attributes:
         longest: the most steps that it skips in succession, K in the paper; 0 for no limit.
-        retained: the share of the steps at the beginning that are full.
+        retained: the share of the steps at the beginning that are full; 0 for two steps.
     """
 
     longest: int
     retained: float
     source: ClassVar[str] = "diffusers.hooks.MagCacheConfig; arXiv 2506.09045"
     group: ClassVar[str] = "diffusers"
+    warmup: ClassVar[int] = WARMUP
 
     @contextmanager
     def enabled(self, pipeline_or_model: Any, options: Options, steps: int) -> Iterator[None]:
@@ -35,8 +36,9 @@ class MagCache(Rival):
 
         model = only_transformer(pipeline_or_model)
         config = MagCacheConfig(
-            threshold=options["threshold"], max_skip_steps=self.longest or steps, retention_ratio=self.retained,
-            num_inference_steps=steps, mag_ratios=list(options["ratios"]),
+            threshold=options["threshold"], max_skip_steps=self.longest or steps,
+            retention_ratio=self.retained or WARMUP / steps, num_inference_steps=steps,
+            mag_ratios=list(options["ratios"]),
         )  # fmt: skip
         with hooked(model, lambda: apply_mag_cache(model, config)):
             yield

@@ -36,9 +36,8 @@ class SeaCache(Rival):
 
         model, scheduler = only_transformer(pipeline_or_model), pipeline_or_model.scheduler
         config = SeaCacheConfig(
-            threshold=options["threshold"], max_consecutive_cached=self.longest, raw_vision_callback=_latents,
-            power_exp=float(options.get("power", 3)),
-        )  # fmt: skip
+            threshold=options["threshold"], max_consecutive_cached=self.longest, raw_vision_callback=_latents
+        )
         indices = count()
 
         def before(*_: Any) -> None:
@@ -57,7 +56,7 @@ class SeaCache(Rival):
         if getattr(pipeline_or_model, "scheduler", None) is None:
             return "SeaCache filters by the noise level of each step, which is the scheduler's: it needs a pipeline"
         if type(model).__name__ not in LATENTS:
-            return f"SeaCache needs the latents as pictures, and {type(model).__name__} is not among {', '.join(LATENTS)}"
+            return f"SeaCache needs the latents of a call, known of {', '.join(LATENTS)}, not of {type(model).__name__}"
         if sum(map(len, lists_of_blocks(model).values())) < 2:
             return "SeaCache skips from the first block to the last: it needs 2 blocks or more"
         return ""

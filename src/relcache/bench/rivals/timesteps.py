@@ -19,16 +19,16 @@ def watched_timestep(model: nn.Module) -> Iterator[Callable[[], float]]:
 
     Some pipelines pass it as a fraction; then the first one is at most 1.
     """
-    name, seen = known_spec(model).timestep, [0.0, 1.0]
+    name, current, scale = known_spec(model).timestep, [float(TRAIN_TIMESTEPS)], list[int]()
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         value = float(kwargs[name].flatten()[0])
-        if not seen[0]:
-            seen[1] = TRAIN_TIMESTEPS if value <= 1 else 1
-        seen[0] = value * seen[1]
+        if not scale:
+            scale.append(TRAIN_TIMESTEPS if value <= 1 else 1)
+        current[0] = value * scale[0]
 
     hook = model.register_forward_pre_hook(before, with_kwargs=True)
     try:
-        yield lambda: seen[0]
+        yield lambda: current[0]
     finally:
         hook.remove()
