@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
+from diffusers import FluxPipeline
 from torch import Tensor, nn
 
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.quality.metrics.pair import psnr
 from relcache.bench.rivals import RIVALS, Rival
 from relcache.bench.rivals.base import known_spec, only_transformer
+from relcache.bench.rivals.seacache import _unpacked
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.budgets import count_full_steps
 from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.bench.speed.stopwatch import timed
 
-STEPS, SEEDS = 10, [0, 1]
+STEPS, SEEDS = 10, {"class": [0, 1], "text": [0], "video": [0]}
 PACKAGES = ("diffusers", "cache-dit")
 NOTHING_SKIPPED: dict[str, Any] = {"threshold": 0.0, "interval": 1, "skip_range": 1, "prune_threshold": 0.0}
 LITTLE_AND_MUCH: dict[str, tuple[Any, Any]] = {
-    "threshold": (0.2, 0.7), "interval": (2, 5), "skip_range": (2, 6), "prune_threshold": (0.2, 0.8), "policy": (0, 3),
+    "threshold": (0.1, 0.7), "interval": (2, 5), "skip_range": (2, 6), "prune_threshold": (0.2, 0.8), "policy": (0, 3),
 }  # fmt: skip
 UNFIT = {("dbprune", "class"): "TypeError"}
 
@@ -54,27 +55,28 @@ class Subject:
         self.taken.clear()
         context = nullcontext() if rival is None else rival.enabled(self.sampler.pipeline, found, STEPS)
         with context, timed(self.model, known_spec(self.model)) as laps:
-            images = self.sampler.call(SEEDS, SMALL[self.task].conditions(SEEDS))
+            seeds = SEEDS[self.task]
+            images = self.sampler.call(seeds, SMALL[self.task].conditions(seeds))
         return Run(images, [full for *_, full in laps.calls], sum(self.taken))
 
     def calibrate(self, rival: Rival) -> dict[str, Any]:
         if rival.name not in self.calibrated:
-            seeds = [seed + 100 for seed in SEEDS]
+            seeds = [seed + 100 for seed in SEEDS[self.task]]
             self.calibrated[rival.name] = rival.calibrate(self.sampler, seeds, SMALL[self.task].conditions(seeds))
         return self.calibrated[rival.name]
 
 
 @pytest.fixture(scope="module", params=list(SMALL))
-def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+def subject(request: pytest.FixtureRequest) -> Subject:
     task = SMALL[request.param]
     pipeline = load_pipeline(task.model, device="cpu")
-    sampler = Sampler(pipeline, STEPS, len(SEEDS), {**task.options, "guidance_scale": task.guidance})
+    sampler = Sampler(pipeline, STEPS, 2, {**task.options, "guidance_scale": task.guidance})
     found = Subject(request.param, sampler, only_transformer(pipeline))
     for module in found.model.modules():
         if isinstance(module, nn.Linear):
             module.register_forward_hook(lambda _, args, output: found.taken.append(args[0].numel()))
     found.run()  # the first run leaves a registry of diffusers' hooks in some models
-    yield found
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,14 @@ def test_some_need_a_pipeline(subject: Subject) -> None:
     for rival in RIVALS.values():
         if rival.group in PACKAGES and (rival.name, subject.task) not in UNFIT:
             assert ("pipeline" in rival.unfit(subject.model)) == rival.name.startswith("seacache")
+
+
+def test_the_latents_of_flux_are_unpacked_as_by_its_pipeline() -> None:
+    latents = torch.arange(2 * 4 * 6 * 8.0).reshape(2, 24, 8)
+    rows, columns = torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij")
+    positions = torch.stack([torch.zeros(24), rows.flatten(), columns.flatten()], 1)
+    expected = FluxPipeline._unpack_latents(latents, height=8 * 8, width=12 * 8, vae_scale_factor=8)
+    assert torch.equal(_unpacked(latents, {"img_ids": positions})[:, :, 0], expected)
 
 
 def test_without_cache_dit(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

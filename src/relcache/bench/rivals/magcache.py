@@ -28,7 +28,6 @@ class MagCache(Rival):
     retained: float
     source: ClassVar[str] = "diffusers.hooks.MagCacheConfig; arXiv 2506.09045"
     group: ClassVar[str] = "diffusers"
-    warmup: ClassVar[int] = WARMUP
 
     @contextmanager
     def enabled(self, pipeline_or_model: Any, options: Options, steps: int) -> Iterator[None]:
