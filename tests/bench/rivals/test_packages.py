@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -147,9 +147,19 @@ def test_calibration_is_plain(subject: Subject, capsys: pytest.CaptureFixture[st
 
 
 def test_some_need_a_pipeline(subject: Subject) -> None:
-    for rival in RIVALS.values():
-        if rival.group in PACKAGES and (rival.name, subject.task) not in UNFIT:
-            assert ("pipeline" in rival.unfit(subject.model)) == rival.name.startswith("seacache")
+    asking = [name for name, rival in RIVALS.items() if "a pipeline" in rival.unfit(subject.model)]
+    assert {"seacache", "seacache-unlimited", "fastercache"} == {n for n in asking if RIVALS[n].group in PACKAGES}
+
+
+def test_fastercache_needs_guidance(subject: Subject) -> None:
+    if subject.task == "class":
+        rival, sampler = RIVALS["fastercache"], replace(subject.sampler, options={"guidance_scale": 1.0})
+        for seeds in ([0], [0, 1]):
+            with (
+                rival.enabled(sampler.pipeline, {"skip_range": 2}, STEPS),
+                pytest.raises(ValueError, match="guidance scale"),
+            ):
+                sampler.call(seeds, SMALL["class"].conditions(seeds))
 
 
 def test_the_latents_of_flux_are_unpacked_as_by_its_pipeline() -> None:

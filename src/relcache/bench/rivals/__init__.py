@@ -1,4 +1,4 @@
-"""What a user would pick instead of relcache, a file for each."""
+"""Alternatives to relcache that a user could pick, a file for each."""
 
 from relcache.bench.rivals.attention_skips import FasterCache, PyramidAttentionBroadcast
 from relcache.bench.rivals.base import Rival

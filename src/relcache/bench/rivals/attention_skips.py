@@ -73,6 +73,11 @@ class FasterCache(Rival):
                 with hooked(model, lambda: apply_faster_cache(model, config)):
                     yield
 
+    def unfit(self, pipeline_or_model: Any) -> str:
+        if isinstance(pipeline_or_model, nn.Module):
+            return "FasterCache depends on the timesteps and the guidance of a run: it needs a pipeline"
+        return ""
+
 
 @contextmanager
 def _errors_only(logger: logging.Logger) -> Iterator[None]:
@@ -94,8 +99,8 @@ def _conditional_last(model: nn.Module) -> Iterator[None]:
     """
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        sample = args[0] if args else kwargs["hidden_states"]
-        if not torch.equal(*sample.chunk(2)):
+        halves = (args[0] if args else kwargs["hidden_states"]).chunk(2)
+        if len(halves) < 2 or not torch.equal(*halves):
             raise ValueError("FasterCache estimates the unconditional half of a batch: set a guidance scale above 1")
         return tuple(map(_exchanged, args)), {name: _exchanged(value) for name, value in kwargs.items()}
 

@@ -1,4 +1,4 @@
-"""What the caches of cache-dit share: enabling, its calibrators, and the models that it supports."""
+"""The common part of the caches of cache-dit: enabling, the calibrators, and the supported models."""
 
 from __future__ import annotations
 
