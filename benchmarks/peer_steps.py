@@ -2,7 +2,7 @@
 
     python benchmarks/peer_steps.py --out benchmarks/results/peer-steps.json
 
-On the shipped DiT each cache with an interval or a threshold is steered to about 14 full steps of 50, and its computed steps are recorded. Then reuse
+On the shipped DiT each cache is steered to about 14 full steps of 50, and its full steps are recorded. Then reuse
 and Taylor forecast the stack at these steps. FirstBlockCache and DBCache reuse the sum of the blocks after the first.
 If they run correctly, they come out near reuse at the stack.
 """

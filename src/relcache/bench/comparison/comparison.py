@@ -117,6 +117,7 @@ class Comparison:
     announce: Callable[[str], None] = lambda text: None
     advance: Callable[[int], None] = lambda count: None
     unfit: dict[str, str] = field(default_factory=dict, init=False)  # why entries cannot run on the model, by name
+    _repeated: set[tuple[str, int]] = field(default_factory=set, init=False)  # with the options of another variant
     full: Variant = field(default_factory=lambda: Variant(Entry("full", {"method": "full"}), None), init=False)
     _folders: dict[str, Path] = field(default_factory=dict, init=False)
 
@@ -131,7 +132,11 @@ class Comparison:
         entries = [entry for entry in self.entries if entry.name not in self.unfit]
         fixed = [Variant(entry, None) for entry in entries if entry.fixed]
         free = [Variant(entry, nfc) for nfc in self.targets for entry in entries if not entry.fixed]
-        return [self.full, *fixed, *free]
+        return [
+            self.full,
+            *fixed,
+            *(variant for variant in free if (variant.entry.name, variant.nfc) not in self._repeated),
+        ]
 
     @cached_property
     def exact(self) -> Variant | None:
@@ -148,7 +153,7 @@ class Comparison:
     def run(self, pool: Pool) -> None:
         """Make and measure all samples that are missing."""
         self._do(pool, [self._budget(entry) for entry in self.entries if self._has_work(entry)])
-        self._find_unfit()
+        self._leave_out()
         references = [self.full] if self.exact is None else [self.full, self.exact]
         for variants in (references, self.variants[1:]):
             self._do(pool, [work for variant in variants for work in self.sampling(variant)])
@@ -188,15 +193,25 @@ class Comparison:
         targets = "-".join(map(str, self._targets_of(entry)))
         return self.store / f"{entry.name}-{short_digest(dict(entry.config))}-at-{targets}.json"
 
-    def _find_unfit(self) -> None:
-        """Leave out the rivals that cannot run on the model."""
+    def _leave_out(self) -> None:
+        """Leave out the rivals that cannot run on the model, and runs of a rival that repeat another one.
+
+        A rival whose authors bound its gaps has the same options at every number of full steps below its least.
+        """
         for entry in self.entries:
-            if entry.rival is None:
+            if entry.rival is None or entry.name in self.unfit:
                 continue
-            reason = files.read_json(self._budget_file(entry), {}).get(UNFIT)
-            if reason is not None and entry.name not in self.unfit:
+            budgets = files.read_json(self._budget_file(entry), {})
+            if UNFIT in budgets:
                 self.advance(self.settings.samples * len(self._targets_of(entry)))
-                self.unfit[entry.name] = reason
+                self.unfit[entry.name] = budgets[UNFIT]
+                continue
+            known: list[Any] = []
+            for nfc in self._targets_of(entry):
+                if budgets.get(str(nfc)) in known and (entry.name, nfc) not in self._repeated:
+                    self.advance(self.settings.samples)
+                    self._repeated.add((entry.name, nfc))
+                known.append(budgets.get(str(nfc)))
 
     def folder(self, variant: Variant) -> Path:
         """Return the folder of a variant's samples, named after all options of its method, the budget included."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -81,21 +82,30 @@ def known_spec(model: nn.Module) -> ModelSpec:
 
 @contextmanager
 def as_it_was(model: nn.Module) -> Iterator[None]:
-    """Restore all attributes and submodules of all modules of `model` at the end.
+    """Restore all attributes, submodules and diffusers' hooks of all modules of `model` at the end.
 
-    Disabled rivals leave some behind: registries of hooks, forwards of their own, aliases of modules.
+    Disabled rivals leave some behind: registries of hooks, forwards of their own, aliases of modules. Pipelines make a
+    registry in their first run, so that a rival can also add to one that was there.
     """
-    before: list[tuple[nn.Module, dict[str, Any], dict[str, nn.Module | None]]] = [
-        (module, dict(vars(module)), dict(module._modules)) for module in model.modules()
+    before: list[tuple[nn.Module, dict[str, Any], dict[str, nn.Module | None], dict[str, Any]]] = [
+        (module, dict(vars(module)), dict(module._modules), _hooks_of(module)) for module in model.modules()
     ]
     try:
         yield
     finally:
-        for module, attributes, children in before:
+        for module, attributes, children, hooks in before:
             vars(module).clear()
             vars(module).update(attributes)
             module._modules.clear()
             module._modules.update(children)
+            if hooks:
+                vars(module._diffusers_hook).update(hooks)
+
+
+def _hooks_of(module: nn.Module) -> dict[str, Any]:
+    """Return copies of the containers in a module's registry of diffusers' hooks; none without a registry."""
+    registry: Any = vars(module).get("_diffusers_hook")
+    return {name: copy(getattr(registry, name)) for name in ("hooks", "_hook_order", "_fn_refs")} if registry else {}
 
 
 def lists_of_blocks(model: nn.Module) -> dict[str, nn.ModuleList]:

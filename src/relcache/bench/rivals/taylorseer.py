@@ -42,3 +42,38 @@ def _one_module(modules: dict[str, nn.Module]) -> str:
     """Return the name of a unit's module, or of the block around several parallel ones."""
     names = list(modules)
     return names[0] if len(names) == 1 else names[0].rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class LiteTaylorSeerHook(Rival):
+    """TaylorSeer's lite mode: it skips all blocks, and extrapolates the output of the last layer alone."""
+
+    order: int
+    source: ClassVar[str] = "diffusers.hooks.TaylorSeerCacheConfig, use_lite_mode; arXiv 2503.06923"
+    group: ClassVar[str] = "diffusers"
+    budget: ClassVar[str] = "interval"
+    phase: ClassVar[int | None] = PHASE
+    warmup: ClassVar[int] = WARMUP
+
+    @contextmanager
+    def enabled(self, pipeline_or_model: Any, options: Options, steps: int) -> Iterator[None]:
+        from diffusers.hooks import TaylorSeerCacheConfig, apply_taylorseer_cache
+        from diffusers.hooks.taylorseer_cache import _BLOCK_IDENTIFIERS
+
+        model = only_transformer(pipeline_or_model)
+        # The mode knows the last layer as proj_out. Where that is two layers, its patterns are given with the second.
+        last = "proj_out" if hasattr(model, "proj_out") else "proj_out_2"
+        patterns = {"skip_predict_identifiers": list(_BLOCK_IDENTIFIERS), "cache_identifiers": [last]}
+        config = TaylorSeerCacheConfig(
+            cache_interval=int(options["interval"]), disable_cache_before_step=WARMUP, max_order=self.order,
+            taylor_factors_dtype=next(model.parameters()).dtype,
+            **({"use_lite_mode": True} if last == "proj_out" else patterns),
+        )  # fmt: skip
+        with hooked(model, lambda: apply_taylorseer_cache(model, config)):
+            yield
+
+    def unfit(self, pipeline_or_model: Any) -> str:
+        model = only_transformer(pipeline_or_model)
+        if hasattr(model, "proj_out") or hasattr(model, "proj_out_2"):
+            return ""
+        return f"TaylorSeer's lite mode extrapolates the layer proj_out, which {type(model).__name__} does not have"
