@@ -129,3 +129,12 @@ def test_rows_that_are_not_at_equal_cost() -> None:
     assert cells == [["12.00", "–"], ["6.00", "6"], ["7.00*", "6"]]
     assert note == NOTE
     assert formatted([full, row(6, 6)], [("full", "nfc", "")])[1] == ""
+
+
+def test_a_floor_ends_the_search_at_once() -> None:
+    """A method whose gaps are bounded has a least number; every lower target gets the smallest threshold of it."""
+    sampler: Any = Falling(lambda threshold: 50 if threshold < 0.02 else 20)
+    known = TriedThresholds()
+    found = [threshold_for(sampler, RFC(order=2, threshold=0.1), nfc, [0], [0], known) for nfc in (14, 8, 6)]
+    assert sampler.runs <= 8
+    assert set(found) == {min(threshold for threshold, number in known.tried.items() if number == 20)}

@@ -14,6 +14,7 @@ from relcache.methods import BY_NAME, method_from_config
 
 WARMUP = 2  # full steps at the beginning of every run, unless its method says otherwise
 CLOSE_RATIO = 1.05  # the search for the smallest threshold ends at two thresholds of this ratio
+FLOOR_RATIO = 1000.0  # of two thresholds with the same number of full steps: greater ones will not give fewer
 FIRST_SEED = 1_000_000  # calibration never uses the seeds that results are reported on
 BUDGETS = ("interval", "threshold", "full_steps", "speedup", "schedule")  # options that decide the number of full steps
 
@@ -162,6 +163,11 @@ class TriedThresholds:
         """Return the smallest threshold that gave the number of full steps nearest to `nfc`."""
         return min(self.tried, key=lambda threshold: (abs(self.tried[threshold] - nfc), threshold))
 
+    def is_floor(self, threshold: float) -> bool:
+        """Whether a threshold gives no fewer full steps than one that is a thousand times smaller."""
+        smaller = [found for tried, found in self.tried.items() if 0 < tried <= threshold / FLOOR_RATIO]
+        return bool(smaller) and min(smaller) <= self.tried[threshold]
+
     def bracket(self, nfc: float) -> tuple[float, float | None]:
         """Return the greatest threshold that is too small for `nfc`, and the next greater one if there is any."""
         hits = [threshold for threshold, found in self.tried.items() if found == nfc]
@@ -210,7 +216,8 @@ def smallest_threshold(
 
     A range of thresholds gives the same number. The smallest keeps the gaps between full steps short: greater
     thresholds let errors grow further, and may spend the last full step on the last step. The number falls in jumps as
-    the threshold grows; if no run hits it, the threshold with the nearest number is returned.
+    the threshold grows; if no run hits it, the threshold with the nearest number is returned. The search ends where
+    greater thresholds give no fewer full steps, as in a method whose gaps are bounded.
 
     Args:
         count: returns the mean number of full steps of a run with a threshold.
@@ -234,6 +241,8 @@ def smallest_threshold(
     for _ in range(most):
         small, large = known.bracket(nfc)
         if large is not None and known.tried[large] == nfc and large <= CLOSE_RATIO * small:
+            break
+        if large is None and known.is_floor(small):
             break
         threshold = _next(known, nfc, start, warmup)
         if threshold in known.tried:
