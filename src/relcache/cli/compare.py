@@ -25,7 +25,7 @@ def compare(
     protocol: str = "",
     quiet: bool = False,
 ) -> Comparison:
-    """Run a comparison with a progress bar, print its table unless `quiet`, and return it."""
+    """Run a comparison with a progress bar, draw and print its table unless `quiet`, and return it."""
     columns = benchmark.columns if columns is None else columns
     with progress_bar() as bar:
         work = bar.add_task("loading", total=None)
@@ -40,7 +40,7 @@ def compare(
         with make_pool(comparison.settings.setup, workers) as pool:
             comparison.run(pool)
         bar.update(work, description="measuring")
-        rows, written = write_results(comparison, columns, protocol)
+        rows, written = write_results(comparison, columns, protocol, draw=not quiet)
         bar.update(work, description="done")
     if quiet:
         return comparison

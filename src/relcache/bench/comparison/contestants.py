@@ -65,7 +65,13 @@ def check_contestant(config: Config) -> None:
 def unfit(config: Config, pipeline: Any) -> str:
     """Return why a contestant cannot run on a pipeline; "" if it can, or if it is a method of relcache."""
     rival = rival_of(config)
-    return rival.unfit(pipeline) if rival else ""
+    if rival is None:
+        return ""
+    try:
+        known_spec(only_transformer(pipeline))
+        return rival.unfit(pipeline)
+    except ValueError as error:
+        return str(error)
 
 
 def sample(

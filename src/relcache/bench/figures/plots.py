@@ -139,7 +139,7 @@ def race(
         columns = min(2, len(panels))
         rows = -(-len(panels) // columns)
         figure, grid = pyplot.subplots(
-            rows, columns, figsize=(5.4 * columns, 4.6 * rows + 0.4), squeeze=False, sharex=True, sharey=True,
+            rows, columns, figsize=(6 * columns, 5.6 * rows + 0.4), squeeze=False, sharex=True, sharey=True,
             layout="constrained",
         )  # fmt: skip
         flat = list(grid.flat)
@@ -155,7 +155,7 @@ def race(
             axis.tick_params(labelbottom=True)
             axis.set_xlabel("measured time of denoising, full compute is 100 %")
             axis.set_ylabel("" if index % columns else quality)
-            axis.legend(fontsize=7, loc="lower right", handlelength=3)
+            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, handlelength=3)
         figure.suptitle(drawable(title, "quality over time"), fontsize=10, parse_math=False)
     return figure
 
@@ -165,7 +165,7 @@ def _curve(axis: Any, label: str, runs: Sequence[Run], **style: Any) -> None:
     x = [run.share for run in ordered]
     axis.plot(x, [run.quality for run in ordered], label=drawable(label, "contestant"), markersize=4, **style)
     axis.fill_between(
-        x, [run.least for run in ordered], [run.most for run in ordered], color=style["color"], alpha=0.15, linewidth=0
+        x, [run.least for run in ordered], [run.most for run in ordered], color=style["color"], alpha=0.1, linewidth=0
     )
 
 

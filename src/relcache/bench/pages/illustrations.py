@@ -21,7 +21,7 @@ from relcache.bench.sampling import gallery
 from relcache.bench.saved import RACE, RACE_FORM, SETTINGS, TABLE, read_part, read_results
 from relcache.bench.tables import flops_unit
 
-MOST_SAMPLES = 16  # on a sheet
+MOST_SAMPLES, MOST_ROWS = 16, 20  # on a sheet
 LARGEST = 256  # pixels of a picture's longer side
 INDEXES = (SETTINGS, TABLE, RACE, analysis.INDEX)  # each folder of results has one of them
 
@@ -75,13 +75,15 @@ def _write(folder: Path, name: str, figure: Figure) -> list[Path]:
 
 
 def draw_benchmark(folder: Path) -> list[Path]:
-    """Draw the sheets of a benchmark's folder, its quality over FLOPs, and its traces."""
+    """Draw the sheets of a benchmark's folder, its quality over FLOPs, and its traces; of a race only the sheets."""
     settings, rows = read_results(folder)
     cells = [
         {**cell, **row, "folder": folder / settings["runs"] / cell["name"]}
         for cell, row in zip(settings["cells"], rows, strict=True)
     ]
     written = _sheets(folder, settings, cells)
+    if (folder / RACE).exists():
+        return written
     for column, heading in settings["columns"].items():
         drawn, unit = _quality(cells, column)
         if drawn:
@@ -100,7 +102,10 @@ def first_images(folder: Path, settings: Mapping[str, Any], most: int = MOST_SAM
 
 
 def _sheets(folder: Path, settings: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Write a sheet for each number of full steps, with its methods in rows below full compute."""
+    """Write a sheet for each number of full steps, with its methods in rows below full compute.
+
+    Of more than `MOST_ROWS` methods it shows those nearest to full compute.
+    """
     prompts = [condition for condition in settings["conditions"][:MOST_SAMPLES] if isinstance(condition, str)]
     steps = settings["setup"]["steps"]
 
@@ -112,7 +117,10 @@ def _sheets(folder: Path, settings: Mapping[str, Any], cells: Sequence[Mapping[s
     written: list[Path] = []
     reference = row(cells[0])
     for target in dict.fromkeys(cell["nfc_target"] for cell in cells[1:]):
-        rows = [row(cell) for cell in cells[1:] if cell["nfc_target"] == target]
+        here = [cell for cell in cells[1:] if cell["nfc_target"] == target]
+        if len(here) > MOST_ROWS:
+            here = sorted(here, key=lambda cell: -(cell.get("psnr") or 0.0))[:MOST_ROWS]
+        rows = [row(cell) for cell in here]
         title = "methods as given" if target is None else f"{target} of {steps} steps in full"
         suffix = "" if target is None else f"-nfc{target}"
         written += gallery.write_sheets(folder, [reference, *rows], title, prompts, suffix)

@@ -20,7 +20,7 @@ from relcache.bench.saved import RACE, RACE_FORM, SETTINGS, read_results, read_s
 from relcache.bench.tables import formatted, with_half_width
 
 PAGE = "report.html"
-SAMPLES_SHOWN = 8
+SAMPLES_SHOWN, CELLS_WITH_ALL = 8, 60  # a page with more cells shows half as many samples
 COST = {"nfc": "full steps", "threshold": "τ", "tflops": "TFLOPs", "seconds": "s", "cache_gb": "cache, GB"}
 
 
@@ -96,12 +96,13 @@ def _caption(name: str, columns: Mapping[str, str]) -> str:
 
 def _gallery(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the first samples of each method as data addresses, with the measured numbers of each."""
-    conditions = settings["conditions"][:SAMPLES_SHOWN]
+    most = SAMPLES_SHOWN if len(settings["cells"]) <= CELLS_WITH_ALL else SAMPLES_SHOWN // 2
+    conditions = settings["conditions"][:most]
     cells = []
     measured = read_samples_table(folder, settings["cells"])
     for cell, rows in zip(settings["cells"], measured, strict=True):
-        pictures = first_images(folder / settings["runs"] / cell["name"], settings, SAMPLES_SHOWN)
-        notes = [_note(row, settings["columns"]) for row in rows[:SAMPLES_SHOWN]]
+        pictures = first_images(folder / settings["runs"] / cell["name"], settings, most)
+        notes = [_note(row, settings["columns"]) for row in rows[:most]]
         cells.append({"method": cell["method"], "nfc": cell["nfc_target"], "notes": notes,
                       "pictures": [_picture(picture) for picture in pictures]})  # fmt: skip
     return {"conditions": [str(condition) for condition in conditions], "cells": cells}

@@ -28,11 +28,12 @@ COST = {
 
 
 def write_results(
-    comparison: Comparison, columns: Mapping[str, Column], protocol: str = ""
+    comparison: Comparison, columns: Mapping[str, Column], protocol: str = "", draw: bool = True
 ) -> tuple[list[dict[str, Any]], list[Path]]:
     """Write the files of a finished comparison. Return the rows of its table, and the files.
 
-    `protocol` names the paper's benchmark to print published numbers from, "" for none.
+    `protocol` names the paper's benchmark to print published numbers from, "" for none. Without `draw` there are no
+    figures.
     """
     out = comparison.out
     rows = [
@@ -68,7 +69,7 @@ def write_results(
         | {"torch": torch.__version__, "threads": torch.get_num_threads()},
     )
     files.write_whole(out / SAMPLES, _samples(comparison))
-    return rows, [*(out / name for name in TABLES), *illustrate(out)]
+    return rows, [*(out / name for name in TABLES), *(illustrate(out) if draw else [])]
 
 
 def _about(comparison: Comparison) -> str:
