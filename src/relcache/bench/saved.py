@@ -33,10 +33,7 @@ ROWS_FORM = [
 RACE_FORM = {
     "about": str, "default": str, "qualities": {...: str}, "columns": {...: str}, "unfit": {...: str},
     "runs": [{"title": str, "method": str, "group": str, "nfc": NUMBER, "share": MAYBE_NUMBER}],
-    "equal_time": [
-        {"nfc": int, "share": NUMBER, "psnr": [NUMBER],
-         "others": [{"title": str, "psnr": [NUMBER], "lead": [NUMBER], "parted": bool}]}
-    ],
+    "equal_time": [{"nfc": int, "share": NUMBER, "default": {...: [NUMBER]}, "others": [{"title": str}]}],
 }  # fmt: skip
 REPORT_FORM = {
     "batch": int, "nfc": NUMBER, "flops": MAYBE_NUMBER, "linear_flops": MAYBE_NUMBER, "cache_bytes": NUMBER,

@@ -12,11 +12,9 @@ from relcache.bench.comparison.pool import is_here
 from relcache.bench.comparison.prepare import Arguments, read_prompts
 from relcache.bench.pages.page import write_page
 from relcache.bench.race.prepare import race_benchmark, race_columns
-from relcache.bench.race.results import write_race
+from relcache.bench.race.results import equal_time_rows, write_race
 from relcache.bench.sampling.gallery import slug
 from relcache.bench.sampling.pipelines import usable_device
-from relcache.bench.sampling.stopwatch import keep_memory
-from relcache.bench.tables import with_half_width
 from relcache.cli import options
 from relcache.cli.compare import compare
 from relcache.cli.terminal import console, plain_errors, relief_of, say, terminal_table
@@ -61,8 +59,6 @@ def race(
         relief += relief_of(batch or benchmark.batch, device, dtype, offload)
         if is_here(workers):
             device = usable_device(device)
-            if device == "cpu":
-                keep_memory()
         arguments = Arguments(
             model=model, methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=seeds, guidance=guidance,
             batch=batch, calibration_samples=calibration_samples, device=device, dtype=dtype, offload=offload,
@@ -79,18 +75,21 @@ def race(
 def _print(race: dict[str, Any]) -> None:
     """Print the best contestants at the time of each run of the default."""
     rows = []
-    for duel in race["equal_time"]:
-        rows.append({"nfc": duel["nfc"], "title": race["default"], "psnr": with_half_width(duel["psnr"], ".1f"),
-                     "share": duel["share"]})  # fmt: skip
-        rows += [
-            {"nfc": duel["nfc"], "title": other["title"], "psnr": with_half_width(other["psnr"], ".1f"),
-             "share": duel["share"],
-             "lead": f"{other['lead'][0]:+.1f}" + ("" if other["parted"] else " ~")}
-            for other in duel["others"][:MOST_SHOWN]
-        ]  # fmt: skip
-    columns = [("at the time of", "nfc", ""), ("contestant", "title", ""), ("of full", "share", ".1%"),
-               ("PSNR, dB", "psnr", ""), ("lead of the default", "lead", "")]  # fmt: skip
+    for table in race["equal_time"]:
+        for row in equal_time_rows(race, table)[: MOST_SHOWN + 1]:
+            rows.append({key: str(value).replace("**", "") for key, value in row.items()} | {"nfc": table["nfc"]})
+            for key, parted in row.get("parted", {}).items():
+                rows[-1][f"{key}_lead"] += "" if parted else " ~"
+    columns = [
+        ("at the time of", "nfc", ""), ("contestant", "title", ""), ("PSNR, dB", "psnr", ""),
+        ("lead", "psnr_lead", ""), ("to the exact solution", "exact", ""), ("lead", "exact_lead", ""),
+    ]  # fmt: skip
     console.print(terminal_table(rows, race["about"], columns, section="nfc"))
-    console.print("PSNR is to full compute. A ~ marks a lead within the intervals. All runs are in race.md.")
+    console.print(
+        "The best by PSNR to full compute. The lead is the default's; a ~ marks one within the intervals. All "
+        "contestants and runs are in race.md."
+    )
+    if not race["equal_time"]:
+        console.print("Nothing is compared at equal time without the default: give --methods auto,… as well.")
     for title, reason in race["unfit"].items():
         console.print(f"not run: {title}: {reason}", markup=False, highlight=False)

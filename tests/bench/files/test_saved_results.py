@@ -197,7 +197,7 @@ def test_forms() -> None:
 
 def test_a_race_that_was_edited(tmp_path: Path) -> None:
     run_of = {"title": "a", "method": "a", "group": "solver", "nfc": 5, "share": 0.3, "psnr": [30.0, 29.0, 31.0]}
-    duel = {"nfc": 5, "share": 0.3, "psnr": [40.0, 39.0, 41.0], "others": []}
+    duel = {"nfc": 5, "share": 0.3, "default": {"psnr": [40.0, 39.0, 41.0]}, "others": []}
     race = {"about": "$ 模型", "default": "own", "qualities": {}, "columns": {}, "unfit": {}, "runs": [run_of, run_of],
             "equal_time": [duel]}  # fmt: skip
     for change, message in (
@@ -207,7 +207,7 @@ def test_a_race_that_was_edited(tmp_path: Path) -> None:
             {"runs": [run_of | {"share": "x"}]},
             "entry 1 of 'runs'['share'] is a whole number or a number or null, got a text",
         ),
-        ({"equal_time": [duel | {"psnr": 3}]}, "entry 1 of 'equal_time'['psnr'] is a list, got a whole number"),
+        ({"equal_time": [duel | {"default": {"psnr": 3}}]}, "['default']['psnr'] is a list, got a whole number"),
         ({"runs": []}, "there is nothing to draw"),
     ):
         (tmp_path / "race.json").write_text(json.dumps(race | change))

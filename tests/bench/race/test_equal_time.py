@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from relcache.bench.race.equal_time import Interval, Point, at_time, duels, interval
+from relcache.bench.race.equal_time import Interval, Point, at_time, duel, interval
 
 
 def test_an_interval_holds_its_mean_and_is_the_same_each_time() -> None:
@@ -58,17 +58,34 @@ def test_a_curve_of_one_point_and_of_none() -> None:
     assert at_time(0.6, [point(0.5, 30)]) is None
 
 
-def test_duels() -> None:
-    """The best first, only where the curve reaches; a lead is of the same samples, and parted by both intervals."""
+def test_a_faster_run_counts_where_it_is_better() -> None:
+    """A curve may fall: nobody would take the slower run."""
+    falling = [point(0.2, 40, 40), point(0.3, 30, 30), point(0.4, 50, 50)]
+    found = [at_time(share, falling) for share in (0.25, 0.3, 0.35, 0.39)]
+    assert [tuple(values.round(6)) for values in found if values is not None] == [
+        (40, 40),
+        (40, 40),
+        (40, 40),
+        (48, 48),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("curve", "lead", "parted"),
+    [
+        ([(0.2, 20), (0.3, 22)], 19, True),
+        ([(0.2, 39), (0.3, 39)], 1, False),
+        ([(0.25, 50)], -10, True),
+        ([(0.3, 60)], None, None),
+    ],
+)
+def test_a_duel(curve: list[tuple[float, float]], lead: float | None, parted: bool | None) -> None:
+    """A lead is of the same samples, and parted by both intervals; a curve that does not reach the time has none."""
     spread = np.arange(64) / 8
-    own = Point(0.25, 40 + spread)
-    curves = {
-        "far": [Point(0.2, 20 + spread), Point(0.3, 22 + spread)],
-        "near": [Point(0.2, 39 + spread), Point(0.3, 39 + spread)],
-        "too slow": [Point(0.3, 60 + spread)],
-        "better": [Point(0.25, 50 + spread)],
-    }
-    found = duels(own, curves)
-    assert [duel.title for duel in found] == ["better", "near", "far"]
-    assert [duel.parted for duel in found] == [True, False, True]
-    assert [tuple(round(value, 6) for value in duel.lead) for duel in found] == [(-10,) * 3, (1,) * 3, (19,) * 3]
+    found = duel(Point(0.25, 40 + spread), [Point(share, base + spread) for share, base in curve])
+    if lead is None:
+        assert found is None
+        return
+    assert found is not None
+    assert tuple(round(value, 6) for value in found.lead) == (lead,) * 3
+    assert found.parted is parted

@@ -65,11 +65,13 @@ def test_every_run_has_its_cost_and_its_qualities(finished: Path) -> None:
             assert run["nfc"] == run["nfc_target"]
     for duel in race["equal_time"]:
         own = next(run for run in runs if run["title"] == race["default"] and run["nfc"] == duel["nfc"])
-        assert (duel["share"], duel["psnr"]) == (own["share"], own["psnr"])
+        assert duel["share"] == own["share"]
+        assert duel["default"] == {"psnr": own["psnr"], "exact": own["exact"]}
         for other in duel["others"]:
             shares = [run["share"] for run in runs if run["title"] == other["title"]]
             assert min(shares) <= duel["share"] <= max(shares)
-            assert other["lead"][0] == pytest.approx(own["psnr"][0] - other["psnr"][0])
+            for key in ("psnr", "exact"):
+                assert other[key]["lead"][0] == pytest.approx(own[key][0] - other[key]["value"][0])
 
 
 def test_tables_figures_and_page(finished: Path) -> None:
@@ -123,7 +125,10 @@ def test_the_papers_benchmarks_take_the_same_contestants(tmp_path: Path) -> None
         (["--model", "small-flx"], "small-flx is no shipped model, no folder of a pipeline and no hub id"),
         (["--methods", "unpic"], "did you mean 'unipc'?"),
         (["--methods", "first-block-cache:treshold=1"], "did you mean 'threshold'?"),
-        (["--methods", "unipc:steps=few"], "steps of unipc is a number, got 'few'"),
+        (["--methods", "unipc:steps=few"], "steps of unipc is a number, at least 0; got 'few'"),
+        (["--methods", "unipc:steps=2.5"], "steps of unipc is a whole number, at least 1; got 2.5"),
+        (["--methods", "first-block-cache:threshold=-1"], "is a number, at least 0; got -1"),
+        (["--methods", "dbcache-policy:policy=7"], "policy of dbcache-policy is one of 0, 1, 2, 3; got 7"),
         (["--prompts", "p.txt", "--model", "dit-fashion-mnist"], "this one takes classes"),
         (["--alexnet", "nowhere.pth"], "there is no file nowhere.pth"),
     ],

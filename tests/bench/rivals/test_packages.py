@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxPipeline
-from relcache.bench.speed.stopwatch import timed
+from relcache.bench.sampling.stopwatch import timed
 from torch import Tensor, nn
 
 from relcache.bench.comparison.benchmarks import SMALL

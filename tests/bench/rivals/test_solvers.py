@@ -38,6 +38,9 @@ def test_more_steps_come_nearer_to_the_exact_solution(solver: Solver, sampler: A
     if reason := solver.unfit(pipe.pipeline):
         assert (solver.only == "flow") != (task in FLOW), reason
         return
+    with solver.enabled(pipe.pipeline, {}, 6):
+        pipe.call(SEEDS, conditions)
+        assert float(pipe.pipeline.scheduler.sigmas[-1] if solver.scheduler else 0) < 0.02, "noise is left at the end"
     near = []
     for calls in (6, 30):
         steps = solver.steps(calls)

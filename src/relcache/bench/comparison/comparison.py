@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from relcache.bench import files
 from relcache.bench.comparison.contestants import check_contestant
 from relcache.bench.comparison.entries import Entry
 from relcache.bench.comparison.pool import Pool
-from relcache.bench.comparison.work import UNFIT, Budget, Measuring, Sampling, Setup, Work
+from relcache.bench.comparison.work import Budget, Measuring, Sampling, Setup, Work
 from relcache.bench.sampling.budgets import FIRST_SEED, calibration_seeds
 from relcache.bench.saved import BUDGETS_FORM, read_part
 
@@ -70,7 +70,15 @@ class Settings:
         setup = asdict(self.setup)
         del setup["measures"]
         known = [setup, self.conditions, self.seeds, self.batch, self.calibration, self.identity]
-        return short_digest([*known, version("relcache"), torch.__version__], 12)
+        versions = [_version(name) for name in ("relcache", "torch", "diffusers", "cache-dit")]
+        return short_digest([*known, *versions], 12)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def short_digest(value: Any, letters: int = 6) -> str:
@@ -201,11 +209,12 @@ class Comparison:
         for entry in self.entries:
             if entry.rival is None or entry.name in self.unfit:
                 continue
-            budgets = files.read_json(self._budget_file(entry), {})
-            if UNFIT in budgets:
-                self.advance(self.settings.samples * len(self._targets_of(entry)))
-                self.unfit[entry.name] = budgets[UNFIT]
+            budget = self._budget(entry)
+            if not budget.file.exists():
+                self.advance(self.settings.samples * len(budget.targets))
+                self.unfit[entry.name] = files.read_json(budget.unfit, str)
                 continue
+            budgets = files.read_json(budget.file, BUDGETS_FORM)
             known: list[Any] = []
             for nfc in self._targets_of(entry):
                 if budgets.get(str(nfc)) in known and (entry.name, nfc) not in self._repeated:

@@ -17,12 +17,13 @@ from relcache.bench.rivals.base import known_spec, only_transformer
 from relcache.bench.rivals.solvers import Solver
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.budgets import TriedThresholds, at_budget, budgets_of, interval_for, smallest_threshold
+from relcache.bench.sampling.pipelines import is_out_of_memory
 from relcache.bench.sampling.scale import Scale, Weight, weighed
 from relcache.bench.sampling.stopwatch import Laps, timed
 from relcache.methods import method_from_config
 
 PROBE_STEPS = 4  # of the short runs of full compute that times are compared with; the first step warms up
-WEIGHED_AT = 0.8  # of a run: by then every cache holds all that it ever holds
+WEIGHED_AT = 0.8  # of the calls of a run with one call a step
 Config = Mapping[str, Any]
 
 
@@ -33,6 +34,7 @@ class Sampled(NamedTuple):
         images: float32 in [0, 1], pictures (n, channels, height, width) or clips (n, frames, …).
         seconds: of the whole call, with text encoders and decoder.
         denoising: seconds from the transformer's first call to its last; None if it was not or cannot be timed.
+        calls: of the transformer.
         held: bytes that it keeps late in the run; None if not weighed.
         report: as `Report.to_dict` has it. Rivals have no FLOPs and no signal.
     """
@@ -40,6 +42,7 @@ class Sampled(NamedTuple):
     images: Tensor
     seconds: float
     denoising: float | None
+    calls: int
     held: int | None
     report: dict[str, Any]
 
@@ -74,6 +77,10 @@ def unfit(config: Config, pipeline: Any) -> str:
         return str(error)
 
 
+class Unfit(Exception):
+    """A rival cannot run on a pipeline; the message says why."""
+
+
 def sample(
     config: Config,
     sampler: Sampler,
@@ -103,12 +110,12 @@ def sample(
             weight = stack.enter_context(weighed(only_transformer(pipeline), calls, scale))
         began = time.perf_counter()
         images = sampler.call(seeds, conditions)
-        seconds = time.perf_counter() - began - weight.seconds
+        seconds = time.perf_counter() - began - weight.before - weight.seconds
         report = handle.report().to_dict() if handle else _report(rival, watch, sampler.steps, len(seeds), weight.held)
     if not report["batch"]:
         raise ValueError(f"{type(pipeline).__name__} made no step with {dict(sampler.options)}")
     denoising = watch.seconds - weight.seconds if timed and watch is not None and watch.calls else None
-    return Sampled(images, seconds, denoising, weight.held, report)
+    return Sampled(images, seconds, denoising, len(watch.calls) if watch else 0, weight.held, report)
 
 
 def seconds_of_full_call(sampler: Sampler, seeds: Sequence[int], conditions: Sequence[int | str]) -> float | None:
@@ -149,7 +156,7 @@ def _report(rival: Rival | None, watch: Laps | None, steps: int, batch: int, hel
     full = [index for index, (_, _, is_full) in enumerate(watch.calls) if is_full]
     return {
         "batch": batch, "nfc": len(full) / branches, "flops": None, "linear_flops": None, "cache_bytes": held or 0,
-        "signal": [], "full_steps": sorted({index // branches for index in full}), "steps": made,
+        "signal": [], "full_steps": sorted({index // branches for index in full}), "steps": made, "branches": branches,
     }  # fmt: skip
 
 
@@ -166,17 +173,42 @@ def budgeted(
 
     Thresholds and other options are found on calibration samples, for which no result is reported. `known` keeps the
     thresholds tried; `tell` is called with each.
+
+    Raises:
+        Unfit: the config names a rival that cannot run on the pipeline.
     """
     rival = rival_of(config)
     found: dict[int, dict[str, Any]] = {}
+    if rival is not None and (reason := unfit(config, sampler.pipeline)):
+        raise Unfit(reason)
     if rival is None:
         for nfc in targets:
             method = at_budget(config, nfc, sampler, seeds, conditions, tell, known)
             found[nfc] = {**config, **budgets_of(method)}
         return found
+    try:
+        return _of_rival(rival, config, targets, sampler, seeds, conditions, tell, known)
+    except Unfit:
+        raise
+    except Exception as error:  # another library's, of any kind: it ends one contestant, not the race
+        if is_out_of_memory(error):
+            raise
+        raise Unfit(f"{type(error).__name__}: {' '.join(str(error).split()):.300}") from error
+
+
+def _of_rival(
+    rival: Rival,
+    config: Config,
+    targets: Sequence[int],
+    sampler: Sampler,
+    seeds: Sequence[int],
+    conditions: Sequence[int | str],
+    tell: Callable[[float, float], None],
+    known: TriedThresholds,
+) -> dict[int, dict[str, Any]]:
+    """Return the config of a rival with its budget for each number of full steps, and sample once with the first."""
     further = rival.calibrate(sampler, seeds, conditions)
-    if rival.budget in config:
-        return {nfc: {**config, **further} for nfc in targets}
+    found: dict[int, dict[str, Any]] = {}
 
     def count(threshold: float) -> float:
         tried = {**config, **further, "threshold": threshold}
@@ -185,9 +217,11 @@ def budgeted(
         return round(sum(report["nfc"] * report["batch"] for report in reports) / len(seeds), 6)
 
     for nfc in targets:
-        if rival.budget == "threshold":
-            least = rival.warmup
-            value: float = smallest_threshold(count, nfc, sampler.steps, rival.start, least, known, tell=tell)
+        value: float
+        if rival.budget in config:
+            value = config[rival.budget]
+        elif rival.budget == "threshold":
+            value = smallest_threshold(count, nfc, sampler.steps, rival.start, rival.warmup, known, tell=tell)
         elif rival.budget == "interval":
             value = interval_for(nfc, sampler.steps, rival.phase, rival.warmup)
         elif isinstance(rival, Solver):
@@ -195,4 +229,7 @@ def budgeted(
         else:
             value = nfc
         found[nfc] = {**config, **further, rival.budget: value}
+    report = sample(found[targets[0]], sampler, seeds[:1], conditions[:1]).report
+    if rival.one_call and report["branches"] > 1:
+        raise Unfit("it keeps one state, and guidance calls the transformer several times in each step")
     return found

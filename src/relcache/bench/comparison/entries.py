@@ -23,7 +23,7 @@ from relcache.bench.comparison.contestants import rival_of
 from relcache.bench.rivals import RIVALS, Rival
 from relcache.bench.sampling.budgets import has_budget, with_any_budget
 from relcache.bench.sampling.gallery import slug
-from relcache.checks import unknown
+from relcache.checks import did_you_mean, unknown
 from relcache.methods import config_from_text, method_from_config, split_list, value_from_text
 from relcache.methods.text import NUMBER
 
@@ -48,8 +48,8 @@ class Entry:
         for key, value in self.config.items():
             if key not in ("method", self.rival.budget):
                 raise ValueError(unknown(f"option of {self.rival.name}", key, [self.rival.budget]))
-            if key == self.rival.budget and (isinstance(value, bool) or not isinstance(value, (int, float))):
-                raise ValueError(f"{key} of {self.rival.name} is a number, got {value!r}")
+            if key == self.rival.budget:
+                self.rival.check(value)
 
     @property
     def rival(self) -> Rival | None:
@@ -104,6 +104,8 @@ TITLES = {
 ABLATION = ("taylorseer-1", "rfe-1", "rcs-1", "rfc-1", *WEIGHTS)
 """The paper's ablation: first order with neither half, with each and with both; and fixed weights instead of RFE."""
 
+ORDERED = sorted({known.rpartition("-")[0] or known for known in (*PUBLISHED, *OURS, *WEIGHTS)} | {*DEFAULT})
+
 RACE = ("auto", *PARTS, "fora", "taylorseer-1", "taylorseer-2", "rfc-1", "rfc-2")
 """The methods of relcache in a race, beside all rivals."""
 
@@ -153,8 +155,11 @@ def _named(text: str) -> list[Entry]:
         return [entry for hit in hits for entry in (_of_rival(RIVALS[hit]) if hit in RIVALS else [_short(hit)])]
     if ":" in text or "order" in config_from_text(name):
         return [Entry(slug(text), named_config(text))]
-    known_names = [*sorted({known.rpartition("-")[0] or known for known in SHORT}), *groups]
-    raise ValueError(unknown("method", text, known_names))
+    shared = ", ".join(key for key in groups if key not in SHORT and key not in RIVALS)
+    raise ValueError(
+        f"unknown method {text!r}: {did_you_mean(text, [*groups, *ORDERED])}there are {', '.join(ORDERED)}, orders as "
+        f"in rfc-2, and the groups {shared}"
+    )
 
 
 def _of_rival(rival: Rival) -> list[Entry]:

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from relcache.bench import files
-from relcache.bench.comparison.contestants import budgeted, sample, seconds_of_full_call, unfit
+from relcache.bench.comparison.contestants import Unfit, budgeted, sample, seconds_of_full_call
 from relcache.bench.figures.sheet import to_8_bits
 from relcache.bench.quality.measures import Measure, make_measure
 from relcache.bench.sampling import gallery
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.budgets import TriedThresholds
 from relcache.bench.sampling.pipelines import load_pipeline, usable_device
+from relcache.bench.sampling.stopwatch import keep_memory
 from relcache.bench.saved import TRIED_FORM
 
 UNFIT = "unfit"  # the key of the reason why a rival cannot run on the model
@@ -60,8 +61,8 @@ class Setup:
 class Budget:
     """Find the interval or the threshold that gives each of the numbers of full steps `targets`.
 
-    `file` then holds the found configs by number, or under "unfit" why the contestant cannot run on the model. `tried`
-    keeps the thresholds that a killed search has tried.
+    `file` then holds the found configs by number. If a rival cannot run on the model, only the file `unfit` is written,
+    with the reason, and the next run tries again. `tried` keeps the thresholds that a killed search has tried.
     """
 
     file: Path
@@ -71,6 +72,11 @@ class Budget:
     seeds: tuple[int, ...]
     conditions: tuple[int | str, ...]
     batch: int
+
+    @property
+    def unfit(self) -> Path:
+        """The file that holds why a rival cannot run."""
+        return self.file.with_name(f"{self.file.stem}-unfit.json")
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ class Worker:
     def __init__(self, setup: Setup) -> None:
         if setup.threads:
             torch.set_num_threads(setup.threads)
+        if setup.timed and torch.device(usable_device(setup.device)).type == "cpu":
+            keep_memory()
         self.setup = setup
         self.device = usable_device(setup.device)
         self._pipeline: Any = None
@@ -151,11 +159,12 @@ class Worker:
             tell(f"{work.config['method']}: τ = {threshold:g} gives {found:g} full steps")
 
         sampler = self._sampler(work.batch)
-        if reason := unfit(work.config, sampler.pipeline):
-            files.write_json(work.file, {UNFIT: reason})
-            return
-        found = budgeted(work.config, work.targets, sampler, work.seeds, work.conditions, keep, known)
-        files.write_json(work.file, found)
+        try:
+            found = budgeted(work.config, work.targets, sampler, work.seeds, work.conditions, keep, known)
+        except Unfit as reason:
+            files.write_json(work.unfit, str(reason))
+        else:
+            files.write_json(work.file, found)
 
     def _sample(self, work: Sampling) -> None:
         sampler = self._sampler(len(work.seeds))
@@ -179,6 +188,7 @@ class Worker:
             "seeds": work.seeds,
             "seconds": sampled.seconds,
             "denoising": np.nan if sampled.denoising is None else sampled.denoising,
+            "calls": sampled.calls,
             "full_call": (before + after) / 2,
             "began": began,
             "memory": memory,

@@ -152,6 +152,8 @@ def _traces(cells: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float | 
                 gone = f"the samples of {cell['folder']} are gone"
                 raise ValueError(f"{gone}: the command that made them makes them again")
             _, report = read_part(min(batches))
+            if not report["signal"]:  # another library's
+                continue
             title = f"{cell['method']}, {cell['nfc']:.4g} full"
             traced[title] = report["signal"], report["full_steps"], cell["threshold"]
     return traced

@@ -68,17 +68,20 @@ def write_page(folder: Path) -> Path:
 
 def _race(race: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the tables of a race at equal time, with texts for the intervals."""
-    tables = [
-        {
-            "nfc": duel["nfc"], "share": f"{duel['share']:.1%}", "own": with_half_width(duel["psnr"], ".1f"),
-            "others": [
-                {"title": other["title"], "psnr": with_half_width(other["psnr"], ".1f"), "parted": other["parted"],
-                 "lead": f"{other['lead'][0]:+.1f}"} for other in duel["others"]
-            ],
-        }
-        for duel in race["equal_time"]
-    ]  # fmt: skip
-    return {"default": race["default"], "tables": tables, "unfit": race["unfit"]}
+    tables = []
+    for table in race["equal_time"]:
+        keys = list(table["default"])
+        rows = [[(race["default"], False), *[part for key in keys for part in (
+            (with_half_width(table["default"][key], ".1f"), False), ("", False))]]]  # fmt: skip
+        for other in table["others"]:
+            cells = [(other["title"], False)]
+            for key in keys:
+                duel = other[key]
+                cells += [(with_half_width(duel["value"], ".1f"), False), (f"{duel['lead'][0]:+.1f}", duel["parted"])]
+            rows.append(cells)
+        headings = [part for key in keys for part in (race["qualities"][key], "lead")]
+        tables.append({"nfc": table["nfc"], "share": f"{table['share']:.1%}", "headings": headings, "rows": rows})
+    return {"tables": tables, "unfit": race["unfit"]}
 
 
 def _script(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,44 +48,41 @@ class Point:
 
 
 def at_time(share: float, curve: Sequence[Point]) -> np.ndarray | None:
-    """Return the quality of each sample (n,) on a curve at a time, linear between its points.
+    """Return the quality of each sample (n,) that a contestant has within a time.
 
-    None before its fastest point and after its slowest one: there nothing is known.
+    It is the better one in the mean of two: the curve at that time, linear between its points, and the best point that
+    takes no longer. None before its fastest point and after its slowest one: there nothing is known.
     """
     points = sorted(curve, key=lambda point: point.share)
     if not points or not points[0].share <= share <= points[-1].share:
         return None
-    right = next(index for index, point in enumerate(points) if point.share >= share)
-    if right == 0 or points[right].share == share:
-        return points[right].values
-    left, next_one = points[right - 1], points[right]
-    weight = (share - left.share) / (next_one.share - left.share)
-    return (1 - weight) * left.values + weight * next_one.values
+    within = [point.values for point in points if point.share <= share]
+    if points[len(within) - 1].share < share:
+        left, right = points[len(within) - 1], points[len(within)]
+        weight = (share - left.share) / (right.share - left.share)
+        within.append((1 - weight) * left.values + weight * right.values)
+    return max(within, key=np.nanmean)
 
 
 @dataclass(frozen=True)
 class Duel:
-    """A contestant at the time that the default takes with a number of full steps.
+    """A contestant within the time that the default takes with a number of full steps, by one quality.
 
     Attributes:
-        title: the contestant.
-        quality: its quality at that time.
+        value: the contestant's quality.
         lead: the default's quality less the contestant's, over the same samples.
         parted: whether the intervals of both qualities have no number in common.
     """
 
-    title: str
-    quality: Interval
+    value: Interval
     lead: Interval
     parted: bool
 
 
-def duels(own: Point, curves: Mapping[str, Sequence[Point]]) -> list[Duel]:
-    """Return each contestant whose curve reaches the time of `own`, the best first."""
-    mine, found = interval(own.values), []
-    for title, curve in curves.items():
-        values = at_time(own.share, curve)
-        if values is not None:
-            quality = interval(values)
-            found.append(Duel(title, quality, interval(own.values - values), mine.parts_from(quality)))
-    return sorted(found, key=lambda duel: -duel.quality.mean)
+def duel(own: Point, curve: Sequence[Point]) -> Duel | None:
+    """Return a contestant at the time of `own`; None if its curve does not reach it."""
+    values = at_time(own.share, curve)
+    if values is None:
+        return None
+    value = interval(values)
+    return Duel(value, interval(own.values - values), interval(own.values).parts_from(value))

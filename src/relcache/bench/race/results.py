@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -17,10 +18,11 @@ from relcache.bench.comparison.entries import TITLES
 from relcache.bench.comparison.prepare import seeds_as_text
 from relcache.bench.comparison.summaries import Column
 from relcache.bench.race.data import least_distance
-from relcache.bench.race.equal_time import Point, duels, interval
+from relcache.bench.race.equal_time import Point, duel, interval
 from relcache.bench.saved import RACE, read_part
 from relcache.bench.tables import Columns, markdown_table, with_half_width
 
+COMPARED = ("psnr", "exact")  # the qualities that are compared at equal time
 OWN = "auto"  # the entry that the others are compared with
 RELCACHE = "relcache"  # the group of its methods
 
@@ -106,9 +108,10 @@ def _values(comparison: Comparison, variant: Variant, quality: Quality) -> np.nd
 def _shares(comparison: Comparison, variant: Variant) -> list[float]:
     """Return each batch's time of denoising as a share of full compute's time at that moment."""
     shares = []
+    calls = int(read_part(comparison.sampling(comparison.full)[0].file)[0]["calls"])
     for work in comparison.sampling(variant):
         part, _ = read_part(work.file)
-        whole = comparison.settings.setup.steps * float(part["full_call"])
+        whole = calls * float(part["full_call"])
         share = float(part["denoising"]) / whole
         if not math.isnan(share):
             shares.append(share)
@@ -116,29 +119,38 @@ def _shares(comparison: Comparison, variant: Variant) -> list[float]:
 
 
 def _equal_time(comparison: Comparison, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the contestants at the time of each run of the default, by PSNR to full compute."""
-    by_title: dict[str, list[Point]] = {}
-    own: dict[int, Point] = {}
-    for variant, run in zip(comparison.variants, runs, strict=True):
-        if variant is comparison.full or run["share"] is None or "psnr" not in run:
-            continue
-        point = Point(run["share"], _values(comparison, variant, QUALITIES["psnr"]))
-        if variant.entry.name == OWN and variant.nfc is not None:
-            own[variant.nfc] = point
-        else:
-            by_title.setdefault(run["title"], []).append(point)
-    return [
-        {
+    """Return the contestants at the time of each run of the default, by PSNR to full compute and to the exact solution.
+
+    They are in the order of the first, the best first.
+    """
+    timed = [
+        (variant, run) for variant, run in zip(comparison.variants, runs, strict=True)
+        if variant is not comparison.full and run["share"] is not None
+    ]  # fmt: skip
+    qualities = [key for key in COMPARED if key in runs[0]]
+    curves: dict[str, dict[str, list[Point]]] = {key: {} for key in qualities}
+    own: dict[str, dict[int, Point]] = {key: {} for key in qualities}
+    for key in qualities:
+        for variant, run in timed:
+            point = Point(run["share"], _values(comparison, variant, QUALITIES[key]))
+            if variant.entry.name == OWN and variant.nfc is not None:
+                own[key][variant.nfc] = point
+            else:
+                curves[key].setdefault(run["title"], []).append(point)
+    tables = []
+    for nfc in own[qualities[0]] if qualities else []:
+        others: list[dict[str, Any]] = []
+        for title in curves[qualities[0]]:
+            found = {key: duel(own[key][nfc], curves[key][title]) for key in qualities}
+            if None not in found.values():
+                others.append({"title": title, **{key: asdict(value) for key, value in found.items() if value}})
+        tables.append({
             "nfc": nfc,
-            "share": point.share,
-            "psnr": list(interval(point.values)),
-            "others": [
-                {"title": duel.title, "psnr": list(duel.quality), "lead": list(duel.lead), "parted": duel.parted}
-                for duel in duels(point, by_title)
-            ],
-        }
-        for nfc, point in own.items()
-    ]
+            "share": own[qualities[0]][nfc].share,
+            "default": {key: interval(own[key][nfc].values) for key in qualities},
+            "others": sorted(others, key=lambda other: -other[qualities[0]]["value"].mean),
+        })  # fmt: skip
+    return tables
 
 
 def _about(comparison: Comparison) -> str:
@@ -155,28 +167,42 @@ def _about(comparison: Comparison) -> str:
 NOTE = (
     "Means over the samples with 95 % bootstrap intervals. Time is of denoising, as a share of full compute's time "
     "just before and after, the median over batches. PSNR and SSIM are to full compute. Thresholds and plans were "
-    "found on other seeds."
+    "found on other seeds.\n\n"
+    "At equal time: each contestant within the time that the default takes, on its own curve, linear between two runs, "
+    "or at its best faster run. Before its fastest run and after its slowest one nothing is said. The lead is the "
+    "default's mean less the contestant's; in bold where the two intervals have no number in common. A better solver "
+    "comes nearer to the exact solution than full compute does, which bounds its PSNR to full compute."
 )
-EQUAL = (
-    "Each contestant at the time that the default takes, on its own curve, linear between two runs. Before its fastest "
-    "run and after its slowest one nothing is said. The lead is the default's mean less the contestant's. It is marked "
-    "where the two intervals have no number in common."
-)
+
+
+def lead_text(duel: Mapping[str, Any]) -> str:
+    """Return a lead as a text, in bold where the intervals part."""
+    text = f"{duel['lead'][0]:+.1f}"
+    return f"**{text}**" if duel["parted"] else text
+
+
+def equal_time_rows(race: Mapping[str, Any], table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of one table at equal time, with texts for intervals; the default is the first."""
+    keys = list(table["default"])
+    rows: list[dict[str, Any]] = [
+        {"title": race["default"], **{key: with_half_width(table["default"][key], ".1f") for key in keys}}
+    ]
+    for other in table["others"]:
+        row = {"title": other["title"], "parted": {key: other[key]["parted"] for key in keys}}
+        for key in keys:
+            row |= {key: with_half_width(other[key]["value"], ".1f"), f"{key}_lead": lead_text(other[key])}
+        rows.append(row)
+    return rows
 
 
 def _markdown(race: Mapping[str, Any], taken: Mapping[str, Quality], columns: Mapping[str, Column]) -> str:
     lines = [f"{race['about']}.\n\n{NOTE}\n"]
-    for duel in race["equal_time"]:
-        lines.append(f"\n## At the time of {duel['nfc']} full steps: {duel['share']:.1%} of full compute\n")
-        lines.append(f"relcache, default: {with_half_width(duel['psnr'], '.1f')} dB. {EQUAL}\n")
-        rows = [
-            {"title": other["title"], "psnr": with_half_width(other["psnr"], ".1f"),
-             "lead": f"{other['lead'][0]:+.1f}" + ("" if other["parted"] else " (intervals meet)")}
-            for other in duel["others"]
-        ]  # fmt: skip
-        lines.append(
-            markdown_table(rows, [("contestant", "title", ""), ("PSNR, dB", "psnr", ""), ("lead", "lead", "")])
-        )
+    for table in race["equal_time"]:
+        lines.append(f"\n## At the time of {table['nfc']} full steps: {table['share']:.1%} of full compute\n")
+        headings: list[tuple[str, str, str]] = [("contestant", "title", "")]
+        for key in table["default"]:
+            headings += [(taken[key].heading, key, ""), ("lead", f"{key}_lead", "")]
+        lines.append(markdown_table(equal_time_rows(race, table), headings))
     lines.append("\n## All runs\n")
     if race["least_distance_to_data"] is not None:
         lines.append(

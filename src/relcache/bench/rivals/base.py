@@ -37,6 +37,7 @@ class Rival(ABC):
         start: the threshold at which a search begins.
         warmup: full steps at the beginning of every run.
         phase: the first full step of an interval after the warm-up; None for the published one.
+        one_call: whether it needs a pipeline that calls the transformer once in each step.
     """
 
     name: str
@@ -48,6 +49,21 @@ class Rival(ABC):
     start: ClassVar[float] = 0.1
     warmup: ClassVar[int] = 1
     phase: ClassVar[int | None] = None
+    one_call: ClassVar[bool] = False
+
+    def check(self, value: Any) -> None:
+        """Check a value of the budget.
+
+        Raises:
+            ValueError: it is no number, or not one that the budget takes.
+        """
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+            raise ValueError(f"{self.budget} of {self.name} is a number, at least 0; got {value!r}")
+        if self.values and value not in self.values:
+            known = ", ".join(f"{each:g}" for each in self.values)
+            raise ValueError(f"{self.budget} of {self.name} is one of {known}; got {value!r}")
+        if self.budget in ("interval", "steps", "full_steps") and (value != int(value) or value < 1):
+            raise ValueError(f"{self.budget} of {self.name} is a whole number, at least 1; got {value!r}")
 
     @abstractmethod
     def enabled(self, pipeline_or_model: Any, options: Options, steps: int) -> AbstractContextManager[Any]:

@@ -27,6 +27,7 @@ class SeaCache(Rival):
     longest: int
     source: ClassVar[str] = "diffusers.hooks.SeaCacheConfig; arXiv 2602.18993"
     group: ClassVar[str] = "diffusers"
+    one_call: ClassVar[bool] = True
 
     @contextmanager
     def enabled(self, pipeline_or_model: Any, options: Options, steps: int) -> Iterator[None]:

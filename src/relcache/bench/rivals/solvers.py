@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 
 import diffusers
 import torch
+from diffusers.utils import is_scipy_available
 
 from relcache.bench.rivals.base import Options, Rival
 
 NONE: Mapping[str, Any] = {}
+LAST_SIGMA = 1e-3
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Solver(Rival):
         prediction = own.config.get("prediction_type", "velocity" if is_flow(own) else "epsilon")
         if prediction not in ("epsilon", "velocity", "flow_prediction", "v_prediction"):
             return f"the model predicts {prediction!r}, for which it was not tried"
+        if self.options.get("use_beta_sigmas") and not is_scipy_available():
+            return 'beta sigmas need scipy: pip install "relcache[peers]"'
         if self.only and (self.only == "flow") != is_flow(own):
             return f"it is meant for models that predict {'velocity' if self.only == 'flow' else 'noise'}"
         return ""
@@ -81,7 +85,8 @@ def is_flow(scheduler: Any) -> bool:
 def table_free(kind: type[Any]) -> type[Any]:
     """Return a solver whose `set_timesteps` accepts a pipeline's own table of sigmas, and uses the solver's.
 
-    Some pipelines pass their table always, and some solvers take none.
+    Some pipelines pass their table always, and some solvers take none. In flow matching DEIS of diffusers 0.42 repeats
+    the last sigma and so keeps the last noise; here it ends near 0, as at 0 it divides by it.
     """
 
     class TableFree(kind):
@@ -94,6 +99,8 @@ def table_free(kind: type[Any]) -> type[Any]:
         ) -> None:
             number = num_inference_steps if num_inference_steps is not None else len(sigmas)
             super().set_timesteps(number, device, **({} if mu is None else {"mu": mu}))
+            if self.config.get("use_flow_sigmas") and self.sigmas[-1] == self.sigmas[-2]:
+                self.sigmas[-1] = LAST_SIGMA
 
     TableFree.__name__ = kind.__name__
     return TableFree

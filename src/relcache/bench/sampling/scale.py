@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -44,9 +45,10 @@ class Scale:
 
 @dataclass
 class Weight:
-    """The bytes that were gained, None if they were not weighed, and the seconds that weighing took."""
+    """Bytes gained, None if not weighed; and the seconds of weighing, before the first call and after."""
 
     held: int | None = None
+    before: float = 0.0
     seconds: float = 0.0
 
 
@@ -59,12 +61,16 @@ def weighed(model: nn.Module, calls: int, scale: Scale) -> Iterator[Weight]:
 
     def begin(*_: Any) -> None:
         if not before:
+            began = time.perf_counter()
             before.append(scale.weigh())
+            weight.before = time.perf_counter() - began
 
     def end(*_: Any) -> None:
         nonlocal count
         count += 1
         if count == calls:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             began = time.perf_counter()
             weight.held = scale.weigh() - before[0]
             weight.seconds = time.perf_counter() - began

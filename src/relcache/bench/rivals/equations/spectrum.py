@@ -18,6 +18,7 @@ from relcache.forecasters.expansion import Expansion
 from relcache.method import Method
 from relcache.schedules import Plan
 
+WARMUP, LEAST_PUBLISHED = 5, 10  # full steps at the beginning, and the least number of full steps that authors show
 ALPHAS = [index / 20 for index in range(1001)]  # growths of the gap tried for a number of full steps: 0 to 50
 
 
@@ -58,7 +59,8 @@ class Spectrum(Equation):
     of 50, and α = 3 gives 10.
 
     Our reading: α is the middle one of those that give the number wanted. If none does, a plan with too many full steps
-    leaves out the last ones. With 5 full steps or fewer, and with more than every second step, the warm-up differs.
+    leaves out the last ones. Below 10 full steps, which the authors do not show, the warm-up is 2, which is better
+    there; with more than every second step it is longer.
     """
 
     weight: float = 1.0
@@ -88,7 +90,7 @@ def windows(total: int, alpha: float, warmup: int = 5, window: float = 2.0) -> t
 @lru_cache
 def window_plan(total: int, full_steps: int) -> tuple[int, ...]:
     """Return the plan with exactly `full_steps` of `total` full steps."""
-    warmup = min(5, max(1, full_steps - 1))
+    warmup = WARMUP if full_steps >= LEAST_PUBLISHED else min(2, max(1, full_steps - 1))
     if full_steps > len(windows(total, 0.0, warmup)):  # more than every second step: only a longer warm-up has as many
         warmup = next(first for first in range(warmup, total + 1) if len(windows(total, 0.0, first)) >= full_steps)
     plans = [windows(total, alpha, warmup) for alpha in ALPHAS]
