@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxPipeline
-from relcache.bench.sampling.stopwatch import timed
 from torch import Tensor, nn
 
 from relcache.bench.comparison.benchmarks import SMALL
@@ -21,6 +20,7 @@ from relcache.bench.rivals.seacache import _unpacked
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.budgets import count_full_steps
 from relcache.bench.sampling.pipelines import load_pipeline
+from relcache.bench.sampling.stopwatch import timed
 
 STEPS, SEEDS = 10, {"class": [0, 1], "text": [0], "video": [0]}
 PACKAGES = ("diffusers", "cache-dit")
