@@ -5,7 +5,7 @@
 
 Each row is 64 samples in batches of 32. No option was chosen on their seeds. A row has two PSNRs in dB, each as the
 mean and half the width of the 95 % interval. One is to full compute of these seeds, the other to the exact solution
-(400 steps of the same scheduler, the first 32 samples). Each row has exactly the requested number of full steps.
+(500 steps of the same scheduler, the first 32 samples; in the committed table 400, with which DDIM begins too late). Each row has exactly the requested number of full steps.
 Rows are written one by one, and the same command resumes.
 """
 
@@ -37,7 +37,7 @@ from relcache.method import Method
 from relcache.presets import Preset, shipped
 from relcache.schedules.growing import GROWTH, growing_steps
 
-FIRST_SEED, SAMPLES, EXACT_SAMPLES, EXACT_STEPS, BATCH = 20_000, 64, 32, 400, 32
+FIRST_SEED, SAMPLES, EXACT_SAMPLES, EXACT_STEPS, BATCH = 20_000, 64, 32, 500, 32
 BUDGETS = [(50, 14), (50, 8), (50, 20), (50, 10), (50, 6), (28, 8), (20, 7), (10, 5)]
 WHOLE = {(50, 14), (50, 8)}  # budgets with every row; the others have the short list
 FINER = [(100, 14), (200, 14), (100, 8), (200, 8)]
