@@ -5,8 +5,8 @@
 
 Each row is 64 samples in batches of 32. No option was chosen on their seeds. A row has two PSNRs in dB, each as the
 mean and half the width of the 95 % interval. One is to full compute of these seeds, the other to the exact solution
-(500 steps of the same scheduler, the first 32 samples; in the committed table 400, with which DDIM begins too late). Each row has exactly the requested number of full steps.
-Rows are written one by one, and the same command resumes.
+(500 steps of the same scheduler, the first 32 samples; in the committed table 400, with which DDIM begins too late).
+Each row has exactly the requested number of full steps. Rows are written one by one, and the same command resumes.
 """
 
 from __future__ import annotations
