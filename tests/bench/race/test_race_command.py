@@ -13,6 +13,8 @@ import pytest
 from tiny import tiny_pipeline
 from typer.testing import CliRunner
 
+from relcache.bench.rivals import RIVALS
+from relcache.bench.rivals.solvers import Solver
 from relcache.cli.app import app
 
 METHODS = "auto,fora,unipc,fewer-steps-beta,first-block-cache"
@@ -106,6 +108,27 @@ def test_a_killed_race_goes_on(model: Path, finished: Path, tmp_path: Path) -> N
     before = (tmp_path / "race-tiny/race.json").read_bytes()
     assert CliRunner().invoke(app, asked).exit_code == 0
     assert (tmp_path / "race-tiny/race.json").read_bytes() == before, "a race that is done is only read"
+
+
+def test_a_rival_that_fails_ends_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error is in the tables; once it is mended, the same command runs it."""
+
+    class Broken(Solver):
+        def enabled(self, pipeline_or_model: Any, options: Any, steps: int) -> Any:
+            raise RuntimeError("out of order")
+
+    asked = ["bench", "race", "--model", str(model), "--methods", "auto,unipc", "--nfc", "5", "--samples", "2"]
+    asked += ["--steps", "10", "--calibration-samples", "1", "--device", "cpu", "--out", str(tmp_path)]
+    with monkeypatch.context() as patched:
+        patched.setitem(RIVALS, "unipc", Broken("unipc", "no cache: UniPC"))
+        result = CliRunner().invoke(app, asked)
+        assert result.exit_code == 0, result.output
+        assert "not run: no cache: UniPC: RuntimeError: out of order" in " ".join(result.output.split())
+    assert [run["method"] for run in race_in(tmp_path / "race-tiny")["runs"]] == ["full", "auto"]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    race = race_in(tmp_path / "race-tiny")
+    assert race["unfit"] == {}
+    assert [run["method"] for run in race["runs"]] == ["full", "auto", "unipc"]
 
 
 def test_the_papers_benchmarks_take_the_same_contestants(tmp_path: Path) -> None:

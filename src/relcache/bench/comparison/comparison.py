@@ -155,8 +155,10 @@ class Comparison:
 
     @property
     def size(self) -> int:
-        """The number of samples of all variants together, the exact solution included."""
-        return (len(self.variants) + (self.exact is not None)) * self.settings.samples
+        """The number of samples of all variants, of the exact solution, and of one calibration for each entry."""
+        budgets = sum(map(self._has_work, self.entries))
+        made = (len(self.variants) + (self.exact is not None)) * self.settings.samples
+        return made + budgets * len(self.settings.calibration)
 
     def run(self, pool: Pool) -> None:
         """Make and measure all samples that are missing."""
@@ -180,7 +182,7 @@ class Comparison:
         pool.do(left, self._count, self.announce)
 
     def _count(self, piece: Work) -> None:
-        self.advance(len(piece.seeds) if isinstance(piece, Sampling) else 0)
+        self.advance(0 if isinstance(piece, Measuring) else len(piece.seeds))
 
     def _has_work(self, entry: Entry) -> bool:
         """Whether a budget has to be found, or a rival's fitness for the model."""
