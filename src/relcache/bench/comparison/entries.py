@@ -94,9 +94,10 @@ PARTS = {
     "auto-modules": "auto:granularity=module",
 }
 """The default with one part taken away."""
-SHORT = {**DEFAULT, **PUBLISHED, **OURS, **WEIGHTS, **PARTS}
+FINER = {"auto-finer": "auto:finer=4"}
+SHORT = {**DEFAULT, **PUBLISHED, **OURS, **WEIGHTS, **PARTS, **FINER}
 TITLES = {
-    "auto": "relcache, default", "auto-uncorrected": "default, uncorrected", "auto-even": "default, even gaps",
+    "auto": "relcache, default", "auto-finer": "default, finer=4", "auto-uncorrected": "default, uncorrected", "auto-even": "default, even gaps",
     "auto-first-order": "default, order 1", "auto-modules": "default, at modules", "fora": "FORA",
     "taylorseer-1": "TaylorSeer, m=1", "taylorseer-2": "TaylorSeer, m=2", "rfc-1": "RFC, m=1", "rfc-2": "RFC, m=2",
 }  # fmt: skip
@@ -106,7 +107,7 @@ ABLATION = ("taylorseer-1", "rfe-1", "rcs-1", "rfc-1", *WEIGHTS)
 
 ORDERED = sorted({known.rpartition("-")[0] or known for known in (*PUBLISHED, *OURS, *WEIGHTS)} | {*DEFAULT})
 
-RACE = ("auto", *PARTS, "fora", "taylorseer-1", "taylorseer-2", "rfc-1", "rfc-2")
+RACE = ("auto", *PARTS, *FINER, "fora", "taylorseer-1", "taylorseer-2", "rfc-1", "rfc-2")
 """The methods of relcache in a race, beside all rivals."""
 
 
