@@ -97,7 +97,8 @@ PARTS = {
 FINER = {"auto-finer": "auto:finer=4"}
 SHORT = {**DEFAULT, **PUBLISHED, **OURS, **WEIGHTS, **PARTS, **FINER}
 TITLES = {
-    "auto": "relcache, default", "auto-finer": "default, finer=4", "auto-uncorrected": "default, uncorrected", "auto-even": "default, even gaps",
+    "auto": "relcache, default", "auto-finer": "default, finer=4", "auto-uncorrected": "default, uncorrected",
+    "auto-even": "default, even gaps",
     "auto-first-order": "default, order 1", "auto-modules": "default, at modules", "fora": "FORA",
     "taylorseer-1": "TaylorSeer, m=1", "taylorseer-2": "TaylorSeer, m=2", "rfc-1": "RFC, m=1", "rfc-2": "RFC, m=2",
 }  # fmt: skip
