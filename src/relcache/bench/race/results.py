@@ -121,7 +121,7 @@ def _shares(comparison: Comparison, variant: Variant) -> list[float]:
 def _equal_time(comparison: Comparison, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the contestants at the time of each run of the default, by PSNR to full compute and to the exact solution.
 
-    They are in the order of the first, the best first.
+    They are in the order of the first, best first. The default's slowest run has no table, as most curves end there.
     """
     timed = [
         (variant, run) for variant, run in zip(comparison.variants, runs, strict=True)
@@ -138,7 +138,10 @@ def _equal_time(comparison: Comparison, runs: Sequence[Mapping[str, Any]]) -> li
             else:
                 curves[key].setdefault(run["title"], []).append(point)
     tables = []
-    for nfc in own[qualities[0]] if qualities else []:
+    budgets = list(own[qualities[0]]) if qualities else []
+    if len(budgets) > 1:
+        budgets.remove(max(budgets))
+    for nfc in budgets:
         others: list[dict[str, Any]] = []
         for title in curves[qualities[0]]:
             found = {key: duel(own[key][nfc], curves[key][title]) for key in qualities}
