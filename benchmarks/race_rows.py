@@ -100,7 +100,7 @@ def main() -> None:
         rows.append(found)
         print(found, flush=True)
     if options.out:
-        files.write_json(options.out, {"about": about(options), "rows": rows})
+        files.write_json(options.out, {"about": {**about(options), "race": str(options.race)}, "rows": rows})
 
 
 if __name__ == "__main__":
