@@ -102,7 +102,10 @@ def sample(
         if rival:
             stack.enter_context(rival.enabled(pipeline, config, sampler.steps))
         else:
-            handle = stack.enter_context(enable(pipeline, method_from_config(_without_steps(config))))
+            method = method_from_config(_without_steps(config))
+            if timed and method.name == "full":  # one unit instead of many, whose features it would keep
+                method = replace(method, granularity="stack")
+            handle = stack.enter_context(enable(pipeline, method))
         watch = stack.enter_context(watched(pipeline)) if rival or timed else None
         weight = Weight()
         if scale is not None and watch is not None:
