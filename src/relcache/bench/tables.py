@@ -54,6 +54,24 @@ def with_half_width(value: Sequence[float] | None, form: str) -> str:
     return f"{mean:{form}} ± {(most - least) / 2:{form}}"
 
 
+def equal_time_rows(race: Mapping[str, Any], table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of one of a race's tables at equal time, the default first, with texts for the intervals.
+
+    A row has its value by each quality, and the default's lead under `KEY_lead`. `parted` says where intervals part.
+    """
+    keys = list(table["default"])
+    rows: list[dict[str, Any]] = [{"title": race["default"], "parted": {}}]
+    rows[0] |= {key: with_half_width(table["default"][key], ".1f") for key in keys}
+    for other in table["others"]:
+        rows.append({"title": other["title"], "parted": {key: other[key]["parted"] for key in keys}})
+        for key in keys:
+            rows[-1] |= {
+                key: with_half_width(other[key]["value"], ".1f"),
+                f"{key}_lead": f"{other[key]['lead'][0]:+.1f}",
+            }
+    return rows
+
+
 def markdown_table(rows: Rows, columns: Columns) -> str:
     """Return `rows` as a Markdown table, with the note on its marks below."""
     cells, note = formatted(rows, columns)

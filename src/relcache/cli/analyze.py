@@ -44,7 +44,7 @@ def record_analysis(
     """
     with plain_errors(relief_of(batch, device, dtype, offload), resumes=True):
         model = options.model_or_default(model, prompt)
-        entries = choose(methods)
+        entries = choose(methods, rivals=False)
         seeds = [seed + index for index in range(samples)]
         with progress_bar() as bar:
             task = bar.add_task("full compute", total=samples)

@@ -12,14 +12,16 @@ from relcache.bench.comparison.pool import is_here
 from relcache.bench.comparison.prepare import Arguments, read_prompts
 from relcache.bench.pages.page import write_page
 from relcache.bench.race.prepare import race_benchmark, race_columns
-from relcache.bench.race.results import equal_time_rows, write_race
+from relcache.bench.race.results import write_race
 from relcache.bench.sampling.gallery import slug
 from relcache.bench.sampling.pipelines import usable_device
+from relcache.bench.tables import equal_time_rows
 from relcache.cli import options
 from relcache.cli.compare import compare
 from relcache.cli.terminal import console, plain_errors, relief_of, say, terminal_table
 
 MOST_SHOWN = 6  # contestants for each budget in the terminal
+SHOWN = {"psnr": "PSNR, dB", "exact": "to the exact solution"}
 
 
 def race(
@@ -36,6 +38,9 @@ def race(
     option: options.Option = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Samples per batch; 8 for shipped models, else 1.")] = None,
     calibration_samples: options.CalibrationSamples = 8,
+    exact_steps: Annotated[
+        int | None, typer.Option(min=0, help="Steps of the exact solution; 0 for none. 500 for shipped models, else 0.")
+    ] = None,
     alexnet: Annotated[Path | None, typer.Option(help="File with AlexNet's weights, for LPIPS.")] = None,
     workers: Annotated[str, typer.Option(help="A number, or the address of a Ray cluster.")] = "1",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of each worker; 0 keeps torch's number.")] = 0,
@@ -51,7 +56,7 @@ def race(
     """
     relief: list[str] = []
     with plain_errors(relief, resumes=True):
-        benchmark = race_benchmark(model, None if alexnet is None else str(alexnet.resolve()))
+        benchmark = race_benchmark(model, None if alexnet is None else str(alexnet.resolve()), exact_steps)
         if prompts is not None and benchmark.task == "class":
             raise ValueError("--prompts is for models that take prompts; this one takes classes")
         if alexnet is not None and not alexnet.is_file():
@@ -77,13 +82,12 @@ def _print(race: dict[str, Any]) -> None:
     rows = []
     for table in race["equal_time"]:
         for row in equal_time_rows(race, table)[: MOST_SHOWN + 1]:
-            rows.append({key: str(value).replace("**", "") for key, value in row.items()} | {"nfc": table["nfc"]})
-            for key, parted in row.get("parted", {}).items():
-                rows[-1][f"{key}_lead"] += "" if parted else " ~"
-    columns = [
-        ("at the time of", "nfc", ""), ("contestant", "title", ""), ("PSNR, dB", "psnr", ""),
-        ("lead", "psnr_lead", ""), ("to the exact solution", "exact", ""), ("lead", "exact_lead", ""),
-    ]  # fmt: skip
+            row |= {f"{key}_lead": f"{row[f'{key}_lead']} ~" for key, parted in row["parted"].items() if not parted}
+            rows.append({**row, "nfc": table["nfc"]})
+    columns = [("at the time of", "nfc", ""), ("contestant", "title", "")]
+    for key, heading in SHOWN.items():
+        if rows and key in rows[0]:
+            columns += [(heading, key, ""), ("lead", f"{key}_lead", "")]
     console.print(terminal_table(rows, race["about"], columns, section="nfc"))
     console.print(
         "The best by PSNR to full compute. The lead is the default's; a ~ marks one within the intervals. All "

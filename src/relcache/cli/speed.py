@@ -51,7 +51,7 @@ def time_methods(
     of diffusers and cache-dit. For the quality of a pipeline beside its time there is relcache bench race.
     """
     with plain_errors(relief_of(batch or 1, device, dtype)):
-        named = methods_at(choose(methods), granularity.split(","))
+        named = methods_at(choose(methods, rivals=False), granularity.split(","))
         targets = full_steps_from_text(nfc, steps)
         if model not in SUBJECTS and (model in shipped_models() or "/" in model or Path(model).is_dir()):
             raise ValueError(f"this command times random weights; for {model}: relcache bench race --model {model}")

@@ -20,7 +20,7 @@ from relcache.cli.app import app
 METHODS = "auto,fora,unipc,fewer-steps-beta,first-block-cache"
 ASKED = [
     "bench", "race", "--methods", METHODS, "--nfc", "8,5,3", "--samples", "4", "--steps", "12", "--batch", "2",
-    "--calibration-samples", "2", "--threads", "1", "--device", "cpu",
+    "--calibration-samples", "2", "--threads", "1", "--device", "cpu", "--exact-steps", "60",
 ]  # fmt: skip
 
 
@@ -127,6 +127,7 @@ def test_a_rival_that_fails_ends_nothing(model: Path, tmp_path: Path, monkeypatc
     assert [run["method"] for run in race_in(tmp_path / "race-tiny")["runs"]] == ["full", "auto"]
     assert CliRunner().invoke(app, asked).exit_code == 0
     race = race_in(tmp_path / "race-tiny")
+    assert "exact" not in race["qualities"], "a folder's exact solution is left out unless it is asked for"
     assert race["unfit"] == {}
     assert [run["method"] for run in race["runs"]] == ["full", "auto", "unipc"]
 

@@ -112,7 +112,7 @@ RACE = ("auto", *PARTS, *FINER, "fora", "taylorseer-1", "taylorseer-2", "rfc-1",
 """The methods of relcache in a race, beside all rivals."""
 
 
-def choose(text: str | None) -> list[Entry]:
+def choose(text: str | None, rivals: bool = True) -> list[Entry]:
     """Return the methods of a comma-separated list, or of a TOML or YAML file; by default PUBLISHED and DEFAULT.
 
     A key of SHORT names one method, its part before the order (`rfc`) all orders. `ablation` means the paper's
@@ -120,7 +120,8 @@ def choose(text: str | None) -> list[Entry]:
     group (`solver`) the whole group, and `race` means RACE and all rivals.
 
     Raises:
-        ValueError: an unknown name (the message gives the nearest right one), wrong options, or no method at all.
+        ValueError: an unknown name (the message gives the nearest right one), wrong options, no method at all, or
+            without `rivals` one of them.
     """
     if text is None:
         return [_short(name) for name in (*PUBLISHED, *DEFAULT)]
@@ -129,6 +130,11 @@ def choose(text: str | None) -> list[Entry]:
         raise ValueError(
             f"{text!r} names no method besides full compute, which is in every table: nothing is left to compare; "
             "give --methods such as fora,rfc"
+        )
+    other = next((entry.name for entry in chosen if entry.rival), None)
+    if other is not None and not rivals:
+        raise ValueError(
+            f"{other} is no method of relcache: it takes part in relcache bench race and its other benchmarks"
         )
     return chosen
 

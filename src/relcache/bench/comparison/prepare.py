@@ -194,6 +194,17 @@ def seeds_as_text(seeds: Sequence[int]) -> str:
     return ",".join(f"{found[0]}-{found[-1]}" if len(found) > 1 else f"{found[0]}" for found in ranges)
 
 
+def about(comparison: Comparison) -> str:
+    """Describe the samples of a comparison: their number, model, options and seeds."""
+    settings = comparison.settings
+    setup = settings.setup
+    options = ", ".join(f"{name} {value}" for name, value in setup.options.items())
+    return (
+        f"{settings.samples} samples of {setup.model}, {setup.steps} steps, {options}, seeds "
+        f"{seeds_as_text(settings.seeds)}, batches of {settings.batch}, {setup.dtype} on {setup.device}"
+    )
+
+
 def targets_for(benchmark: Benchmark, steps: int) -> list[int]:
     """Return the benchmark's numbers of full steps, scaled to `steps` and above the warm-up."""
     return sorted({max(WARMUP + 1, round(nfc * steps / benchmark.steps)) for nfc in benchmark.targets}, reverse=True)

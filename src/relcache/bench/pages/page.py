@@ -17,7 +17,7 @@ from relcache.bench import files
 from relcache.bench.figures.sheet import as_image
 from relcache.bench.pages.illustrations import draw_benchmark, draw_race, first_images
 from relcache.bench.saved import RACE, RACE_FORM, SETTINGS, read_results, read_samples_table
-from relcache.bench.tables import formatted, with_half_width
+from relcache.bench.tables import equal_time_rows, formatted
 
 PAGE = "report.html"
 SAMPLES_SHOWN, CELLS_WITH_ALL = 8, 60  # a page with more cells shows half as many samples
@@ -68,19 +68,11 @@ def write_page(folder: Path) -> Path:
 
 def _race(race: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the tables of a race at equal time, with texts for the intervals."""
-    tables = []
-    for table in race["equal_time"]:
-        keys = list(table["default"])
-        rows = [[(race["default"], False), *[part for key in keys for part in (
-            (with_half_width(table["default"][key], ".1f"), False), ("", False))]]]  # fmt: skip
-        for other in table["others"]:
-            cells = [(other["title"], False)]
-            for key in keys:
-                duel = other[key]
-                cells += [(with_half_width(duel["value"], ".1f"), False), (f"{duel['lead'][0]:+.1f}", duel["parted"])]
-            rows.append(cells)
-        headings = [part for key in keys for part in (race["qualities"][key], "lead")]
-        tables.append({"nfc": table["nfc"], "share": f"{table['share']:.1%}", "headings": headings, "rows": rows})
+    tables = [
+        {"nfc": table["nfc"], "share": f"{table['share']:.1%}", "rows": equal_time_rows(race, table),
+         "qualities": {key: race["qualities"][key] for key in table["default"]}}
+        for table in race["equal_time"]
+    ]  # fmt: skip
     return {"tables": tables, "unfit": race["unfit"]}
 
 

@@ -13,7 +13,7 @@ import torch
 from relcache.bench import files
 from relcache.bench.comparison.comparison import Comparison
 from relcache.bench.comparison.entries import is_usual
-from relcache.bench.comparison.prepare import seeds_as_text
+from relcache.bench.comparison.prepare import about
 from relcache.bench.comparison.published import published
 from relcache.bench.comparison.summaries import Column
 from relcache.bench.pages.illustrations import illustrate
@@ -73,14 +73,10 @@ def write_results(
 
 
 def _about(comparison: Comparison) -> str:
-    settings = comparison.settings
-    setup = settings.setup
-    options = ", ".join(f"{name} {value}" for name, value in setup.options.items())
     return (
-        f"{settings.samples} samples of {setup.model}, {setup.steps} steps, {options}, seeds "
-        f"{seeds_as_text(settings.seeds)}, batches of {settings.batch}, {setup.dtype} on {setup.device}. Thresholds "
-        f"found on {len(settings.calibration)} other seeds. TFLOPs and seconds are per sample, seconds the median over "
-        "batches; tflops_linear leaves the products of attention out.\n\n"
+        f"{about(comparison)}. Thresholds found on {len(comparison.settings.calibration)} other seeds. TFLOPs and "
+        "seconds are per sample, seconds the median over batches; tflops_linear leaves the products of attention out."
+        "\n\n"
     )
 
 

@@ -19,17 +19,25 @@ EXACT_STEPS = 500  # a divisor of 1,000: DDIM of diffusers leaves out the noisie
 BATCH = 8
 
 
-def race_benchmark(model: str, lpips: str | None) -> Benchmark:
+def race_benchmark(model: str, lpips: str | None, exact_steps: int | None) -> Benchmark:
     """Return the benchmark of a race on `model`, by full compute's pictures, the exact solution and the recognisers.
 
-    `lpips` is a file with AlexNet's weights; without it LPIPS is not measured.
+    Args:
+        model: a shipped model, a folder or a hub id.
+        lpips: a file with AlexNet's weights; without it LPIPS is not measured.
+        exact_steps: steps of the exact solution, which costs as much as so many full steps of each sample; 0 leaves it
+            out. None takes 500 for a shipped model, and 0 for others.
 
     Raises:
         ValueError: a folder or hub id without a pipeline.
     """
     shipped = shipped_benchmark(model)
     chosen = shipped or _of_pipeline(model)
-    measures: dict[str, Mapping[str, Any]] = {**chosen.measures, EXACT: {"steps": EXACT_STEPS}}
+    measures: dict[str, Mapping[str, Any]] = {**chosen.measures}
+    if exact_steps is None:
+        exact_steps = EXACT_STEPS if shipped else 0
+    if exact_steps:
+        measures[EXACT] = {"steps": exact_steps}
     if lpips is not None:
         measures["lpips"] = {"weights": lpips}
     return replace(chosen, targets=TARGETS, measures=measures, batch=BATCH if shipped else 1, samples=64)

@@ -15,12 +15,12 @@ import torch
 from relcache.bench import files
 from relcache.bench.comparison.comparison import Comparison, Variant
 from relcache.bench.comparison.entries import TITLES
-from relcache.bench.comparison.prepare import seeds_as_text
+from relcache.bench.comparison.prepare import about
 from relcache.bench.comparison.summaries import Column
 from relcache.bench.race.data import least_distance
 from relcache.bench.race.equal_time import Point, duel, interval
 from relcache.bench.saved import RACE, read_part
-from relcache.bench.tables import Columns, markdown_table, with_half_width
+from relcache.bench.tables import Columns, equal_time_rows, markdown_table, with_half_width
 
 COMPARED = ("psnr", "exact")  # the qualities that are compared at equal time
 OWN = "auto"  # the entry that the others are compared with
@@ -157,14 +157,8 @@ def _equal_time(comparison: Comparison, runs: Sequence[Mapping[str, Any]]) -> li
 
 
 def _about(comparison: Comparison) -> str:
-    settings = comparison.settings
-    setup = settings.setup
-    options = ", ".join(f"{name} {value}" for name, value in setup.options.items())
-    return (
-        f"{settings.samples} samples of {setup.model}, {setup.steps} steps, {options}, seeds "
-        f"{seeds_as_text(settings.seeds)}, batches of {settings.batch}, {setup.dtype} on {setup.device}, "
-        f"{date.today().isoformat()}"
-    )
+    began = float(read_part(comparison.sampling(comparison.full)[0].file)[0]["began"])
+    return f"{about(comparison)}, {date.fromtimestamp(began).isoformat()}"
 
 
 NOTE = (
@@ -178,26 +172,6 @@ NOTE = (
 )
 
 
-def lead_text(duel: Mapping[str, Any]) -> str:
-    """Return a lead as a text, in bold where the intervals part."""
-    text = f"{duel['lead'][0]:+.1f}"
-    return f"**{text}**" if duel["parted"] else text
-
-
-def equal_time_rows(race: Mapping[str, Any], table: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of one table at equal time, with texts for intervals; the default is the first."""
-    keys = list(table["default"])
-    rows: list[dict[str, Any]] = [
-        {"title": race["default"], **{key: with_half_width(table["default"][key], ".1f") for key in keys}}
-    ]
-    for other in table["others"]:
-        row = {"title": other["title"], "parted": {key: other[key]["parted"] for key in keys}}
-        for key in keys:
-            row |= {key: with_half_width(other[key]["value"], ".1f"), f"{key}_lead": lead_text(other[key])}
-        rows.append(row)
-    return rows
-
-
 def _markdown(race: Mapping[str, Any], taken: Mapping[str, Quality], columns: Mapping[str, Column]) -> str:
     lines = [f"{race['about']}.\n\n{NOTE}\n"]
     for table in race["equal_time"]:
@@ -205,7 +179,10 @@ def _markdown(race: Mapping[str, Any], taken: Mapping[str, Quality], columns: Ma
         headings: list[tuple[str, str, str]] = [("contestant", "title", "")]
         for key in table["default"]:
             headings += [(taken[key].heading, key, ""), ("lead", f"{key}_lead", "")]
-        lines.append(markdown_table(equal_time_rows(race, table), headings))
+        rows = equal_time_rows(race, table)
+        for row in rows:
+            row |= {f"{key}_lead": f"**{row[f'{key}_lead']}**" for key, parted in row["parted"].items() if parted}
+        lines.append(markdown_table(rows, headings))
     lines.append("\n## All runs\n")
     if race["least_distance_to_data"] is not None:
         lines.append(

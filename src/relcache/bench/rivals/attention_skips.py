@@ -15,6 +15,7 @@ from relcache.bench.rivals.base import Options, Rival, hooked, only_transformer
 from relcache.bench.rivals.timesteps import TRAIN_TIMESTEPS, watched_timestep
 
 BATCHED_GUIDANCE = ("DiTTransformer2DModel",)  # transformers whose pipelines guide within a batch, conditional first
+GUIDANCE_RANGE = 5  # steps for each one that computes the unconditional half
 
 
 class PyramidAttentionBroadcast(Rival):
@@ -43,7 +44,7 @@ class FasterCache(Rival):
     """FasterCache: it extrapolates attention, and where guidance is half of a batch, estimates the unconditional half.
 
     Where there is such a half, it skips attention in the steps that skip the half, and at most once in 5 steps computes
-    that half. Another option, `guidance_range`, replaces the 5.
+    that half.
     """
 
     source: ClassVar[str] = "diffusers.hooks.FasterCacheConfig; arXiv 2410.19355"
@@ -64,7 +65,7 @@ class FasterCache(Rival):
                 spatial_attention_block_skip_range=int(options["skip_range"]), tensor_format="BCHW",
                 spatial_attention_timestep_skip_range=(-1, 681), current_timestep_callback=timestep,
                 attention_weight_callback=lambda _: 1 - timestep() / TRAIN_TIMESTEPS,  # from 0 to 1, as in the paper
-                unconditional_batch_skip_range=int(options.get("guidance_range", 5)),
+                unconditional_batch_skip_range=GUIDANCE_RANGE,
                 unconditional_batch_timestep_skip_range=(-1, 641), is_guidance_distilled=not batched,
                 _unconditional_conditional_input_kwargs_identifiers=names,
             )  # fmt: skip
