@@ -143,6 +143,13 @@ def test_the_papers_benchmarks_take_the_same_contestants(tmp_path: Path) -> None
     assert next(row for row in rows if row["method"] == "unipc")["nfc"] == 5
 
 
+def test_a_rival_has_no_part_in_other_commands(tmp_path: Path) -> None:
+    for command in (["bench", "speed"], ["analyze"]):
+        result = CliRunner().invoke(app, [*command, "--methods", "unipc", "--out", str(tmp_path)])
+        assert result.exit_code == 1, result.output
+        assert "unipc is no method of relcache: it takes part in relcache bench race" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.quality.metrics.pair import psnr
-from relcache.bench.rivals import RIVALS, Rival
+from relcache.bench.rivals import RIVALS, Rival, attention_skips
 from relcache.bench.rivals.base import known_spec, only_transformer
 from relcache.bench.rivals.seacache import _unpacked
 from relcache.bench.sampling.batches import Sampler
@@ -97,7 +97,9 @@ def state(model: nn.Module) -> dict[str, tuple[list[str], list[str], list[int]]]
 
 
 @pytest.mark.parametrize("rival", [r for r in RIVALS.values() if r.group in PACKAGES], ids=lambda rival: rival.name)
-def test_a_package_skips_work_and_leaves_no_trace(subject: Subject, everything: Run, rival: Rival) -> None:
+def test_a_package_skips_work_and_leaves_no_trace(
+    subject: Subject, everything: Run, rival: Rival, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = state(subject.model)
     reason = rival.unfit(subject.sampler.pipeline)
     assert state(subject.model) == before
@@ -107,8 +109,9 @@ def test_a_package_skips_work_and_leaves_no_trace(subject: Subject, everything: 
     assert not reason
 
     if rival.budget in NOTHING_SKIPPED:
-        options = {rival.budget: NOTHING_SKIPPED[rival.budget], "guidance_range": 1}
-        nothing_skipped = subject.run(rival, options)
+        with monkeypatch.context() as patched:
+            patched.setattr(attention_skips, "GUIDANCE_RANGE", 1)
+            nothing_skipped = subject.run(rival, {rival.budget: NOTHING_SKIPPED[rival.budget]})
         torch.testing.assert_close(nothing_skipped.images, everything.images, atol=1e-5, rtol=0)
         assert all(nothing_skipped.full)
         assert nothing_skipped.work == everything.work

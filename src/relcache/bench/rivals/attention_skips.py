@@ -18,13 +18,18 @@ BATCHED_GUIDANCE = ("DiTTransformer2DModel",)  # transformers whose pipelines gu
 GUIDANCE_RANGE = 5  # steps for each one that computes the unconditional half
 
 
-class PyramidAttentionBroadcast(Rival):
-    """Pyramid Attention Broadcast: within a range of timesteps, it computes attention once in `skip_range` steps."""
+class AttentionSkip(Rival):
+    """A cache that computes attention once in `skip_range` steps."""
 
-    source: ClassVar[str] = "diffusers.hooks.PyramidAttentionBroadcastConfig; arXiv 2408.12588"
     group: ClassVar[str] = "diffusers"
     budget: ClassVar[str] = "skip_range"
     values: ClassVar[tuple[float, ...]] = (2, 3, 4, 6)
+
+
+class PyramidAttentionBroadcast(AttentionSkip):
+    """Pyramid Attention Broadcast: within a range of timesteps, it computes attention once in `skip_range` steps."""
+
+    source: ClassVar[str] = "diffusers.hooks.PyramidAttentionBroadcastConfig; arXiv 2408.12588"
 
     @contextmanager
     def enabled(self, pipeline_or_model: Any, options: Options, steps: int) -> Iterator[None]:
@@ -40,7 +45,7 @@ class PyramidAttentionBroadcast(Rival):
                 yield
 
 
-class FasterCache(Rival):
+class FasterCache(AttentionSkip):
     """FasterCache: it extrapolates attention, and where guidance is half of a batch, estimates the unconditional half.
 
     Where there is such a half, it skips attention in the steps that skip the half, and at most once in 5 steps computes
@@ -48,9 +53,6 @@ class FasterCache(Rival):
     """
 
     source: ClassVar[str] = "diffusers.hooks.FasterCacheConfig; arXiv 2410.19355"
-    group: ClassVar[str] = "diffusers"
-    budget: ClassVar[str] = "skip_range"
-    values: ClassVar[tuple[float, ...]] = (2, 3, 4, 6)
 
     @contextmanager
     def enabled(self, pipeline_or_model: Any, options: Options, steps: int) -> Iterator[None]:

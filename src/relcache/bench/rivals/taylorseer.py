@@ -29,13 +29,17 @@ class TaylorSeerHook(Rival):
         from diffusers.hooks import TaylorSeerCacheConfig, apply_taylorseer_cache
 
         model = only_transformer(pipeline_or_model)
-        names = [re.escape(_one_module(unit.modules)) for unit in known_spec(model).units(model)]
         config = TaylorSeerCacheConfig(
             cache_interval=int(options["interval"]), disable_cache_before_step=WARMUP, max_order=self.order,
-            taylor_factors_dtype=next(model.parameters()).dtype, cache_identifiers=names,
+            taylor_factors_dtype=next(model.parameters()).dtype, **self.cached(model),
         )  # fmt: skip
         with hooked(model, lambda: apply_taylorseer_cache(model, config)):
             yield
+
+    def cached(self, model: nn.Module) -> dict[str, Any]:
+        """Return the options of the config that say what is cached."""
+        units = known_spec(model).units(model)
+        return {"cache_identifiers": [re.escape(_one_module(unit.modules)) for unit in units]}
 
 
 def _one_module(modules: dict[str, nn.Module]) -> str:
@@ -45,32 +49,18 @@ def _one_module(modules: dict[str, nn.Module]) -> str:
 
 
 @dataclass(frozen=True)
-class LiteTaylorSeerHook(Rival):
+class LiteTaylorSeerHook(TaylorSeerHook):
     """TaylorSeer's lite mode: it skips all blocks, and extrapolates the output of the last layer alone."""
 
-    order: int
     source: ClassVar[str] = "diffusers.hooks.TaylorSeerCacheConfig, use_lite_mode; arXiv 2503.06923"
-    group: ClassVar[str] = "diffusers"
-    budget: ClassVar[str] = "interval"
-    phase: ClassVar[int | None] = PHASE
-    warmup: ClassVar[int] = WARMUP
 
-    @contextmanager
-    def enabled(self, pipeline_or_model: Any, options: Options, steps: int) -> Iterator[None]:
-        from diffusers.hooks import TaylorSeerCacheConfig, apply_taylorseer_cache
+    def cached(self, model: nn.Module) -> dict[str, Any]:
         from diffusers.hooks.taylorseer_cache import _BLOCK_IDENTIFIERS
 
-        model = only_transformer(pipeline_or_model)
+        if hasattr(model, "proj_out"):
+            return {"use_lite_mode": True}
         # The mode knows the last layer as proj_out. Where that is two layers, its patterns are given with the second.
-        last = "proj_out" if hasattr(model, "proj_out") else "proj_out_2"
-        patterns = {"skip_predict_identifiers": list(_BLOCK_IDENTIFIERS), "cache_identifiers": [last]}
-        config = TaylorSeerCacheConfig(
-            cache_interval=int(options["interval"]), disable_cache_before_step=WARMUP, max_order=self.order,
-            taylor_factors_dtype=next(model.parameters()).dtype,
-            **({"use_lite_mode": True} if last == "proj_out" else patterns),
-        )  # fmt: skip
-        with hooked(model, lambda: apply_taylorseer_cache(model, config)):
-            yield
+        return {"skip_predict_identifiers": list(_BLOCK_IDENTIFIERS), "cache_identifiers": ["proj_out_2"]}
 
     def unfit(self, pipeline_or_model: Any) -> str:
         model = only_transformer(pipeline_or_model)
