@@ -36,6 +36,7 @@ from diffusers import (
     HunyuanVideoTransformer3DModel,
 )
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from loop import Run, learning_rate
 from muon import Muon
@@ -107,27 +108,29 @@ def inflate(transformer: HunyuanVideoTransformer3DModel, pictures: FluxTransform
 
 
 class Texts:
-    """The frozen text encoders and tokenizers of `task`, called as in its pipeline."""
+    """The frozen text encoders and tokenizers of `task` on a device, called as in its pipeline."""
 
-    def __init__(self, task: str, folder: Path):
-        self.task = task
+    def __init__(self, task: str, folder: Path, device: torch.device):
+        self.task, self.device = task, device
         self.clip_tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "clip")
-        self.clip = transformers.CLIPTextModel.from_pretrained(folder / "clip").eval()
+        self.clip = transformers.CLIPTextModel.from_pretrained(folder / "clip").to(device).eval()
         words = folder / ("t5" if task == "text" else "llama")
         self.tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(words)
         kind = transformers.T5EncoderModel if task == "text" else transformers.LlamaModel
-        self.encoder = kind.from_pretrained(words).eval()
+        self.encoder = kind.from_pretrained(words).to(device).eval()
 
     @torch.no_grad()
     def __call__(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return features (n, TOKENS, 64), their mask (n, TOKENS) and pooled features (n, 64)."""
-        pooled = self.clip(self.clip_tokenizer(texts, padding=True, return_tensors="pt").input_ids).pooler_output
+        words = self.clip_tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
+        pooled = self.clip(words.input_ids).pooler_output
         if self.task == "text":
-            tokens = self.tokenizer(texts, padding="max_length", max_length=TOKENS, return_tensors="pt")
+            tokens = self.tokenizer(texts, padding="max_length", max_length=TOKENS, return_tensors="pt").to(self.device)
             return self.encoder(tokens.input_ids)[0], tokens.attention_mask, pooled
         prefix = 95
         texts = ["<system> " * prefix + text + " <eot>" for text in texts]
         tokens = self.tokenizer(texts, padding="max_length", max_length=prefix + TOKENS, return_tensors="pt")
+        tokens = tokens.to(self.device)
         hidden = self.encoder(tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True)
         return hidden.hidden_states[-3][:, prefix:], tokens.attention_mask[:, prefix:], pooled
 
@@ -137,24 +140,36 @@ def thinned(text: str, rng: random.Random, share: float = 0.1) -> str:
     return " ".join(word for word in text.split() if word not in shapes.KINDS or rng.random() >= share)
 
 
-class Reservoir:
-    """Latents, outlines and text features of scenes; `refresh` replaces the oldest by new ones."""
+class Drawn(Dataset):
+    """Random training scenes, indexed by their number and a seed."""
 
-    def __init__(self, task: str, autoencoder: nn.Module, texts: Texts, size: int, device: torch.device):
-        self.task, self.autoencoder, self.texts, self.size, self.device = task, autoencoder, texts, size, device
+    def __init__(self, task: str):
+        self.task = task
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, list[str], torch.Tensor, torch.Tensor]:
+        """Return the seed, and the texts, outlines and pixels of scenes."""
+        number, seed = key
+        # Open colours and missing kinds let the model make pairs that no prompt joined.
+        prompts, composed, pixels = scenes(self.task, number, seed, open_colours=0.3)
+        rng = random.Random(seed)
+        return seed, [thinned(str(prompt), rng) for prompt in prompts], outlines(self.task, composed), pixels
+
+
+class Reservoir:
+    """Latents, outlines and text features of scenes; `add` replaces the oldest by new ones."""
+
+    def __init__(self, autoencoder: nn.Module, texts: Texts, size: int, device: torch.device):
+        self.autoencoder, self.texts, self.size, self.device = autoencoder, texts, size, device
         self.columns: list[torch.Tensor] = []
         self.next, self.filled = 0, 0
 
     @torch.no_grad()
-    def refresh(self, number: int, seed: int) -> None:
-        # Open colours and missing kinds let the model make pairs that no prompt joined.
-        prompts, composed, pixels = scenes(self.task, number, seed, open_colours=0.3)
-        latents = self.autoencoder.encode(pixels).latent_dist.sample(torch.Generator().manual_seed(seed))
+    def add(self, seed: int, texts: list[str], covered: torch.Tensor, pixels: torch.Tensor) -> None:
+        latents = self.autoencoder.encode(pixels.to(self.device)).latent_dist
+        latents = latents.sample(torch.Generator().manual_seed(seed))
         config = self.autoencoder.config
         latents = (latents - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
-        rng = random.Random(seed)
-        texts = self.texts([thinned(str(prompt), rng) for prompt in prompts])
-        fresh = [value.to(self.device) for value in (latents, outlines(self.task, composed), *texts)]
+        fresh, number = [latents, covered.to(self.device), *self.texts(texts)], len(latents)
         if not self.columns:
             self.columns = [value.new_zeros(self.size, *value.shape[1:]) for value in fresh]
         rows = torch.arange(self.next, self.next + number) % self.size
@@ -258,6 +273,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="a folder of FluxTransformer2DModel to start from (video)")
     parser.add_argument("--fresh", type=int, default=16, help="new scenes per update")
     parser.add_argument("--first", type=int, default=4096, help="scenes before the first update")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw scenes; 0 draws them in turn")
     parser.add_argument("--reservoir", type=int, default=40000, help="number of scenes in the reservoir")
     parser.add_argument("--seed", type=int, default=0, help="of the first weights, the scenes and the noise")
     parser.add_argument("--checkpoint-every", type=int, default=200)
@@ -265,13 +281,16 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     options = parser.parse_args()
     task, device = options.task, torch.device(options.device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # for Muon; the network runs in bfloat16
     if options.pictures and task == "text":
         parser.error("--pictures is for video only: leave it out for text")
 
     kind = AutoencoderKL if task == "text" else AutoencoderKLHunyuanVideo
     folder = options.autoencoder or Path(f"runs/autoencoder-{task}/autoencoder")
-    autoencoder = kind.from_pretrained(folder).eval().requires_grad_(False)
-    reservoir = Reservoir(task, autoencoder, Texts(task, options.text_encoders), options.reservoir, device)
+    autoencoder = kind.from_pretrained(folder).to(device).eval().requires_grad_(False)
+    texts = Texts(task, options.text_encoders, device)
+    reservoir = Reservoir(autoencoder, texts, options.reservoir, device)
 
     torch.manual_seed(options.seed)
     seeds = options.seed * 1_000_003  # runs share no seeds
@@ -284,14 +303,19 @@ def main() -> None:
     keep = {"head": head, "muon": muon, "adam": adam}
     run = Run(options.run, options.updates, transformer, every=options.checkpoint_every, ema=0.995, **keep)
     velocity = Velocity(task, transformer).to(device)
-    step = velocity if options.no_compile else torch.compile(velocity)
-    for start in range(0, options.first, 512):
-        reservoir.refresh(min(512, options.first - start), seed=seeds - 1000 - options.first * run.update - start)
+    starts = range(0, options.first, 512)
+    keys = [(min(512, options.first - at), seeds - 1000 - options.first * run.update - at) for at in starts]
+    keys += [(options.fresh, seeds + update) for update in range(run.update, options.updates)]
+    feed = iter(DataLoader(Drawn(task), batch_size=None, sampler=keys, num_workers=options.workers))
+    for _ in starts:
+        reservoir.add(*next(feed))
     average = build(task, options.heads).to(device).eval().requires_grad_(False)
     average.load_state_dict(run.average, assign=True)  # the tensors that the run updates
     teacher = Velocity(task, average).to(device)
-    guide = teacher if options.no_compile else torch.compile(teacher)
-    nothing = [value.to(device) for value in Texts(task, options.text_encoders)([""])]
+    if not options.no_compile:
+        transformer.compile_repeated_blocks()
+        average.compile_repeated_blocks()
+    nothing = texts([""])
     usual, meant = GUIDANCE[task]
     strength = (meant - 1) / (usual - 1)
 
@@ -300,7 +324,7 @@ def main() -> None:
         for group in (*muon.param_groups, *adam.param_groups):
             group["lr"] = rate
         generator = torch.Generator().manual_seed(seeds + update)
-        reservoir.refresh(options.fresh, seed=seeds + update)
+        reservoir.add(*next(feed))
         latents, covered, text, mask, pooled = reservoir.draw(options.batch, generator)
         dropped = (torch.rand(options.batch, generator=generator) < 0.1).to(device)
         for row in dropped.nonzero()[:, 0].tolist():
@@ -325,12 +349,12 @@ def main() -> None:
                 one = torch.ones_like(guidance)
                 empty = [value.expand(options.batch, *value.shape[1:]) for value in nothing]
                 with torch.no_grad():
-                    conditional, _ = guide(noisy, sigma, one, text, mask, pooled, padding)
-                    unconditional, _ = guide(noisy, sigma, one, *empty, padding)
+                    conditional, _ = teacher(noisy, sigma, one, text, mask, pooled, padding)
+                    unconditional, _ = teacher(noisy, sigma, one, *empty, padding)
                 weight = (1 + strength * (guidance - 1)).view(shape)
                 guided = torch.lerp(unconditional.float(), conditional.float(), weight)
                 target = torch.where((guidance == 1).view(shape), target, guided)
-            found, hidden = step(noisy, sigma, guidance, text, mask, pooled, padding)
+            found, hidden = velocity(noisy, sigma, guidance, text, mask, pooled, padding)
             outline_loss = head.loss(hidden, covered)
         loss = (found.float() - target).square().mean()
         muon.zero_grad(set_to_none=True)
