@@ -7,10 +7,19 @@
 `--weights` is a folder of the transformer, or its safetensors file. Each row is 64 samples at 14 and at 8 full steps of
 50: PSNR in dB to full compute, the mean and half the width of its 95 % interval. The result has Spearman's correlation
 of the rows' order on both sets of weights, and the pairs of rows whose order differs although both intervals part.
+
+Two finished races are compared by the rows that both have, at each number of full steps:
+
+    python benchmarks/other_weights.py --races benchmarks/results/race/race-small-flux/race.json runs/other/race.json \
+        --model small-flux-larger --out benchmarks/results/other-weights
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -57,31 +66,53 @@ def compared(shipped: dict[str, list[float]], other: dict[str, list[float]]) -> 
     return {"shipped": shipped, "other": other, "spearman": round(spearman, 3), "swapped": swapped}
 
 
-def main() -> None:
-    """Measure all rows on both sets of weights."""
-    parser = parser_for(__doc__, out_required=True)
-    parser.add_argument("--model", default="dit-fashion-mnist")
-    parser.add_argument("--weights", type=Path, required=True, help="a transformer's folder or safetensors file")
-    options = parser.parse_args()
+def rows_of_races(paths: Sequence[Path]) -> list[dict[int, dict[str, list[float]]]]:
+    """Return the rows that all races have, by their number of full steps."""
+    races: list[dict[int, dict[str, list[float]]]] = []
+    for path in paths:
+        rows: dict[int, dict[str, list[float]]] = defaultdict(dict)
+        for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
+            if run["psnr"] is not None and run["nfc_target"]:
+                mean, low, high = run["psnr"]
+                rows[run["nfc_target"]][run["title"]] = [round(mean, 3), round((high - low) / 2, 3)]
+        races.append(rows)
+    shared = {full: [name for name in rows if all(name in race[full] for race in races)]
+              for full, rows in sorted(races[0].items(), reverse=True)}  # fmt: skip
+    return [{full: {name: race[full][name] for name in names} for full, names in shared.items() if len(names) > 2}
+            for race in races]  # fmt: skip
+
+
+def rows_of_weights(options: argparse.Namespace) -> list[dict[int, dict[str, list[float]]]]:
+    """Measure all rows on the shipped weights and on others."""
     path = options.weights
     path = path / "diffusion_pytorch_model.safetensors" if path.is_dir() else path
-    results: dict[str, Any] = {"model": options.model, "samples": SAMPLES}
     measured: list[dict[int, dict[str, list[float]]]] = []
     for weights in (None, load_file(path)):
         bench = Bench(options.model, options.out)
         if weights is not None:
             bench.pipe.transformer.load_state_dict({name: value.float() for name, value in weights.items()})
         measured.append({full: rows_of(bench, full) for full in (14, 8)})
-    results |= {f"{full} of 50": compared(measured[0][full], measured[1][full]) for full in (14, 8)}
-    files.write_json(options.out / f"{options.model}.json", results)
-    for key in ("14 of 50", "8 of 50"):
-        found = results[key]
-        for name in sorted(found["shipped"], key=lambda name: -found["shipped"][name][0]):
-            shipped, other = (
-                f"{mean:.1f} ± {half:.1f}" for mean, half in (found["shipped"][name], found["other"][name])
-            )
-            print(f"{key} | {name:40} | {shipped} | {other}")
+    return measured
+
+
+def main() -> None:
+    """Compare the rows of two sets of weights."""
+    parser = parser_for(__doc__, out_required=True)
+    parser.add_argument("--model", default="dit-fashion-mnist", help="the shipped model, and the name of the result")
+    sources = parser.add_mutually_exclusive_group(required=True)
+    sources.add_argument("--weights", type=Path, help="a transformer's folder or safetensors file")
+    sources.add_argument("--races", type=Path, nargs=2, help="race.json of the shipped model and of another")
+    options = parser.parse_args()
+    shipped, other = rows_of_races(options.races) if options.races else rows_of_weights(options)
+    results: dict[str, Any] = {"model": options.model, "samples": SAMPLES}
+    for full in shipped:
+        found = compared(shipped[full], other[full])
+        results[f"{full} of 50"] = found
+        for name in sorted(shipped[full], key=lambda name: -shipped[full][name][0]):
+            cells = (f"{mean:.1f} ± {half:.1f}" for mean, half in (shipped[full][name], other[full][name]))
+            print(f"{full} of 50 | {name:40} | {' | '.join(cells)}")
         print(f"Spearman {found['spearman']}, swapped although intervals part: {found['swapped']}")
+    files.write_json(options.out / f"{options.model}.json", results)
 
 
 if __name__ == "__main__":

@@ -283,6 +283,9 @@ def main() -> None:
     task, device = options.task, torch.device(options.device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # for Muon; the network runs in bfloat16
+        # The memory-efficient kernel reads beyond a broadcast mask of 76 tokens (torch 2.11, H100).
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if options.pictures and task == "text":
         parser.error("--pictures is for video only: leave it out for text")
 

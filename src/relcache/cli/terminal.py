@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -68,10 +70,35 @@ def plain_errors(relief: Sequence[str], resumes: bool = False) -> Iterator[None]
         raise typer.Exit(130) from error
 
 
+class ProgressLines(Progress):
+    """Progress for a log, where a bar cannot move: a line at once, and then at most one each half minute."""
+
+    every = 30.0  # seconds
+    _said = -math.inf
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        super().update(task_id, **changes)
+        self._say(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._say(task_id)
+
+    def _say(self, task_id: TaskID) -> None:
+        with self._lock:
+            task, now = self._tasks[task_id], time.monotonic()
+            if task.total is None or now - self._said < self.every:
+                return
+            self._said = now
+        done = f"{task.completed:g} of {task.total:g} after {task.elapsed or 0:.0f} s"
+        self.console.print(f"{done}: {task.description}", highlight=False, markup=False, soft_wrap=True)
+
+
 def progress_bar() -> Progress:
-    """Return a progress bar on stderr."""
+    """Return a progress bar on stderr, or lines if that is no terminal."""
     columns = TextColumn("{task.description:<44}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=errors)
+    kind = Progress if errors.is_terminal else ProgressLines
+    return kind(*columns, console=errors)
 
 
 def relief_of(batch: int, device: str = "cpu", dtype: str = "", offload: str = "") -> list[str]:

@@ -118,8 +118,9 @@ class Worker:
             keep_memory()
         self.setup = setup
         self.device = usable_device(setup.device)
+        self._cuda = torch.device(self.device).type == "cuda"
         self._pipeline: Any = None
-        self._warm = False
+        self._warm: set[str] = set()  # methods that ran before
         self._probed: tuple[int, float, float] | None = None  # batch, moment, and seconds of a full call
         self._measures: dict[str, Measure] = {}
 
@@ -168,19 +169,16 @@ class Worker:
 
     def _sample(self, work: Sampling) -> None:
         sampler = self._sampler(len(work.seeds))
-        if not self._warm:  # the very first call takes longer and does not count
-            replace(sampler, steps=2).call(work.seeds, work.conditions)
-            self._warm = True
+        self._warm_up(sampler, work)
         before = self._full_call(sampler, work)
-        cuda = torch.device(self.device).type == "cuda"
-        if cuda:
+        if self._cuda:
             torch.cuda.reset_peak_memory_stats()
         began = time.time()
         sampled = sample(
             work.config, sampler, work.seeds, work.conditions, timed=self.setup.timed,
             weigh=self.setup.timed and work.first == 0,
         )  # fmt: skip
-        memory = torch.cuda.max_memory_allocated() if cuda else np.nan
+        memory = torch.cuda.max_memory_allocated() if self._cuda else np.nan
         self._probed = None
         after = self._full_call(sampler, work)
         gallery.write_samples(work.file.parent, work.first, to_8_bits(sampled.images.numpy()))
@@ -196,6 +194,15 @@ class Worker:
             "report": json.dumps(sampled.report),
         }
         files.write_arrays(work.file, {name: np.array(value) for name, value in record.items()})
+
+    def _warm_up(self, sampler: Sampler, work: Sampling) -> None:
+        """Run what takes longer the first time and does not count: a call, and on a GPU each method once."""
+        if not self._warm:
+            replace(sampler, steps=2).call(work.seeds, work.conditions)
+        method = str(work.config["method"])
+        if self._cuda and self.setup.timed and method not in self._warm:
+            sample(work.config, sampler, work.seeds, work.conditions)
+        self._warm.add(method)
 
     def _full_call(self, sampler: Sampler, work: Sampling) -> float:
         """Return the seconds of a full call now, NaN if they are not wanted or cannot be known.
