@@ -2,8 +2,9 @@
 
     python benchmarks/race_table.py benchmarks/results/race/race-small-flux benchmarks/results/race/race-small-video
 
-A cell has the PSNR in dB to full compute and to the exact solution. A star marks a contestant whose interval does not
-part from the default's. Below the table stand all contestants that are ahead of the default or not parted from it.
+A cell has the PSNR in dB to full compute and to the exact solution. A star marks a contestant for which the
+interval of the default's lead holds 0. Below the table stand all contestants that are ahead of the default or even with
+it.
 """
 
 from __future__ import annotations

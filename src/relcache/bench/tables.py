@@ -57,7 +57,8 @@ def with_half_width(value: Sequence[float] | None, form: str) -> str:
 def equal_time_rows(race: Mapping[str, Any], table: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of one of a race's tables at equal time, the default first, with texts for the intervals.
 
-    A row has its value by each quality, and the default's lead under `KEY_lead`. `parted` says where intervals part.
+    A row has its value by each quality, and the default's lead under `KEY_lead`. `parted` says which leads' intervals
+    leave out 0.
     """
     keys = list(table["default"])
     rows: list[dict[str, Any]] = [{"title": race["default"], "parted": {}}]
@@ -67,7 +68,7 @@ def equal_time_rows(race: Mapping[str, Any], table: Mapping[str, Any]) -> list[d
         for key in keys:
             rows[-1] |= {
                 key: with_half_width(other[key]["value"], ".1f"),
-                f"{key}_lead": f"{other[key]['lead'][0]:+.1f}",
+                f"{key}_lead": f"{'+' * (other[key]['lead'][0] >= 0)}{with_half_width(other[key]['lead'], '.1f')}",
             }
     return rows
 

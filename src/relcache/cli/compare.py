@@ -54,7 +54,7 @@ def compare(
         f"PSNR and SSIM are against full compute; {benchmark.meaning}. FLOPs and seconds are per sample, seconds on "
         "this machine."
     )
-    for name, reason in comparison.unfit.items():
+    for name, reason in comparison.not_run(lambda entry: entry.name).items():
         console.print(f"not run: {name}: {reason}", markup=False, highlight=False)
     say(f"Written to {out}: {', '.join(path.name for path in written)}")
     return comparison

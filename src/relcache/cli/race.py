@@ -90,7 +90,7 @@ def _print(race: dict[str, Any]) -> None:
             columns += [(heading, key, ""), ("lead", f"{key}_lead", "")]
     console.print(terminal_table(rows, race["about"], columns, section="nfc"))
     console.print(
-        "The best by PSNR to full compute. The lead is the default's; a ~ marks one within the intervals. All "
+        "The best by PSNR to full compute. The lead is the default's; a ~ marks one whose interval holds 0. All "
         "contestants and runs are in race.md."
     )
     if not race["equal_time"]:

@@ -29,7 +29,7 @@ def test_missing_values_are_left_out() -> None:
 
 
 def point(share: float, *values: float) -> Point:
-    return Point(share, np.array(values))
+    return Point([share], np.array(values))
 
 
 CURVE = [point(0.4, 40, 44), point(0.2, 30, 30), point(0.3, 32, 36)]
@@ -74,18 +74,50 @@ def test_a_faster_run_counts_where_it_is_better() -> None:
     ("curve", "lead", "parted"),
     [
         ([(0.2, 20), (0.3, 22)], 19, True),
-        ([(0.2, 39), (0.3, 39)], 1, False),
+        ([(0.2, 39), (0.3, 39)], 1, True),
+        ([(0.2, 40), (0.3, 40)], 0, False),
         ([(0.25, 50)], -10, True),
         ([(0.3, 60)], None, None),
     ],
 )
 def test_a_duel(curve: list[tuple[float, float]], lead: float | None, parted: bool | None) -> None:
-    """A lead is of the same samples, and parted by both intervals; a curve that does not reach the time has none."""
+    """A lead is of the same samples: their spread does not count. A curve that does not reach the time has none."""
     spread = np.arange(64) / 8
-    found = duel(Point(0.25, 40 + spread), [Point(share, base + spread) for share, base in curve])
+    found = duel(Point([0.25], 40 + spread), [Point([share], base + spread) for share, base in curve])
     if lead is None:
         assert found is None
         return
     assert found is not None
     assert tuple(round(value, 6) for value in found.lead) == (lead,) * 3
     assert found.parted is parted
+
+
+def test_the_spread_of_samples_widens_a_lead() -> None:
+    noise = np.random.default_rng(0).normal(0, 4, 64)
+    found = duel(Point([0.25], np.full(64, 40.0)), [Point([0.25], 39 + noise)])
+    assert found is not None
+    half = 1.96 * noise.std() / 8
+    assert (found.lead.most - found.lead.least) / 2 == pytest.approx(half, rel=0.15)
+    assert found.value.most - found.value.least == pytest.approx(found.lead.most - found.lead.least)
+
+
+def test_the_spread_of_times_widens_a_lead() -> None:
+    """A curve of 100 dB over the whole time, and a median time that is known to about 0.01: about 1 dB."""
+    times = 0.02 * np.random.default_rng(0).normal(0, 1, 32)
+    curve = [Point([0.2], np.full(64, 30.0)), Point([0.4], np.full(64, 50.0))]
+    exact, uncertain = (duel(Point(shares, np.full(64, 40.2)), curve) for shares in ([0.3], list(0.3 + times)))
+    assert exact is not None
+    assert uncertain is not None
+    assert exact.lead == pytest.approx((0.2, 0.2, 0.2))
+    assert exact.parted
+    assert 0.5 < (uncertain.lead.most - uncertain.lead.least) / 2 < 1.5
+    assert not uncertain.parted
+
+
+def test_draws_agree_with_the_curve_where_nothing_is_uncertain() -> None:
+    falling = [point(0.2, 40, 40), point(0.3, 30, 30), point(0.4, 50, 50)]
+    for share in (0.2, 0.25, 0.3, 0.35, 0.39, 0.4):
+        found, values = duel(point(share, 45, 45), falling), at_time(share, falling)
+        assert found is not None
+        assert values is not None
+        assert found.value == pytest.approx((values[0],) * 3)

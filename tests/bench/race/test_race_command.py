@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import tiny_pipeline
 from typer.testing import CliRunner
 
+from relcache.bench.race.prepare import race_benchmark, race_columns
 from relcache.bench.rivals import RIVALS
 from relcache.bench.rivals.solvers import Solver
 from relcache.cli.app import app
@@ -55,7 +57,8 @@ def test_every_run_has_its_cost_and_its_qualities(finished: Path) -> None:
     assert race["unfit"] == {"no cache: the same, beta sigmas": "it is meant for models that predict velocity"}
     full, *runs = race["runs"]
     assert (full["title"], full["nfc"], full["psnr"]) == ("full compute", 12, None)
-    assert len(runs) == 4 * 3
+    assert len(runs) == 4 * 3 + 3
+    assert [run["nfc"] for run in runs if run["method"] == "unipc"] == [8, 5, 3, 10, 6, 4]
     assert {run["group"] for run in runs} == {"relcache", "solver", "diffusers"}
     for run in runs:
         assert 0 < run["share_least"] <= run["share"] <= run["share_most"]
@@ -65,6 +68,8 @@ def test_every_run_has_its_cost_and_its_qualities(finished: Path) -> None:
         assert run["held_gb"] >= 0
         if run["method"] in ("auto", "unipc"):  # an interval or a threshold may miss the number
             assert run["nfc"] == run["nfc_target"]
+    assert [duel["nfc"] for duel in race["equal_time"]] == [8, 5, 3]
+    assert any(duel["others"] for duel in race["equal_time"])
     for duel in race["equal_time"]:
         own = next(run for run in runs if run["title"] == race["default"] and run["nfc"] == duel["nfc"])
         assert duel["share"] == own["share"]
@@ -129,7 +134,33 @@ def test_a_rival_that_fails_ends_nothing(model: Path, tmp_path: Path, monkeypatc
     race = race_in(tmp_path / "race-tiny")
     assert "exact" not in race["qualities"], "a folder's exact solution is left out unless it is asked for"
     assert race["unfit"] == {}
-    assert [run["method"] for run in race["runs"]] == ["full", "auto", "unipc"]
+    assert [run["method"] for run in race["runs"]] == ["full", "auto", "unipc", "unipc"]
+
+
+def test_a_rival_that_fails_at_one_number_keeps_the_others(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So does one for which memory suffices in its trial, but not in a batch."""
+
+    class Broken(Solver):
+        def enabled(self, pipeline_or_model: Any, options: Any, steps: int) -> Any:
+            if options["steps"] == 3:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().enabled(pipeline_or_model, options, steps)
+
+    asked = ["bench", "race", "--model", str(model), "--methods", "auto,unipc", "--nfc", "5,3", "--samples", "2"]
+    asked += ["--steps", "10", "--calibration-samples", "1", "--device", "cpu", "--out", str(tmp_path)]
+    with monkeypatch.context() as patched:
+        patched.setitem(RIVALS, "unipc", Broken("unipc", "no cache: UniPC", "UniPCMultistepScheduler"))
+        result = CliRunner().invoke(app, asked)
+        assert result.exit_code == 0, result.output
+    race = race_in(tmp_path / "race-tiny")
+    assert race["unfit"] == {"no cache: UniPC, 3 full steps": "OutOfMemoryError: out of memory"}
+    assert [run["nfc"] for run in race["runs"] if run["method"] == "unipc"] == [5, 6, 4]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    race = race_in(tmp_path / "race-tiny")
+    assert race["unfit"] == {}
+    assert [run["nfc"] for run in race["runs"] if run["method"] == "unipc"] == [5, 3, 6, 4]
 
 
 def test_the_papers_benchmarks_take_the_same_contestants(tmp_path: Path) -> None:
@@ -168,3 +199,23 @@ def test_mistakes(arguments: list[str], message: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["bench", "race", *arguments, "--out", str(tmp_path)])
     assert result.exit_code == 1, result.output
     assert message in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "judge"),
+    [
+        ("FluxPipeline", "image-reward"),
+        ("WanPipeline", "vbench"),
+        ("DiTPipeline", ""),
+        ("OtherPipeline", "image-reward"),
+    ],
+)
+def test_judges_of_other_models_where_they_are_installed(
+    pipeline: str, judge: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    assert list(race_benchmark(str(tmp_path), None, None).measures) == ["pair"]
+    monkeypatch.setattr("relcache.bench.race.prepare.unavailable", lambda name: None)
+    benchmark = race_benchmark(str(tmp_path), None, None)
+    assert list(benchmark.measures) == ["pair", judge] if judge else ["pair"]
+    assert list(race_columns(benchmark)) == ["vbench"] * (judge == "vbench")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.comparison.contestants import sample
@@ -36,6 +37,7 @@ def test_more_steps_come_nearer_to_the_exact_solution(solver: Solver, sampler: A
     pipe, conditions, task = sampler
     own = pipe.pipeline.scheduler
     if reason := solver.unfit(pipe.pipeline):
+        assert solver.only, reason
         assert (solver.only == "flow") != (task in FLOW), reason
         return
     with solver.enabled(pipe.pipeline, {}, 6):
@@ -76,3 +78,20 @@ def test_solvers_are_of_their_order(name: str) -> None:
             x = scheduler.step(v, timestep, x).prev_sample.double()
         errors.append(abs(float(x) - 2.718281828459045 ** (-0.7 * first)))
     assert errors[1] < errors[0] / 3
+
+
+@pytest.mark.parametrize("solver", [each for each in SOLVERS if each.scheduler and each.only != "flow"], ids=str)
+def test_noise_models_begin_with_noise(solver: Solver) -> None:
+    """DDIM's spacing "leading", once it is in a pipeline's file, would let a few steps begin with too little noise."""
+    own = DDIMScheduler(timestep_spacing="leading")
+    scheduler = solver.made(own)
+    scheduler.set_timesteps(4)
+    assert int(scheduler.timesteps[0]) == 999
+    assert scheduler.init_noise_sigma == 1.0, "pipelines multiply the first noise by it"
+
+
+def test_a_solver_is_seen_between_the_numbers_of_the_caches() -> None:
+    unipc = next(solver for solver in SOLVERS if solver.name == "unipc")
+    assert unipc.targets((25, 20, 14, 10), 50) == [25, 20, 14, 10, 31, 22, 17, 12]
+    assert unipc.targets((8, 7), 8) == [8, 7]
+    assert unipc.targets((14,), 15) == [14]

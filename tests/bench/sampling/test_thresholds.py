@@ -64,6 +64,18 @@ def test_what_is_known_is_not_run_again() -> None:
     assert sampler.runs == before
 
 
+@pytest.mark.parametrize("broken_off", range(1, 12))
+def test_a_search_that_was_broken_off_ends_at_the_same_threshold(broken_off: int) -> None:
+    """No threshold gives 14, so every run counts: one more than the unbroken search would change the result."""
+    sampler: Any = Falling(lambda threshold: 50 / (1 + threshold))
+    method, known = RFC(order=2, threshold=0.1), TriedThresholds()
+    found = threshold_for(sampler, method, 14, [0], [0], known)
+    assert sampler.runs == 12
+    kept = dict(list(known.tried.items())[: broken_off + 1])
+    assert threshold_for(sampler, method, 14, [0], [0], TriedThresholds(remembered=kept)) == found
+    assert sampler.runs == 12 + 12 - broken_off
+
+
 def test_every_step_in_full_needs_no_search() -> None:
     sampler: Any = Falling(lambda threshold: pytest.fail("sampled"))
     assert threshold_for(sampler, RFC(order=2, threshold=0.1), 50, [0], [0]) == 0.0

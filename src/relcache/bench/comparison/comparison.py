@@ -125,6 +125,7 @@ class Comparison:
     announce: Callable[[str], None] = lambda text: None
     advance: Callable[[int], None] = lambda count: None
     unfit: dict[str, str] = field(default_factory=dict, init=False)  # why entries cannot run on the model, by name
+    failed: dict[str, str] = field(default_factory=dict, init=False)  # why single variants could not run, by name
     _repeated: set[tuple[str, int]] = field(default_factory=set, init=False)  # with the options of another variant
     full: Variant = field(default_factory=lambda: Variant(Entry("full", {"method": "full"}), None), init=False)
     _folders: dict[str, Path] = field(default_factory=dict, init=False)
@@ -139,12 +140,24 @@ class Comparison:
         """Full compute, then the methods of fixed cost, then all others at each number of full steps."""
         entries = [entry for entry in self.entries if entry.name not in self.unfit]
         fixed = [Variant(entry, None) for entry in entries if entry.fixed]
-        free = [Variant(entry, nfc) for nfc in self.targets for entry in entries if not entry.fixed]
-        return [
-            self.full,
-            *fixed,
-            *(variant for variant in free if (variant.entry.name, variant.nfc) not in self._repeated),
+        numbers = dict.fromkeys(nfc for entry in entries if not entry.fixed for nfc in self._targets_of(entry))
+        free = [
+            Variant(entry, nfc)
+            for nfc in {**dict.fromkeys(self.targets), **numbers}
+            for entry in entries
+            if not entry.fixed and nfc in self._targets_of(entry) and (entry.name, nfc) not in self._repeated
         ]
+        return [self.full, *(variant for variant in (*fixed, *free) if variant.name not in self.failed)]
+
+    def not_run(self, called: Callable[[Entry], str]) -> dict[str, str]:
+        """Return why contestants could not run, at all or at a number of full steps, by what `called` names them."""
+        reasons = {called(entry): self.unfit[entry.name] for entry in self.entries if entry.name in self.unfit}
+        for entry in self.entries:
+            for nfc in (None, *self._targets_of(entry)):
+                name = Variant(entry, nfc).name
+                if name in self.failed:
+                    reasons[called(entry) + ("" if nfc is None else f", {nfc} full steps")] = self.failed[name]
+        return reasons
 
     @cached_property
     def exact(self) -> Variant | None:
@@ -166,7 +179,11 @@ class Comparison:
         self._leave_out()
         references = [self.full] if self.exact is None else [self.full, self.exact]
         for variants in (references, self.variants[1:]):
-            self._do(pool, [work for variant in variants for work in self.sampling(variant)])
+            sampling = [work for variant in variants for work in self.sampling(variant)]
+            for work in sampling:
+                work.unfit.unlink(missing_ok=True)
+            self._do(pool, sampling)
+        self._leave_out_failed()
         measures = self.settings.setup.measures
         self._do(
             pool, [work for variant in self.variants for name in measures for work in self.measuring(variant, name)]
@@ -189,7 +206,10 @@ class Comparison:
         return not entry.fixed or entry.rival is not None
 
     def _targets_of(self, entry: Entry) -> Sequence[int]:
-        return (OWN,) if entry.fixed else self.targets
+        if entry.fixed:
+            return (OWN,)
+        setup = self.settings.setup
+        return entry.rival.targets(self.targets, setup.steps) if setup.timed and entry.rival else self.targets
 
     def _budget(self, entry: Entry) -> Budget:
         """Return the search for intervals and thresholds."""
@@ -223,6 +243,13 @@ class Comparison:
                     self.advance(self.settings.samples)
                     self._repeated.add((entry.name, nfc))
                 known.append(budgets.get(str(nfc)))
+
+    def _leave_out_failed(self) -> None:
+        """Leave out the variants that failed while they sampled."""
+        for variant in self.variants[1:]:
+            reason = self.sampling(variant)[0].unfit
+            if reason.exists():
+                self.failed[variant.name] = files.read_json(reason, str)
 
     def folder(self, variant: Variant) -> Path:
         """Return the folder of a variant's samples, named after all options of its method, the budget included."""

@@ -194,9 +194,17 @@ def budgeted(
     except Unfit:
         raise
     except Exception as error:  # another library's, of any kind: it ends one contestant, not the race
-        if is_out_of_memory(error):
-            raise
-        raise Unfit(f"{type(error).__name__}: {' '.join(str(error).split()):.300}") from error
+        raise Unfit(reason_of(error)) from error
+
+
+def ends_one_contestant(config: Config, error: Exception) -> bool:
+    """Whether an error of a run is no reason to end the comparison: a rival's of any kind, or a lack of memory."""
+    return rival_of(config) is not None or (config["method"] != "full" and is_out_of_memory(error))
+
+
+def reason_of(error: Exception) -> str:
+    """Return an error as one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
 
 
 def _of_rival(

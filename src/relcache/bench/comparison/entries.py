@@ -100,7 +100,8 @@ TITLES = {
     "auto": "relcache, default", "auto-finer": "default, finer=4", "auto-uncorrected": "default, uncorrected",
     "auto-even": "default, even gaps",
     "auto-first-order": "default, order 1", "auto-modules": "default, at modules", "fora": "FORA",
-    "taylorseer-1": "TaylorSeer, m=1", "taylorseer-2": "TaylorSeer, m=2", "rfc-1": "RFC, m=1", "rfc-2": "RFC, m=2",
+    "taylorseer-1": "TaylorSeer, m=1", "taylorseer-2": "TaylorSeer, m=2",
+    "taylorseer-p3-1": "TaylorSeer, other phase, m=1", "rfc-1": "RFC, m=1", "rfc-2": "RFC, m=2",
 }  # fmt: skip
 
 ABLATION = ("taylorseer-1", "rfe-1", "rcs-1", "rfc-1", *WEIGHTS)
@@ -108,7 +109,7 @@ ABLATION = ("taylorseer-1", "rfe-1", "rcs-1", "rfc-1", *WEIGHTS)
 
 ORDERED = sorted({known.rpartition("-")[0] or known for known in (*PUBLISHED, *OURS, *WEIGHTS)} | {*DEFAULT})
 
-RACE = ("auto", *PARTS, *FINER, "fora", "taylorseer-1", "taylorseer-2", "rfc-1", "rfc-2")
+RACE = ("auto", *PARTS, *FINER, "fora", "taylorseer-1", "taylorseer-2", "taylorseer-p3-1", "rfc-1", "rfc-2")
 """The methods of relcache in a race, beside all rivals."""
 
 

@@ -19,7 +19,14 @@ import numpy as np
 import torch
 
 from relcache.bench import files
-from relcache.bench.comparison.contestants import Unfit, budgeted, sample, seconds_of_full_call
+from relcache.bench.comparison.contestants import (
+    Unfit,
+    budgeted,
+    ends_one_contestant,
+    reason_of,
+    sample,
+    seconds_of_full_call,
+)
 from relcache.bench.figures.sheet import to_8_bits
 from relcache.bench.quality.measures import Measure, make_measure
 from relcache.bench.sampling import gallery
@@ -31,6 +38,7 @@ from relcache.bench.saved import TRIED_FORM
 
 UNFIT = "unfit"  # the key of the reason why a rival cannot run on the model
 FRESH = 2.0  # seconds for which the time of a full call is taken to last
+UNSTEADY, ATTEMPTS = 0.15, 3  # a batch runs again if the times of a full call before and after it differ by more
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,8 @@ class Budget:
 class Sampling:
     """Make one batch of samples with the method of `config`, numbered from `first` on, in the folder of `file`.
 
-    `file`, which is written last, holds the batch's report, seconds and bytes.
+    `file`, which is written last, holds the batch's report, seconds and bytes. If a rival fails, or memory does not
+    suffice for a method, only the file `unfit` is written, with the reason, and the next run tries again.
     """
 
     file: Path
@@ -91,6 +100,11 @@ class Sampling:
     config: Mapping[str, Any]
     seeds: tuple[int, ...]
     conditions: tuple[int | str, ...]
+
+    @property
+    def unfit(self) -> Path:
+        """The file that holds why these samples cannot be made, for all batches of the folder."""
+        return self.file.with_name("unfit.json")
 
 
 @dataclass(frozen=True)
@@ -153,10 +167,10 @@ class Worker:
                 for threshold, count in tried:
                     if not (math.isfinite(threshold) and math.isfinite(count) and threshold >= 0):
                         raise ValueError(f"a threshold of {threshold} with {count} full steps")
-                    known.tried[threshold] = count
+                    known.remembered[threshold] = count
 
         def keep(threshold: float, found: float) -> None:
-            files.write_json(work.tried, sorted(known.tried.items()))
+            files.write_json(work.tried, sorted({**known.remembered, **known.tried}.items()))
             tell(f"{work.config['method']}: τ = {threshold:g} gives {found:g} full steps")
 
         sampler = self._sampler(work.batch)
@@ -168,19 +182,38 @@ class Worker:
             files.write_json(work.file, found)
 
     def _sample(self, work: Sampling) -> None:
-        sampler = self._sampler(len(work.seeds))
+        if work.unfit.exists():
+            return
+        sampler, reason = self._sampler(len(work.seeds)), ""
+        try:
+            self._sample_timed(work, sampler)
+        except Exception as error:
+            if not ends_one_contestant(work.config, error):
+                raise
+            reason = reason_of(error)
+        if reason:  # outside of the handler, which holds the run's memory
+            if self._cuda:
+                torch.cuda.empty_cache()
+            replace(sampler, steps=2).call(work.seeds, work.conditions)  # raises if nothing can run any more
+            files.write_json(work.unfit, reason)
+
+    def _sample_timed(self, work: Sampling, sampler: Sampler) -> None:
+        """Make a batch of samples; up to three times if the machine was busy with something else."""
         self._warm_up(sampler, work)
-        before = self._full_call(sampler, work)
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats()
-        began = time.time()
-        sampled = sample(
-            work.config, sampler, work.seeds, work.conditions, timed=self.setup.timed,
-            weigh=self.setup.timed and work.first == 0,
-        )  # fmt: skip
-        memory = torch.cuda.max_memory_allocated() if self._cuda else np.nan
-        self._probed = None
-        after = self._full_call(sampler, work)
+        for _ in range(ATTEMPTS):
+            before = self._full_call(sampler, work)
+            if self._cuda:
+                torch.cuda.reset_peak_memory_stats()
+            began = time.time()
+            sampled = sample(
+                work.config, sampler, work.seeds, work.conditions, timed=self.setup.timed,
+                weigh=self.setup.timed and work.first == 0,
+            )  # fmt: skip
+            memory = torch.cuda.max_memory_allocated() if self._cuda else np.nan
+            self._probed = None
+            after = self._full_call(sampler, work)
+            if not abs(before - after) > UNSTEADY * min(before, after):
+                break
         gallery.write_samples(work.file.parent, work.first, to_8_bits(sampled.images.numpy()))
         record = {
             "seeds": work.seeds,

@@ -17,6 +17,7 @@ from relcache.bench.comparison.analysis import Analysis
 from relcache.bench.figures import plots
 from relcache.bench.figures.plots import Line
 from relcache.bench.figures.sheet import SheetRow
+from relcache.bench.rivals import is_solver
 from relcache.bench.sampling import gallery
 from relcache.bench.saved import RACE, RACE_FORM, SETTINGS, TABLE, read_part, read_results
 from relcache.bench.tables import flops_unit
@@ -116,7 +117,8 @@ def _sheets(folder: Path, settings: Mapping[str, Any], cells: Sequence[Mapping[s
 
     written: list[Path] = []
     reference = row(cells[0])
-    for target in dict.fromkeys(cell["nfc_target"] for cell in cells[1:]):
+    shared = [cell for cell in cells[1:] if not is_solver(cell["method"])] or cells[1:]  # solvers have more numbers
+    for target in dict.fromkeys(cell["nfc_target"] for cell in shared):
         here = [cell for cell in cells[1:] if cell["nfc_target"] == target]
         if len(here) > MOST_ROWS:
             here = sorted(here, key=lambda cell: -(cell.get("psnr") or 0.0))[:MOST_ROWS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +20,10 @@ class Interval(NamedTuple):
     least: float
     most: float
 
-    def parts_from(self, other: Interval) -> bool:
-        """Whether the two intervals have no number in common."""
-        return self.least > other.most or self.most < other.least
+    @property
+    def leaves_out_zero(self) -> bool:
+        """Whether 0 lies outside."""
+        return self.least > 0 or self.most < 0
 
 
 def interval(values: Sequence[float] | np.ndarray) -> Interval:
@@ -33,18 +35,46 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval:
     known = known[~np.isnan(known)]
     if not len(known):
         return Interval(np.nan, np.nan, np.nan)
-    drawn = np.random.default_rng(SEED).integers(0, len(known), (DRAWS, len(known)))
-    means = known[drawn].mean(1)
-    least, most = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(known.mean()), float(least), float(most))
+    return _percentiles(float(known.mean()), known[_drawn(len(known))].mean(1))
+
+
+def _drawn(count: int, seed: int = SEED) -> np.ndarray:
+    """Return the numbers of the samples in each draw, (DRAWS, count)."""
+    return np.random.default_rng(seed).integers(0, count, (DRAWS, count))
+
+
+def _percentiles(mean: float, means: np.ndarray) -> Interval:
+    least, most = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(mean, float(least), float(most))
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a contestant: its time as a share of full compute's, and the quality of each sample, (n,)."""
+    """One run of a contestant.
 
-    share: float
+    Attributes:
+        shares: the time of each batch as a share of full compute's.
+        values: the quality of each sample, (n,).
+    """
+
+    shares: Sequence[float]
     values: np.ndarray
+
+    @property
+    def share(self) -> float:
+        """The median over batches."""
+        return float(np.median(self.shares))
+
+    @cached_property
+    def drawn_shares(self) -> np.ndarray:
+        """Return the share in each draw of batches, (DRAWS,); the draws are the run's own, as its noise is."""
+        seed = SEED + int.from_bytes(np.float64(self.share).tobytes(), "little") % 2**31
+        return np.median(np.asarray(self.shares)[_drawn(len(self.shares), seed)], 1)
+
+    @cached_property
+    def drawn_means(self) -> np.ndarray:
+        """Return the mean quality in each draw of samples, (DRAWS,): the same samples for all contestants."""
+        return np.nanmean(self.values[_drawn(len(self.values))], 1)
 
 
 def at_time(share: float, curve: Sequence[Point]) -> np.ndarray | None:
@@ -64,6 +94,23 @@ def at_time(share: float, curve: Sequence[Point]) -> np.ndarray | None:
     return max(within, key=np.nanmean)
 
 
+def _drawn_at_time(shares: np.ndarray, curve: Sequence[Point]) -> np.ndarray:
+    """Return a contestant's mean quality within the time `shares` of each draw, (DRAWS,), as `at_time` has it.
+
+    In a draw in which the curve does not reach that time its nearest end counts.
+    """
+    times = np.stack([point.drawn_shares for point in curve])
+    means = np.stack([point.drawn_means for point in curve])
+    order = np.argsort(times, 0)
+    times, means = np.take_along_axis(times, order, 0), np.take_along_axis(means, order, 0)
+    left = np.clip((times <= shares).sum(0) - 1, 0, len(curve) - 1)
+    right, draw = np.minimum(left + 1, len(curve) - 1), np.arange(len(shares))
+    length = times[right, draw] - times[left, draw]
+    weight = np.clip((shares - times[left, draw]) / np.where(length > 0, length, 1.0), 0.0, 1.0)
+    between = (1 - weight) * means[left, draw] + weight * means[right, draw]
+    return np.maximum(between, np.maximum.accumulate(means, 0)[left, draw])
+
+
 @dataclass(frozen=True)
 class Duel:
     """A contestant within the time that the default takes with a number of full steps, by one quality.
@@ -71,7 +118,7 @@ class Duel:
     Attributes:
         value: the contestant's quality.
         lead: the default's quality less the contestant's, over the same samples.
-        parted: whether the intervals of both qualities have no number in common.
+        parted: whether the lead's interval leaves out 0.
     """
 
     value: Interval
@@ -80,9 +127,13 @@ class Duel:
 
 
 def duel(own: Point, curve: Sequence[Point]) -> Duel | None:
-    """Return a contestant at the time of `own`; None if its curve does not reach it."""
+    """Return a contestant at the time of `own`; None if its curve does not reach it.
+
+    The intervals are over the samples, the same for both, and over the times of batches.
+    """
     values = at_time(own.share, curve)
     if values is None:
         return None
-    value = interval(values)
-    return Duel(value, interval(own.values - values), interval(own.values).parts_from(value))
+    theirs = _drawn_at_time(own.drawn_shares, curve)
+    lead = _percentiles(float(np.nanmean(own.values - values)), own.drawn_means - theirs)
+    return Duel(_percentiles(float(np.nanmean(values)), theirs), lead, lead.leaves_out_zero)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import diffusers
 from diffusers import DiffusionPipeline
 
-from relcache.bench.comparison.benchmarks import PAIR, SMALL, Benchmark, in_turn, shipped_benchmark
+from relcache.bench.comparison.benchmarks import PAIR, SMALL, VBENCH, Benchmark, in_turn, shipped_benchmark
 from relcache.bench.comparison.comparison import EXACT
 from relcache.bench.comparison.summaries import Column, distance_to_full
+from relcache.bench.quality.measures import unavailable
 from relcache.bench.race.data import distance_to_data
 from relcache.bench.sampling.pipelines import class_count, model_folder
 
@@ -52,11 +55,11 @@ def race_columns(benchmark: Benchmark) -> dict[str, Column]:
             "frechet": Column("Fréchet to full compute", ".3f", distance_to_full("recogniser")),
             "frechet_data": Column("Fréchet to the data", ".3f", distance_to_data),
         }
-    return {}
+    return {"vbench": VBENCH["vbench"]} if "vbench" in benchmark.measures else {}
 
 
 def _of_pipeline(model: str) -> Benchmark:
-    """Return a benchmark with the measures that need no network of relcache's own."""
+    """Return a benchmark with the measures of pairs; with ImageReward or VBench if its environment is installed."""
     folder = model_folder(model)
     try:
         index = DiffusionPipeline.load_config(str(folder) if folder.is_dir() else model)
@@ -64,11 +67,19 @@ def _of_pipeline(model: str) -> Benchmark:
         raise ValueError(f"{model} is no shipped model, no folder of a pipeline and no hub id: {error}") from error
     classes = class_count(model) or 1000 if index.get("_class_name") == "DiTPipeline" else None
     task = "text" if classes is None else "class"
+    judge = None if classes is not None else "vbench" if _makes_clips(str(index.get("_class_name"))) else "image-reward"
+    judged: dict[str, Mapping[str, Any]] = {} if judge is None or unavailable(judge) else {judge: {}}
     return replace(
-        SMALL[task], model=model, options={}, measures={"pair": {}}, columns=PAIR,
+        SMALL[task], model=model, options={}, measures={"pair": {}, **judged}, columns=PAIR,
         meaning="both are against full compute",
         conditions=_prompts_needed if classes is None else lambda seeds: in_turn(range(classes), len(seeds)),
     )  # fmt: skip
+
+
+def _makes_clips(pipeline: str) -> bool:
+    """Whether a pipeline class of diffusers makes clips."""
+    kind = getattr(diffusers, pipeline, None)
+    return kind is not None and "num_frames" in inspect.signature(kind.__call__).parameters
 
 
 def _prompts_needed(seeds: Any) -> Any:

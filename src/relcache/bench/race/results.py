@@ -44,7 +44,6 @@ QUALITIES = {
     "right": Quality("all right", "recogniser", "right", ".3f"),
     "accuracy": Quality("class", "classifier", "accuracy", ".3f"),
     "image_reward": Quality("ImageReward", "image-reward", "image_reward", ".3f"),
-    "clip": Quality("CLIP", "clip", "clip", ".2f"),
 }
 """The measures of single samples; those that are taken are in the tables."""
 
@@ -69,8 +68,7 @@ def write_race(comparison: Comparison, columns: Mapping[str, Column]) -> dict[st
         "runs": runs,
         "equal_time": _equal_time(comparison, runs),
         "least_distance_to_data": least_distance(comparison) if runs[0].get("frechet_data") is not None else None,
-        "unfit": {entry.title: comparison.unfit[entry.name] for entry in comparison.entries
-                  if entry.name in comparison.unfit},
+        "unfit": comparison.not_run(lambda entry: entry.title),
     }  # fmt: skip
     files.write_json(comparison.out / RACE, race)
     files.write_whole(comparison.out / "race.md", _markdown(race, taken, columns).encode())
@@ -121,7 +119,8 @@ def _shares(comparison: Comparison, variant: Variant) -> list[float]:
 def _equal_time(comparison: Comparison, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the contestants at the time of each run of the default, by PSNR to full compute and to the exact solution.
 
-    They are in the order of the first, best first. The default's slowest run has no table, as most curves end there.
+    They are in the order of the first, best first. `slower` and `faster` name those whose runs all take longer, or all
+    end before.
     """
     timed = [
         (variant, run) for variant, run in zip(comparison.variants, runs, strict=True)
@@ -132,26 +131,29 @@ def _equal_time(comparison: Comparison, runs: Sequence[Mapping[str, Any]]) -> li
     own: dict[str, dict[int, Point]] = {key: {} for key in qualities}
     for key in qualities:
         for variant, run in timed:
-            point = Point(run["share"], _values(comparison, variant, QUALITIES[key]))
+            point = Point(_shares(comparison, variant), _values(comparison, variant, QUALITIES[key]))
             if variant.entry.name == OWN and variant.nfc is not None:
                 own[key][variant.nfc] = point
             else:
                 curves[key].setdefault(run["title"], []).append(point)
     tables = []
-    budgets = list(own[qualities[0]]) if qualities else []
-    if len(budgets) > 1:
-        budgets.remove(max(budgets))
-    for nfc in budgets:
+    for nfc in own[qualities[0]] if qualities else ():
         others: list[dict[str, Any]] = []
-        for title in curves[qualities[0]]:
+        share = own[qualities[0]][nfc].share
+        out_of_reach: dict[str, list[str]] = {"slower": [], "faster": []}
+        for title, curve in curves[qualities[0]].items():
+            times = [point.share for point in curve]
+            if not min(times) <= share <= max(times):
+                out_of_reach["slower" if share < min(times) else "faster"].append(title)
             found = {key: duel(own[key][nfc], curves[key][title]) for key in qualities}
             if None not in found.values():
                 others.append({"title": title, **{key: asdict(value) for key, value in found.items() if value}})
         tables.append({
             "nfc": nfc,
-            "share": own[qualities[0]][nfc].share,
+            "share": share,
             "default": {key: interval(own[key][nfc].values) for key in qualities},
             "others": sorted(others, key=lambda other: -other[qualities[0]]["value"].mean),
+            **out_of_reach,
         })  # fmt: skip
     return tables
 
@@ -166,10 +168,15 @@ NOTE = (
     "just before and after, the median over batches. PSNR and SSIM are to full compute. Thresholds and plans were "
     "found on other seeds.\n\n"
     "At equal time: each contestant within the time that the default takes, on its own curve, linear between two runs, "
-    "or at its best faster run. Before its fastest run and after its slowest one nothing is said. The lead is the "
-    "default's mean less the contestant's; in bold where the two intervals have no number in common. A better solver "
-    "comes nearer to the exact solution than full compute does, which bounds its PSNR to full compute."
+    "or at its best faster run. Curves bend upwards, so the line between two runs is a little too low for a "
+    "contestant; solvers have runs in between. Before its fastest run and after its slowest one nothing is said. The "
+    "lead is the default's mean less the contestant's over the same samples. Its interval also counts the spread of "
+    "times; it is in bold where the interval leaves out 0. A better solver comes nearer to the exact solution than "
+    "full compute does, which bounds its PSNR to full compute."
 )
+
+
+OUT_OF_REACH = {"slower": "All runs take longer", "faster": "All runs are faster"}
 
 
 def _markdown(race: Mapping[str, Any], taken: Mapping[str, Quality], columns: Mapping[str, Column]) -> str:
@@ -183,6 +190,7 @@ def _markdown(race: Mapping[str, Any], taken: Mapping[str, Quality], columns: Ma
         for row in rows:
             row |= {f"{key}_lead": f"**{row[f'{key}_lead']}**" for key, parted in row["parted"].items() if parted}
         lines.append(markdown_table(rows, headings))
+        lines += [f"{OUT_OF_REACH[key]}: {', '.join(table[key])}.\n" for key in OUT_OF_REACH if table[key]]
     lines.append("\n## All runs\n")
     if race["least_distance_to_data"] is not None:
         lines.append(

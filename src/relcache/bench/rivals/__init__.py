@@ -8,7 +8,7 @@ from relcache.bench.rivals.equations import EQUATIONS
 from relcache.bench.rivals.first_block_cache import FirstBlockCache
 from relcache.bench.rivals.magcache import MagCache
 from relcache.bench.rivals.seacache import SeaCache
-from relcache.bench.rivals.solvers import SOLVERS
+from relcache.bench.rivals.solvers import SOLVERS, Solver
 from relcache.bench.rivals.taylorseer import LiteTaylorSeerHook, TaylorSeerHook
 
 RIVALS: dict[str, Rival] = {
@@ -47,4 +47,10 @@ RIVALS: dict[str, Rival] = {
 }
 """Every rival, by name."""
 
-__all__ = ["RIVALS", "Rival"]
+
+def is_solver(name: str) -> bool:
+    """Whether a contestant is no cache, but a solver with fewer steps."""
+    return name in RIVALS and RIVALS[name].group == Solver.group
+
+
+__all__ = ["RIVALS", "Rival", "is_solver"]

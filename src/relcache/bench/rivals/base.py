@@ -77,6 +77,10 @@ class Rival(ABC):
         """Return further options, found on calibration samples for which no result is reported."""
         return {}
 
+    def targets(self, asked: Sequence[int], steps: int) -> Sequence[int]:
+        """Return the numbers of full steps at which it runs in a race whose other contestants run at those `asked`."""
+        return asked
+
     @property
     def calibrates(self) -> bool:
         """Whether `calibrate` finds options."""

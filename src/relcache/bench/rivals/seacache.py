@@ -37,8 +37,9 @@ class SeaCache(Rival):
 
         model, scheduler = only_transformer(pipeline_or_model), pipeline_or_model.scheduler
         config = SeaCacheConfig(
-            threshold=options["threshold"], max_consecutive_cached=self.longest, raw_vision_callback=_latents
-        )
+            threshold=options["threshold"], max_consecutive_cached=self.longest, raw_vision_callback=_latents,
+            power_exp=EXPONENTS[type(model).__name__],
+        )  # fmt: skip
         indices = count()
 
         def before(*_: Any) -> None:
@@ -94,3 +95,5 @@ LATENTS: dict[str, Callable[[Tensor, dict[str, Any]], Tensor]] = {
     "HunyuanVideoTransformer3DModel": lambda sample, kwargs: sample,
 }
 """The latents of a call, (batch, channels, frames, height, width), by transformer."""
+EXPONENTS = {"DiTTransformer2DModel": 2.0, "FluxTransformer2DModel": 2.0, "HunyuanVideoTransformer3DModel": 3.0}
+"""The authors' exponents of the power of clean signals: 2 for pictures, 3, the package's default, for clips."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import diffusers
@@ -42,6 +43,15 @@ class Solver(Rival):
         """Return the steps that take `calls` calls of the transformer, or one call less."""
         return (calls - 1) // self.calls + 1
 
+    def targets(self, asked: Sequence[int], steps: int) -> Sequence[int]:
+        """Return the numbers asked for, those midway between them, and one above: a cache takes longer than its number.
+
+        So a solver is seen near the time of any cache, and little is left to interpolation.
+        """
+        ordered = sorted(asked)
+        more = {round(1.25 * ordered[-1]), *((low + high) // 2 for low, high in pairwise(ordered))}
+        return [*asked, *sorted({nfc for nfc in more if nfc <= steps}.difference(asked), reverse=True)]
+
     @contextmanager
     def enabled(self, pipeline_or_model: Any, options: Options, steps: int) -> Iterator[None]:
         own = pipeline_or_model.scheduler
@@ -52,16 +62,20 @@ class Solver(Rival):
             pipeline_or_model.scheduler = own
 
     def made(self, own: Any) -> Any:
-        """Return the solver for a pipeline whose own scheduler is `own`."""
+        """Return the solver for a pipeline whose own scheduler is `own`.
+
+        It takes over the noise schedule, but not spacing "leading", DDIM's default, which begins too late at few steps.
+        """
         flow = is_flow(own)
+        config = {key: value for key, value in own.config.items() if (key, value) != ("timestep_spacing", "leading")}
         if not self.scheduler:
             return type(own).from_config(own.config, **self.options)
         if self.calls == 2:
-            return FlowHeun(own) if flow else UnitHeun.from_config(own.config, **self.options)
+            return FlowHeun(own) if flow else UnitHeun.from_config(config, **self.options)
         kind = table_free(getattr(diffusers, self.flow if flow and self.flow else self.scheduler))
         shift = {"flow_shift": own.config.get("shift", 1.0)}
         of_flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", **shift}
-        return kind.from_config(own.config, **(of_flow if flow else NONE), **self.options)
+        return kind.from_config(config, **(of_flow if flow else NONE), **self.options)
 
     def unfit(self, pipeline_or_model: Any) -> str:
         own = getattr(pipeline_or_model, "scheduler", None)
@@ -137,6 +151,10 @@ class UnitHeun(diffusers.HeunDiscreteScheduler):
 
     diffusers' class works on samples of variance 1 + sigma², and needs the first noise scaled.
     """
+
+    @property
+    def init_noise_sigma(self) -> float:
+        return 1.0
 
     def scale_model_input(self, sample: torch.Tensor, timestep: Any) -> torch.Tensor:
         return sample

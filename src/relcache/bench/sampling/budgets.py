@@ -155,9 +155,15 @@ def at_budget(
 
 @dataclass
 class TriedThresholds:
-    """The thresholds tried for one method, and the mean number of full steps that each gave."""
+    """The thresholds tried for one method, and the mean number of full steps that each gave.
+
+    Attributes:
+        tried: those of this search.
+        remembered: those of a search that was broken off. This one takes the same way again, without their runs.
+    """
 
     tried: dict[float, float] = field(default_factory=dict)
+    remembered: dict[float, float] = field(default_factory=dict)
 
     def nearest(self, nfc: float) -> float:
         """Return the smallest threshold that gave the number of full steps nearest to `nfc`."""
@@ -247,6 +253,9 @@ def smallest_threshold(
         threshold = _next(known, nfc, start, warmup)
         if threshold in known.tried:
             break
+        if threshold in known.remembered:
+            known.tried[threshold] = known.remembered[threshold]
+            continue
         known.tried[threshold] = count(threshold)
         tell(threshold, known.tried[threshold])
     return known.nearest(nfc)

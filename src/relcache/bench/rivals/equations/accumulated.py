@@ -23,17 +23,28 @@ class Meter:
         first: the first input seen since the last decision, (rows, tokens, channels).
         latest: the last input seen.
         changes: the relative changes of the input in this request, from its second step on.
+        known: the input whose change was computed last, and that change: decision and sum need it both.
     """
 
     first: Tensor | None = None
     latest: Tensor | None = None
     changes: list[float] = field(default_factory=list)
+    known: tuple[Tensor, float] | None = None
 
     def see(self, features: Tensor) -> None:
         """Note an input, (rows, tokens, channels)."""
         self.latest = features.detach().clone()
         if self.first is None:
             self.first = self.latest
+
+    def change(self, previous: Tensor | None) -> float:
+        """Return the relative change of the latest input from `previous`, or from the first one seen."""
+        before, now = self.first if previous is None else previous, self.latest
+        assert before is not None
+        assert now is not None
+        if self.known is None or self.known[0] is not now:
+            self.known = now, relative_change(before, now)
+        return self.known[1]
 
     def watch(self, handle: Handle) -> None:
         """See all inputs that the gauges of an enabled model read; they are dropped with its session."""
@@ -87,23 +98,16 @@ class AccumulatedChange(Schedule):
     def wants_full(self, state: Accumulated, step: int, error: float | None) -> bool:
         if step == 0 or error is None or (state.total is not None and step >= state.total - 1):
             return True
-        return state.sum + self._rescaled(self._change(state)) >= self.threshold
+        return state.sum + self._rescaled(self.meter.change(state.previous)) >= self.threshold
 
     def advance(self, state: Accumulated, step: int, error: float | None, full: bool) -> Accumulated:
         summed, previous = 0.0, None  # without an error, the step's first input is still to come
         if error is not None:
-            change, previous = self._change(state), self.meter.latest
+            change, previous = self.meter.change(state.previous), self.meter.latest
             self.meter.changes.append(change)
             summed = 0.0 if full else state.sum + self._rescaled(change)
         self.meter.first = None
         return state._replace(sum=summed, previous=previous)
-
-    def _change(self, state: Accumulated) -> float:
-        """Return the relative change of the input since the step before."""
-        before, now = self.meter.first if state.previous is None else state.previous, self.meter.latest
-        assert before is not None
-        assert now is not None
-        return relative_change(before, now)
 
     def _rescaled(self, change: float) -> float:
         return float(np.polyval(self.polynomial, change))

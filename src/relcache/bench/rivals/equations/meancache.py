@@ -27,6 +27,7 @@ class MeanVelocity(HistoryForecaster):
 
     δ_m is the length of step m, and Δ the sum of those from r to n - 1. `(u - v(r)) / Δ` is MeanFlow's derivative of
     the average velocity, without a Jacobian-vector product. A skipped step uses the velocities of skipped ones, too.
+    The authors' program computes the same.
 
     Attributes:
         lengths: δ of each step.
