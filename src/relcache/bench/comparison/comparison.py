@@ -199,6 +199,10 @@ class Comparison:
         pool.do(left, self._count, self.announce)
 
     def _count(self, piece: Work) -> None:
+        if isinstance(piece, Sampling):
+            self.announce(f"sampled {piece.file.parent.name.rpartition('-')[0]}")
+        elif isinstance(piece, Measuring):
+            self.announce(f"measured {piece.measure}")
         self.advance(0 if isinstance(piece, Measuring) else len(piece.seeds))
 
     def _has_work(self, entry: Entry) -> bool:
