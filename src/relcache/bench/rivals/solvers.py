@@ -71,7 +71,9 @@ class Solver(Rival):
         if not self.scheduler:
             return type(own).from_config(own.config, **self.options)
         if self.calls == 2:
-            return FlowHeun(own) if flow else UnitHeun.from_config(config, **self.options)
+            return (
+                FlowHeun(own) if flow else UnitHeun.from_config(config, **{"use_karras_sigmas": True, **self.options})
+            )
         kind = table_free(getattr(diffusers, self.flow if flow and self.flow else self.scheduler))
         shift = {"flow_shift": own.config.get("shift", 1.0)}
         of_flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", **shift}
@@ -149,7 +151,8 @@ class FlowHeun(diffusers.FlowMatchHeunDiscreteScheduler):
 class UnitHeun(diffusers.HeunDiscreteScheduler):
     """Heun's method for pipelines that begin with noise of variance 1 and keep samples at that variance, as DDIM does.
 
-    diffusers' class works on samples of variance 1 + sigma², and needs the first noise scaled.
+    diffusers' class works on samples of variance 1 + sigma², and needs the first noise scaled. Sigmas are those of
+    Karras et al., who proposed the method: equal steps of time are too long where sigma is large.
     """
 
     @property
