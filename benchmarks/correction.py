@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from candidates import Chosen, Foretold, Ridge
 from rich.console import Console
@@ -30,6 +29,8 @@ from relcache.bench import files
 from relcache.bench.comparison.arguments import call_options
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.quality.metrics.pair import psnr
+from relcache.bench.rivals import RIVALS
+from relcache.bench.rivals.solvers import Solver
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.budgets import spacing_for
 from relcache.bench.sampling.pipelines import load_pipeline
@@ -100,18 +101,16 @@ ROWS: dict[str, Make] = {
 }
 
 
+SOLVERS = {
+    "same scheduler": "fewer-steps", "UniPCMultistepScheduler": "unipc", "DPMSolverMultistepScheduler": "dpm-2m"
+}  # fmt: skip
+
+
 def solver(name: str, base: Any) -> Any:
-    """Return a plain solver for the same model; "same scheduler" is the pipeline's own."""
-    if name == "same scheduler":
-        return base
-    flow = not hasattr(base, "alphas_cumprod")
-    options = (
-        {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": base.config.shift} if flow else {}
-    )
-    return getattr(diffusers, name).from_config(base.config, **options)
-
-
-SOLVERS = ["same scheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"]
+    """Return a plain solver for the same model, as it is in the race."""
+    rival = RIVALS[SOLVERS[name]]
+    assert isinstance(rival, Solver)
+    return rival.made(base)
 
 
 @dataclass
