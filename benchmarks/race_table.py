@@ -1,10 +1,12 @@
-"""Print races as short tables: the default and chosen contestants at equal time, a column for each budget.
+"""Print races as short tables: the default's lead over its best rival, and chosen contestants at equal time.
 
     python benchmarks/race_table.py benchmarks/results/race/race-small-flux benchmarks/results/race/race-small-video
 
-A cell has the PSNR in dB to full compute and to the exact solution, each with a star if the interval of the default's
-lead holds 0, and with an arrow if the contestant is ahead. A dash: it is not as fast, or all its runs are faster. Below
-each table stand all contestants that are ahead or even, and the best rival by each quality.
+The first table has a row for each race and quality, PSNR in dB to full compute or to the exact solution, and a column
+for each number of full steps of the default. A rival is a contestant that is not of relcache. Then each race has a
+table of chosen contestants: a cell has both PSNRs, each with a star if the interval of the default's lead holds 0, and
+with an arrow if the contestant is ahead. A dash: it is not as fast, or all its runs are faster. Below it stand all
+contestants that are ahead of the default or even with it.
 """
 
 from __future__ import annotations
@@ -48,6 +50,29 @@ def rows_of(race: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def best_rival(race: dict[str, Any], table: dict[str, Any], key: str) -> dict[str, Any] | None:
+    """Return the contestant of the best quality at one time that is not of relcache."""
+    groups = {run["title"]: run["group"] for run in race["runs"]}
+    rivals = [other for other in table["others"] if groups[other["title"]] != OWN]
+    return max(rivals, key=lambda other: other[key]["value"][0], default=None)
+
+
+def leads_of(race: dict[str, Any], key: str) -> list[str]:
+    """Return the default's lead over its best rival at each number of full steps."""
+    cells = []
+    for table in race["equal_time"]:
+        best = best_rival(race, table, key)
+        if best is None:
+            cells.append("–")
+            continue
+        mean, least, most = best[key]["lead"]
+        lead = f"{mean:+.1f} [{least:+.1f}, {most:+.1f}]"
+        apart = best[key]["value"][2] < table["default"][key][1]
+        name = best["title"].removeprefix("no cache: ")
+        cells.append(f"{f'**{lead}**' if apart else lead if best[key]['parted'] else f'even, {lead}'} {name}")
+    return cells
+
+
 def not_behind(table: dict[str, Any], key: str) -> list[str]:
     """Return the contestants that are ahead of the default by one quality, or even with it."""
     return [
@@ -61,22 +86,21 @@ def main() -> None:
     """Print the tables of races."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("races", type=Path, nargs="+")
-    for folder in parser.parse_args().races:
-        race = json.loads((folder / RACE).read_text(encoding="utf-8"))
-        groups = {run["title"]: run["group"] for run in race["runs"]}
+    folders = parser.parse_args().races
+    races = {folder.name: json.loads((folder / RACE).read_text(encoding="utf-8")) for folder in folders}
+    numbers = [str(table["nfc"]) for table in next(iter(races.values()))["equal_time"]]
+    print(f"| lead in dB, and the best rival | {' | '.join(numbers)} |\n{'| --- ' * (len(numbers) + 1)}|")
+    for key in KEYS:
+        for name, race in races.items():
+            if key in race["qualities"]:
+                print(f"| {name.removeprefix('race-')}, {race['qualities'][key]} | {' | '.join(leads_of(race, key))} |")
+    for race in races.values():
         print(f"\n{race['about']}\n")
         for row in rows_of(race):
             print(f"| {' | '.join(row)} |")
         for table in race["equal_time"]:
             for key in KEYS:
-                rivals = [other for other in table["others"] if groups[other["title"]] != OWN]
-                best = max(rivals, key=lambda other: other[key]["value"][0], default=None)
-                if best:
-                    mean, least, most = best[key]["lead"]
-                    apart = best[key]["value"][2] < table["default"][key][1]
-                    print(f"{table['nfc']}, {key}: best rival {best['title']}, lead {mean:+.2f} [{least:+.2f}, "
-                          f"{most:+.2f}], {'own intervals part' if apart else 'own intervals meet'}; ahead or even: "
-                          f"{', '.join(not_behind(table, key)) or 'none'}")  # fmt: skip
+                print(f"{table['nfc']}, {key}: {', '.join(not_behind(table, key)) or 'none'}")
 
 
 if __name__ == "__main__":
