@@ -12,8 +12,9 @@ from typing import Any
 
 from relcache.bench import files
 from relcache.bench.comparison.benchmarks import SMALL, Benchmark, in_turn
-from relcache.bench.comparison.comparison import Comparison, Settings
+from relcache.bench.comparison.comparison import Comparison
 from relcache.bench.comparison.entries import Entry, choose
+from relcache.bench.comparison.settings import Settings
 from relcache.bench.comparison.work import Setup
 from relcache.bench.quality.measures import unavailable, unjudged
 from relcache.bench.sampling.budgets import FIRST_SEED, WARMUP, calibration_seeds

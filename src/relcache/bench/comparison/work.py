@@ -91,8 +91,8 @@ class Budget:
 class Sampling:
     """Make one batch of samples with the method of `config`, numbered from `first` on, in the folder of `file`.
 
-    `file`, which is written last, holds the batch's report, seconds and bytes. If a rival fails, or memory does not
-    suffice for a method, only the file `unfit` is written, with the reason, and the next run tries again.
+    `file`, which is written last, holds the batch's report, seconds and bytes. If a rival fails, or a method lacks
+    memory, only the file `unfit` is written, with the reason. The next run tries again.
     """
 
     file: Path

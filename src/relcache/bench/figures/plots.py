@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -156,7 +157,7 @@ def race(
             axis.set_xlabel("measured time of denoising, full compute is 100 %")
             axis.set_ylabel("" if index % columns else quality)
             axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, handlelength=3)
-        figure.suptitle(drawable(title, "quality over time"), fontsize=10, parse_math=False)
+        figure.suptitle(textwrap.fill(drawable(title, "quality over time"), 110), fontsize=10, parse_math=False)
     return figure
 
 
