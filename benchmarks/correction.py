@@ -5,7 +5,7 @@
 
 Each row is 64 samples in batches of 32. No option was chosen on their seeds. A row has two PSNRs in dB, each as the
 mean and half the width of the 95 % interval. One is to full compute of these seeds, the other to the exact solution
-(500 steps of the same scheduler, the first 32 samples; in the committed table 400, with which DDIM begins too late).
+(500 steps of the same scheduler, the first 32 samples; in the committed table 400 on the velocity models).
 Each row has exactly the requested number of full steps. Rows are written one by one, and the same command resumes.
 """
 
