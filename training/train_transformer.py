@@ -278,12 +278,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first weights, the scenes and the noise")
     parser.add_argument("--checkpoint-every", type=int, default=200)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--no-compile", action="store_true", help="needed on an H100 with torch 2.11")
     options = parser.parse_args()
     task, device = options.task, torch.device(options.device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # for Muon; the network runs in bfloat16
-        # The memory-efficient kernel reads beyond a broadcast mask of 76 tokens (torch 2.11, H100).
+        # With the broadcast mask of 76 tokens the memory-efficient kernel's backward pass fails (torch 2.11, H100).
         torch.backends.cuda.enable_mem_efficient_sdp(False)
         torch.backends.cuda.enable_cudnn_sdp(False)
     if options.pictures and task == "text":

@@ -129,9 +129,10 @@ def _equal_time(comparison: Comparison, runs: Sequence[Mapping[str, Any]]) -> li
     qualities = [key for key in COMPARED if key in runs[0]]
     curves: dict[str, dict[str, list[Point]]] = {key: {} for key in qualities}
     own: dict[str, dict[int, Point]] = {key: {} for key in qualities}
-    for key in qualities:
-        for variant, run in timed:
-            point = Point(_shares(comparison, variant), _values(comparison, variant, QUALITIES[key]))
+    for variant, run in timed:
+        shares = _shares(comparison, variant)
+        for key in qualities:
+            point = Point(shares, _values(comparison, variant, QUALITIES[key]))
             if variant.entry.name == OWN and variant.nfc is not None:
                 own[key][variant.nfc] = point
             else:

@@ -71,9 +71,7 @@ class Solver(Rival):
         if not self.scheduler:
             return type(own).from_config(own.config, **self.options)
         if self.calls == 2:
-            return (
-                FlowHeun(own) if flow else UnitHeun.from_config(config, **{"use_karras_sigmas": True, **self.options})
-            )
+            return FlowHeun(own) if flow else UnitHeun.from_config(config, **self.options)
         kind = table_free(getattr(diffusers, self.flow if flow and self.flow else self.scheduler))
         shift = {"flow_shift": own.config.get("shift", 1.0)}
         of_flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", **shift}
@@ -125,7 +123,7 @@ def table_free(kind: type[Any]) -> type[Any]:
 class FlowHeun(diffusers.FlowMatchHeunDiscreteScheduler):
     """Heun's method on the table of sigmas of a pipeline's own flow-matching scheduler.
 
-    diffusers' class makes its own table, which knows no shift by the size of the picture.
+    diffusers' class makes its own table, which knows no shift by the size of the picture. Its options do not apply.
     """
 
     def __init__(self, own: Any) -> None:
@@ -192,5 +190,5 @@ SOLVERS = (
         options={"solver_order": 2, "use_beta_sigmas": True}, only="noise",
     ),
     Solver("deis", "no cache: DEIS", "DEISMultistepScheduler"),
-    Solver("heun", "no cache: Heun", "HeunDiscreteScheduler", calls=2),
+    Solver("heun", "no cache: Heun", "HeunDiscreteScheduler", options={"use_karras_sigmas": True}, calls=2),
 )  # fmt: skip
