@@ -21,7 +21,12 @@ FIRST = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--sequences", type=int, default=0, help="how many random sequences test_state_machine.py runs")
+    parser.addoption(
+        "--sequences",
+        type=int,
+        default=0,
+        help="how many test_state_machine.py and test_ranks.py run",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,6 @@
 """The cache of a session: it decides on each step, prepares forecasts, and keeps the outputs of units.
 
-Knows forecasters and schedules by their base classes; nothing of models, patches and callers.
+Knows forecasters and schedules by their base classes, from the request; nothing of models, patches and callers.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from torch.utils._pytree import tree_map_only
 from relcache.engine.decision import Decision, RunUp
 from relcache.engine.features import outputs_of, source_of, stream_name, stream_of, to_rows, zero_padding
 from relcache.engine.gauge import Gauge
-from relcache.engine.state import Branch, CallState, Cell, Request, Stream, Visit, Work, bytes_of, shape_of
-from relcache.forecasters.base import Forecaster, within_type
+from relcache.engine.state import Branch, CallState, Cell, Request, Rules, Stream, Visit, Work, bytes_of, shape_of
+from relcache.forecasters.base import within_type
 from relcache.forecasters.expansion import coefficients_on
 from relcache.models.spec import Part
-from relcache.schedules.base import Schedule
 from relcache.storage.store import Shared, Store, tensors
 
 CALLED_TWICE = "was called twice in one forward; relcache caches modules that a forward calls once"
 LEFT_OUT = (
-    "the last block of {} was left out of a cached step, but has to return the forecast: this model needs "
-    "granularity='block' or 'module'"
+    "the last block of {} was left out of a cached step, but has to return the forecast: this model needs granularity="
+    "'block' or 'module'"
 )
 NO_HISTORY = "module without history or of another shape: computed in full"
 
@@ -37,10 +36,9 @@ class Cache:
     Args:
         names, parts: of the units, in the order of computation.
         gauges: readers of the first module's input, by the index of a model's first unit.
-        forecaster: forecasts the outputs of skipped units.
-        schedule: decides which steps are full.
         note: called with a key and a text; it adds a note once for each key.
         store: stores features between the steps.
+        reads_error: whether a schedule may follow the error of the first module's input.
     """
 
     def __init__(
@@ -48,15 +46,12 @@ class Cache:
         names: Sequence[str],
         parts: Sequence[Part],
         gauges: Mapping[int, Gauge],
-        forecaster: Forecaster,
-        schedule: Schedule,
         note: Callable[[str, str], None],
         store: Store,
+        reads_error: bool,
     ):
-        self.forecaster = forecaster
-        self._needed, self._order = forecaster.full_steps_needed, forecaster.expansion.order
-        self._most_steps = max(self._needed, self._order + 1)
-        self._decision = Decision(schedule, schedule.predictor(forecaster.expansion), note)
+        self.reads_error = reads_error
+        self._decision = Decision(note)
         self.request: Request | None = None
         self._call: CallState | None = None  # None between calls
         self.arrange(names, parts, gauges, store)
@@ -64,9 +59,20 @@ class Cache:
     def arrange(self, names: Sequence[str], parts: Sequence[Part], gauges: Mapping[int, Gauge], store: Store) -> None:
         """Use other units or another store from the next call on. Drop the cached features and keep the record."""
         self._names, self._parts, self.store = names, parts, store
-        self._first_units = sorted(gauges)
-        self._decision.use(gauges)
+        self._first_units, self._all_gauges = sorted(gauges), gauges
+        self._decision.use(gauges if self.reads_error else {})
         self.visits = [Visit(index) for index in range(len(names))]  # compiled code is guarded on these objects
+
+    def read_error(self) -> None:
+        """Let schedules follow the error from the next request on; attach the gauges to the models then."""
+        self.reads_error = True
+        self._decision.use(self._all_gauges)
+
+    @property
+    def _rules(self) -> Rules:
+        """The rules of the present request."""
+        assert self.request is not None
+        return self.request.rules
 
     @property
     def gauges(self) -> Mapping[int, Gauge]:
@@ -76,16 +82,11 @@ class Cache:
     # Calls
 
     def open_call(
-        self,
-        host: int,
-        name: str,
-        rows: int,
-        work: Work,
-        valid_tokens: Callable[[str, int], Tensor | None] | None = None,
+        self, host: int, name: str, rows: int, work: Work, valid: Callable[[str, int], Tensor | None] | None = None
     ) -> None:
         """Begin a call of the model `host` for the branch `name`; drop the branch's features of another model.
 
-        `valid_tokens` gives a bool mask (rows, tokens) for a stream's name and number of tokens.
+        `valid` gives a bool mask (rows, tokens) for a stream's name and number of tokens.
         """
         assert self.request is not None
         branch = self.request.branches.setdefault(name, Branch(self._cells()))
@@ -93,10 +94,14 @@ class Cache:
             if branch.host is not None:
                 branch.cells, branch.signal = self._cells(), None
             branch.host = host
+        if self.request.ranks.tokens is not None:
+            if branch.work is None or branch.work.sizes != work.sizes:  # perhaps of other shapes here alone
+                branch.cells, branch.signal = self._cells(), None
+            branch.work = work
         branch.step = self.request.step
-        self._call = CallState(branch, work, rows, valid_tokens)
+        self._call = CallState(branch, work, rows, valid)
         self.store.prefetch(self._upcoming(self._first_units[host]))
-        self._decision.open_call()
+        self._decision.open_call(self.request)
 
     def close_call(self) -> bool:
         """End the call; return whether it reached a unit."""
@@ -134,11 +139,10 @@ class Cache:
 
     def free(self, request: Request | None, branches: Iterable[Branch] | None = None) -> None:
         """Drop the features of a request, or of some of its branches; their next step is computed in full."""
-        if branches is None:
-            if request is not None:
-                request.gaps.clear()
-            branches = request.branches.values() if request is not None else ()
-        for branch in branches:
+        if branches is None and request is not None:
+            request.gaps.clear()
+            branches = request.branches.values()
+        for branch in branches or ():
             for cell in branch.cells:
                 cell.streams = []  # an interrupted unit still refers to its cell
             branch.cells, branch.signal = self._cells(), None
@@ -171,11 +175,11 @@ class Cache:
                 f"{repeated}: a forward calls this module more than once, and compiled code cannot tell the calls "
                 "apart: use granularity='block' or 'stack', or do not compile"
             )
+        forecaster = self._rules.forecaster
+        needed, order = forecaster.full_steps_needed, forecaster.expansion.order
         cells = {index: cell for index in units if (cell := call.branch.cells[index]).steps}
         ready = (
-            bool(cells)
-            and call.branch.work is call.work
-            and all(len(cell.steps) >= self._needed for cell in cells.values())
+            bool(cells) and call.branch.work is call.work and all(len(cell.steps) >= needed for cell in cells.values())
         )
         if request.full is None:
             self._decision.decide(request, call, units.start, ready, run_up, self.store)
@@ -183,7 +187,8 @@ class Cache:
             request.fallbacks[NO_HISTORY] += 1
         call.branch.work = call.work
         for index in units:
-            self.visits[index].active, self.visits[index].rows = True, call.rows
+            visit = self.visits[index]
+            visit.active, visit.rows, visit.forecaster = True, call.rows, forecaster
         if request.full or not ready:
             return
         known: dict[tuple[tuple[int, ...], torch.device], Tensor | None] = {}
@@ -193,11 +198,11 @@ class Cache:
             far = far or visit.far
             key = cell.steps, next(iter(tensors([stream.state for stream in visit.streams]))).device
             if key not in known:
-                known[key] = coefficients_on(visit.coefficients, self._order, key[1])
+                known[key] = coefficients_on(visit.coefficients, order, key[1])
             numbers = known[key]
             visit.coefficients = () if numbers is None else numbers
         for index in cells:
-            self.visits[index].far = far and not self.forecaster.bounded_when_compiled
+            self.visits[index].far = far and not forecaster.bounded_when_compiled
 
     def _collect(self, call: CallState, visits: list[Visit]) -> None:
         """Keep the outputs that compiled code left on its visits."""
@@ -261,11 +266,12 @@ class Cache:
         index += min(call.turns[index], part.calls) - 1
         inputs = [None if value is None else to_rows(value, part.layout, call.rows) for value in passed]
         cell, shape = call.branch.cells[index], shape_of(inputs)
-        has_history = len(cell.steps) >= self._needed and cell.shape == shape
+        forecaster = request.rules.forecaster
+        has_history = len(cell.steps) >= forecaster.full_steps_needed and cell.shape == shape
         if request.full is None:
             self._decision.decide(request, call, index, has_history, run_up, self.store)
         self.store.prefetch(self._upcoming(index))
-        visit = Visit(index, opened=True)
+        visit = Visit(index, forecaster, opened=True)
         if stays_open:
             call.visits[first] = visit
         if not request.full and has_history:
@@ -284,32 +290,21 @@ class Cache:
 
     def _fill(self, visit: Visit, cell: Cell) -> Visit:
         """Give a skipped unit's visit the data for its forecast."""
-        visit.skip, visit.form, visit.empties = True, cell.form, cell.empties
+        assert self.request is not None
+        visit.skip, visit.form, visit.mesh, visit.empties = True, cell.form, cell.mesh, cell.empties
         visit.streams = tuple(cell.streams)
-        visit.coefficients, visit.far = self._coefficients_of(cell)
+        visit.coefficients, visit.far = self.request.numbers_for(cell.steps)
         return visit
 
     def _own_inputs(self, call: CallState, index: int, inputs: list[Tensor | None]) -> list[Tensor | None]:
         """Copy the inputs of a computed unit if they are read later, as the unit may overwrite them."""
-        if not (self.forecaster.keeps_input or self._parts[index].residual):
+        if not (self._rules.forecaster.keeps_input or self._parts[index].residual):
             return inputs
         first, *others = inputs
         # the error signal already has a copy of the first module's input
         read = None if self._parts[index].residual else self._decision.features(call, index)
         copies = [None if input is None else input.clone() for input in others]
         return [None if first is None else first.clone() if read is None else read, *copies]
-
-    def _coefficients_of(self, cell: Cell) -> tuple[list[float], bool]:
-        """Return the coefficients of a forecast at the present step, and whether the forecast may stray.
-
-        They are computed once for all units with the same history.
-        """
-        assert self.request is not None
-        known = self.request.coefficients
-        if cell.steps not in known:
-            numbers = self.forecaster.coefficients(cell.steps, self.request.step)
-            known[cell.steps] = numbers, self.forecaster.may_stray(cell.steps, numbers)
-        return known[cell.steps]
 
     def keep(self, visit: Visit, output: Any) -> None:
         """Pass the full output of a unit to the forecaster."""
@@ -318,11 +313,12 @@ class Cache:
         assert request is not None
         assert inputs is not None
         index, part, cell = visit.index, self._parts[visit.index], call.branch.cells[visit.index]
+        forecaster = request.rules.forecaster
         outputs, form = outputs_of(output, self._names[index], part)
         if not cell.streams:
-            cell.form = form
+            cell.form, cell.mesh = form, visit.mesh
             cell.streams = [Stream(source_of(part, position, inputs)) for position, _ in outputs]
-        cell.steps = (request.step, *cell.steps)[: self._most_steps]
+        cell.steps = (request.step, *cell.steps)[: request.rules.most_steps]
         shared: Shared = {}
         for stream, (_, tensor) in zip(cell.streams, outputs, strict=True):
             input = stream_of(inputs, stream.source)
@@ -331,19 +327,19 @@ class Cache:
                 rows, code = within_type(rows - input)
                 call.codes += [] if code is None else [code]
             stream.valid = self._valid(call, f"{self._names[index]}:{stream_name(part, stream.source)}", rows)
-            input = zero_padding(input, stream.valid, self.forecaster.keeps_input)
+            input = zero_padding(input, stream.valid, forecaster.keeps_input)
             rows = zero_padding(rows, stream.valid)
             # unnamed, so that neither state outlives its use
             stream.state = self.store.put(
-                self.forecaster.update(self.store.get(stream.state), cell.steps, input, rows), (input, rows), shared
+                forecaster.update(self.store.get(stream.state), cell.steps, input, rows), (input, rows), shared
             )
-        if index in self.gauges:
+        if index in self.gauges and request.rules.schedule.needs_signal:
             valid = partial(self._valid, call, self.gauges[index].name)
             self._decision.keep(request, call, index, inputs[0], valid, self.store, shared)
         call.updated = True
 
     def _valid(self, call: CallState, name: str, features: Tensor) -> Tensor | None:
         """Return the mask (batch, tokens) of the valid tokens of the stream `name`; None where it is not needed."""
-        if call.valid_tokens is None or not self._order or features.ndim != 3:
+        if call.valid_tokens is None or not self._rules.forecaster.expansion.order or features.ndim != 3:
             return None
         return call.valid_tokens(name, features.shape[1])

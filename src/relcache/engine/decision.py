@@ -8,39 +8,38 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from relcache.engine.features import share_memory, with_newest_of, zero_padding
 from relcache.engine.gauge import Gauge
 from relcache.engine.state import CallState, Request, Signal
-from relcache.forecasters.expansion import Expansion, subsample, sum_absolute, weighted_sum
-from relcache.schedules.base import Schedule
+from relcache.forecasters.expansion import subsample, sum_absolute, weighted_sum
 from relcache.storage.store import Shared, Store
 
+UNMEASURED = -math.inf  # the error on a process that cannot measure it
 RunUp = Callable[[Gauge], None]
 """Runs a model until the gauge has read the input of its first module."""
 
 
 class Decision:
-    """The decisions of one session.
+    """The decisions of one session, by the schedules of its requests.
 
     Args:
-        schedule: decides which steps are full.
-        predictor: the expansion that predicts the first module's input.
         note: called with a key and a text; it adds a note once for each key.
     """
 
-    def __init__(self, schedule: Schedule, predictor: Expansion, note: Callable[[str, str], None]):
-        self._schedule, self._predictor, self._note = schedule, predictor, note
+    def __init__(self, note: Callable[[str, str], None]):
+        self._note = note
         self.gauges: Mapping[int, Gauge] = {}  # by the index of a model's first unit; empty if no signal is needed
 
     def use(self, gauges: Mapping[int, Gauge]) -> None:
-        """Read the first modules' inputs with `gauges` from now on."""
-        self.gauges = gauges if self._schedule.needs_signal else {}
+        """Read the first modules' inputs with `gauges` from now on, in requests that follow the error."""
+        self.gauges = gauges
 
-    def open_call(self) -> None:
-        """Start the gauges for a new call."""
-        for gauge in self.gauges.values():
+    def open_call(self, request: Request) -> None:
+        """Start the gauges for a new call, if the request follows the error."""
+        for gauge in self.gauges.values() if request.rules.schedule.needs_signal else ():
             gauge.open()
 
     def close_call(self) -> None:
@@ -57,17 +56,15 @@ class Decision:
         self, request: Request, call: CallState, index: int, has_history: bool, run_up: RunUp, store: Store
     ) -> None:
         """Decide on the present step, at unit `index` of its first call."""
-        schedule, step, signal = self._schedule, request.step, call.branch.signal
+        schedule, step = request.rules.schedule, request.step
         error, forced = None, not has_history
-        if has_history and schedule.wants_signal(step):
-            value = self._read(call, index, run_up)
-            if value is None or signal is None:
-                request.fallbacks["first module did not run: full step"] += 1
-                forced = True
-            elif not math.isfinite(error := self._error(signal, step, value, store)):
+        if schedule.wants_signal(step) and (has_history or request.ranks.groups):
+            error = self._error(request, call, index, run_up, store, has_history)
+            forced = forced or not math.isfinite(error)
+            if forced and error != UNMEASURED:
                 request.fallbacks["signal not finite: full step"] += 1
                 self._note("signal", "the error signal was NaN or infinite; such steps are computed in full")
-                error, forced = None, True
+            error = None if forced else error
         wanted = schedule.wants_full(request.schedule_state, step, error)
         if not wanted and not has_history:
             request.fallbacks["too few full steps yet: full step"] += 1
@@ -77,7 +74,7 @@ class Decision:
         """Record that the present step is full, or cached."""
         step = request.step
         request.full, request.signal[step] = full, error
-        request.schedule_state = self._schedule.advance(request.schedule_state, step, error, full)
+        request.schedule_state = request.rules.schedule.advance(request.schedule_state, step, error, full)
         if full:
             request.full_steps.append(step)
 
@@ -100,20 +97,58 @@ class Decision:
             call.branch.signal = None
             return
         valid = valid_of(features)
-        known = call.branch.signal or Signal((), None)
-        steps = (request.step, *known.steps)[: self._predictor.order + 1]
+        known, rules = call.branch.signal or Signal((), None), request.rules
+        steps = (request.step, *known.steps)[: rules.predictor.order + 1]
         value, before = (
-            subsample(zero_padding(features, valid, own=True), self._schedule.token_stride),
+            subsample(zero_padding(features, valid, own=True), rules.schedule.token_stride),
             store.get(known.stack),
         )
         if before is not None and before[:, 0].shape != value.shape:
             steps, before = steps[:1], None
-        stack = self._predictor.extend(before, steps, value)
+        stack = rules.predictor.extend(before, steps, value)
         stored = store.put(stack, (value,), shared)
         call.branch.signal = Signal(steps, stored, valid)
         if first is not None and stored is stack and share_memory(first, value):
             for stream in call.branch.cells[index].streams:
                 stream.state = with_newest_of(stack, stream.state, first)
+
+    def _error(
+        self, request: Request, call: CallState, index: int, run_up: RunUp, store: Store, has_history: bool
+    ) -> float:
+        """Return the error of the present step, on which all processes agree; `UNMEASURED` if one cannot measure it.
+
+        Reading it is the step's one host synchronisation in one process; several wait for each other.
+        """
+        sizes, ranks = self._sizes(request, call, index, run_up, store, has_history), request.ranks
+        if sizes is None and ranks.tokens is not None:
+            unmeasured = torch.full((call.rows,), UNMEASURED, device=request.device)
+            sizes = unmeasured, torch.ones_like(unmeasured)
+        error: float | Tensor = UNMEASURED
+        if sizes is not None:
+            error = request.rules.schedule.error(*ranks.sums(sizes, request.step))
+        return ranks.agree(error, request.step, request.device)
+
+    def _sizes(
+        self, request: Request, call: CallState, index: int, run_up: RunUp, store: Store, has_history: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return ‖I - I_T‖₁ and ‖I‖₁ of the first module's input, both (batch,); None if it was not reached.
+
+        A process without history reads the input, too: other processes may take part in that.
+        """
+        features, signal = self._read(call, index, run_up), call.branch.signal
+        if not has_history:
+            return None
+        if features is None or signal is None:
+            request.fallbacks["first module did not run: full step"] += 1
+            return None
+        schedule, predictor = request.rules.schedule, request.rules.predictor
+        value = subsample(zero_padding(features, signal.valid), schedule.token_stride)
+        stack = store.get(signal.stack)
+        if value.shape != stack[:, 0].shape:
+            infinite = value.new_full((len(value),), math.inf)
+            return infinite, torch.ones_like(infinite)
+        predicted = weighted_sum(stack, predictor.coefficients(signal.steps, request.step))
+        return sum_absolute(value - predicted), sum_absolute(value)
 
     def _read(self, call: CallState, index: int, run_up: RunUp) -> Tensor | None:
         """Return the first module's input; if that module is inside the unit, run the model up to it."""
@@ -125,12 +160,3 @@ class Decision:
             finally:
                 call.paused = False
         return self.features(call, index)
-
-    def _error(self, signal: Signal, step: int, features: Tensor, store: Store) -> float:
-        value = subsample(zero_padding(features, signal.valid), self._schedule.token_stride)
-        stack = store.get(signal.stack)
-        if value.shape != stack[:, 0].shape:
-            return math.nan
-        predicted = weighted_sum(stack, self._predictor.coefficients(signal.steps, step))
-        numerator, denominator = sum_absolute(value - predicted), sum_absolute(value)
-        return float(self._schedule.error(numerator, denominator))  # the step's one host synchronisation

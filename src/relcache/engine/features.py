@@ -77,6 +77,32 @@ def from_rows(features: Tensor, layout: Layout) -> Tensor:
     return features.flatten(0, 1)
 
 
+def is_distributed(output: Any) -> bool:
+    """Return whether a module's output is distributed over processes, as by tensor parallelism."""
+    return isinstance(output, Tensor) and hasattr(output, "device_mesh")
+
+
+def own_part(features: Any) -> Any:
+    """Return the part of distributed features that is on this process; other features as they are."""
+    return features.to_local() if is_distributed(features) else features
+
+
+def whole(output: Any) -> Any:
+    """Return a distributed output with the whole of it on each process."""
+    from torch.distributed.tensor import Replicate  # imported where it is needed: it takes half a second
+
+    return output.redistribute(placements=[Replicate()] * output.device_mesh.ndim)
+
+
+def replicated(output: Any, mesh: Any) -> Any:
+    """Return an output that each process of `mesh` has, in the form of a distributed one; without a mesh as it is."""
+    if mesh is None:
+        return output
+    from torch.distributed.tensor import DTensor, Replicate
+
+    return DTensor.from_local(output, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
 def share_memory(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors have the same shape and share memory."""
     return a.shape == b.shape and a.untyped_storage()._cdata == b.untyped_storage()._cdata

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from relcache.engine.forwards import replacement_of, slots
+from relcache.engine.forwards import Slot, replacement_of, slots
 
 Substitute = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
 
@@ -52,9 +52,10 @@ def run_until(
         undo.callback(last.register_forward_pre_hook(stop, with_kwargs=True, prepend=True).remove)
         for depth, module in enumerate(around):
             chain = list(slots(module))
-            if all(replacement_of(slot.value) is not None for slot in chain[:-1]):
-                continue  # no other code wraps its forward
-            inner = chain[-1]
+            is_wrapped = any(replacement_of(slot.value) is None for slot in chain[:-1])
+            if not is_wrapped and not (depth and module._forward_hooks):
+                continue  # no other code acts after its forward
+            inner = chain[-1] if chain else _class_forward(module, undo)
             undo.callback(inner.holder.__setitem__, inner.key, inner.value)
             make = (substitute if depth == 0 else None) or _first_tensor
             inner.holder[inner.key] = _with_substitute(inner.value, make)
@@ -62,6 +63,13 @@ def run_until(
                 undo.callback(module.register_forward_hook(stop_again).remove)
         with suppress(_Reached):
             run()
+
+
+def _class_forward(module: nn.Module, undo: ExitStack) -> Slot:
+    """Put the forward of a module's class on the module itself, until `undo`, and return where it is."""
+    undo.callback(module.__dict__.pop, "forward")
+    module.__dict__["forward"] = module.forward
+    return Slot(module.__dict__, "forward")
 
 
 def _with_substitute(forward: Callable[..., Any], substitute: Substitute) -> Callable[..., Any]:

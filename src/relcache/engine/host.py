@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from relcache.engine.cache import Cache
 from relcache.engine.forwards import is_compiled
 from relcache.engine.gauge import Gauge
 from relcache.engine.patch import Patch
-from relcache.engine.ranks import MAY_SHARE, check_ranks, process_count
+from relcache.engine.ranks import Ranks, ranks_of
 from relcache.engine.unit import Runner
 from relcache.engine.watch import Watch
 from relcache.engine.wrappers import refuse_wrapped_units
@@ -46,17 +45,13 @@ class Host:
     weights alive.
     """
 
-    def __init__(
-        self, name: str, model: nn.Module, spec: ModelSpec, index: int, first_unit: int, needs_signal: bool = False
-    ):
+    def __init__(self, name: str, model: nn.Module, spec: ModelSpec, index: int, first_unit: int):
         self.model = weakref.ref(model)
         self.name, self.index = name, index
         self.model_name = type(model).__name__
         self.signature = inspect.signature(type(model).forward)
         self.watch, self.contexts, self.swaps = Watch(), Patch(), Patch()
-        self._needs_signal = needs_signal  # whether the schedule depends on this process's features
         self._unfinished = False  # whether swapping the units has failed
-        self._warned_of_ranks = False
         self.describe(spec, first_unit)
 
     def describe(self, spec: ModelSpec, first_unit: int) -> None:
@@ -104,6 +99,27 @@ class Host:
                 named |= named.pop(name, {})
         return named
 
+    def ranks(self, model: nn.Module, compiled: bool, chosen: Ranks) -> Ranks:
+        """Return the processes that must take the same full steps; `compiled` and `chosen` as in `ranks_of`.
+
+        Raises:
+            ValueError: as in `ranks_of`, or the model's padding is not known to each process.
+        """
+        names = [name for modules in self.unit_modules for name in modules]
+        ranks = ranks_of(model, names, compiled, chosen)
+        if ranks.tokens is not None and self.spec.padding:
+            raise ValueError(
+                f"{self.model_name} pads prompts, and relcache does not know how its tokens are divided among "
+                "processes: let one process make each picture"
+            )
+        divided = (name for name in names if ranks.tokens is not None and _divides_inside(model.get_submodule(name)))
+        if (block := next(divided, None)) is not None:
+            raise ValueError(
+                f"{block} is compiled together with the hook that divides its tokens: compile the whole transformer, "
+                "or use granularity='module'"
+            )
+        return ranks
+
     @property
     def units(self) -> range:
         """The indices of the units in the session."""
@@ -149,7 +165,6 @@ class Host:
 
         Raises:
             RuntimeError: another cache is active on it.
-            ValueError: processes share the model, and each would decide by itself.
         """
         _refuse_other_libraries(model)
         self.watch.renew(model)
@@ -172,12 +187,6 @@ class Host:
                 f"{self.model_name} has another cache active (hook {hook!r} of diffusers on {block}): remove it, with "
                 "transformer.disable_cache() if diffusers set it; two caches would skip each other's work"
             )
-        if self._needs_signal and process_count() > 1:
-            units = {name for modules in self.unit_modules for name in modules}
-            check_ranks(model, [module for name, module in model.named_modules() if name in units], compiled)
-            if not self._warned_of_ranks:
-                self._warned_of_ranks = True
-                warnings.warn(MAY_SHARE.format(process_count()), stacklevel=2)
         return Condition(replaced, tuple(hooks), compiled)
 
 
@@ -237,6 +246,12 @@ def _refuse_other_libraries(model: nn.Module) -> None:
             f"{type(model).__name__} has another cache active, TeaCache: set enable_teacache to False and put the "
             "class's own forward back first; two caches would skip each other's work"
         )
+
+
+def _divides_inside(module: nn.Module) -> bool:
+    """Return whether a compiled module divides tokens inside its compiled code, by context parallelism."""
+    registry = module.__dict__.get("_diffusers_hook")
+    return is_compiled(module) and registry is not None and any(hook.startswith("cp_input") for hook in registry.hooks)
 
 
 def _is_cache(hook: str) -> bool:

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from relcache.correctors.base import Gap
-from relcache.forecasters.base import FALLBACKS
-from relcache.schedules.base import Setting
+from relcache.correctors.base import Corrector, Gap
+from relcache.engine.ranks import ALONE, Ranks
+from relcache.forecasters.base import FALLBACKS, Forecaster
+from relcache.forecasters.expansion import Expansion
+from relcache.schedules.base import Schedule, Setting
 from relcache.storage.store import tensors, tensors_on_device
 
 Shape = tuple[tuple[torch.Size, torch.dtype, torch.device] | None, ...]
@@ -51,6 +53,7 @@ class Cell:
         steps: its last full steps, newest first, as many as a forecast needs.
         streams: one for each output that is a tensor.
         form: None if the unit returns one tensor; else the index of the stream for each entry of the returned tuple.
+        mesh: of an output that tensor parallelism distributes; else None.
         empties: outputs of a parallel unit's entries on a cached step: features without tokens. For a run of blocks,
             the forms of their outputs.
     """
@@ -59,6 +62,7 @@ class Cell:
     steps: tuple[int, ...] = ()
     streams: list[Stream] = field(default_factory=list)
     form: list[int | None] | None = None
+    mesh: Any = None
     empties: dict[int, Any] = field(default_factory=dict)
 
 
@@ -99,10 +103,11 @@ class Visit:
 
     Attributes:
         index: of the unit in the session.
+        forecaster: of the request. None before the first call.
         active, rows: whether the call is cached, and its number of samples. Only compiled code reads them.
         skip, far: whether the unit is skipped, and whether its forecast may stray.
         streams, coefficients: for the forecast. Coefficients are numbers, or in compiled code a tensor (order,).
-        form, empties: as in `Cell`.
+        form, mesh, empties: as in `Cell`.
         inputs: of a computed unit, batch first.
         output: the forecast until the last module is called; in compiled code also the computed output.
         codes: the fall-backs of the forecasts, each (batch,) or (1,).
@@ -111,6 +116,7 @@ class Visit:
     """
 
     index: int
+    forecaster: Forecaster | None = None
     active: bool = False
     rows: int = 1
     skip: bool = False
@@ -118,6 +124,7 @@ class Visit:
     streams: Sequence[Stream] = ()
     coefficients: Sequence[float] | Tensor = ()
     form: list[int | None] | None = None
+    mesh: Any = None
     empties: dict[int, Any] = field(default_factory=dict)
     inputs: list[Tensor | None] | None = None
     output: Any = None
@@ -169,26 +176,51 @@ class Work:
 
     Attributes:
         host: index of the model.
+        sizes: shape and type of each tensor among the arguments.
         example: the arguments of a call, on the meta device.
         modules: names of each unit's modules.
         calls, skipped: the number of calls, and the number in which each unit was skipped.
     """
 
     host: int
+    sizes: Hashable
     example: tuple[tuple[Any, ...], dict[str, Any]]
     modules: Mapping[int, list[str]] = field(default_factory=dict)
     calls: int = 0
     skipped: Counter[int] = field(default_factory=Counter)
 
 
+class Rules(NamedTuple):
+    """The parts of a request's method: they forecast skipped units, decide on steps and correct gaps."""
+
+    forecaster: Forecaster
+    schedule: Schedule
+    corrector: Corrector | None = None
+    name: str = ""
+
+    @property
+    def predictor(self) -> Expansion:
+        """The expansion that predicts the first module's input."""
+        return self.schedule.predictor(self.forecaster.expansion)
+
+    @property
+    def most_steps(self) -> int:
+        """The number of full steps that a unit remembers."""
+        return max(self.forecaster.full_steps_needed, self.forecaster.expansion.order + 1)
+
+
 @dataclass
 class Request:
     """State and record of one sampling run. The fields from `full` to `calls` belong to the present step."""
 
+    rules: Rules
     schedule_state: Any
     total_steps: int | None
     batch: int
     setting: Setting = field(default_factory=Setting)  # as known at the beginning
+    ranks: Ranks = ALONE
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # of the samples
+    has_cost: bool = False  # whether the cost of a cached step is known
     branches: dict[str, Branch] = field(default_factory=dict)
     full_steps: list[int] = field(default_factory=list)
     signal: list[float | None] = field(default_factory=list)
@@ -216,6 +248,16 @@ class Request:
         self.full = full
         self.coefficients.clear()
         self.is_exact, self.calls = True, set()
+
+    def numbers_for(self, steps: tuple[int, ...]) -> tuple[list[float], bool]:
+        """Return the coefficients of a forecast at the present step after full `steps`, and whether it may stray.
+
+        They are computed once for all units with the same history.
+        """
+        if steps not in self.coefficients:
+            numbers = self.rules.forecaster.coefficients(steps, self.step)
+            self.coefficients[steps] = numbers, self.rules.forecaster.may_stray(steps, numbers)
+        return self.coefficients[steps]
 
     @property
     def step(self) -> int:

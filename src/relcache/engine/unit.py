@@ -21,11 +21,15 @@ from relcache.engine.features import (
     form_of,
     from_rows,
     inputs_as_output,
+    is_distributed,
+    own_part,
+    replicated,
     stream_arguments,
     stream_inputs,
     stream_of,
     to_rows,
     token_dimension,
+    whole,
     zero_padding,
 )
 from relcache.engine.gauge import Gauge
@@ -42,11 +46,9 @@ class Runner:
     def __init__(self, cache: Cache, index: int, unit: Unit):
         first = next(iter(unit.modules.values()))
         self._cache, self._index, self._name, self._part = cache, index, unit.name, unit.part
-        self._forecaster = cache.forecaster
         self._compiled = cache.visits[index]  # all that compiled code sees of the cache
         self._streams = stream_arguments(first, unit.part)
         self._first = weakref.ref(first)
-        self._keeps_inputs = cache.forecaster.keeps_input or unit.part.residual
         self._form: Any = None  # of the first block's last output
 
     def attach(self, patch: Patch, unit: Unit) -> None:
@@ -98,11 +100,15 @@ class Runner:
         kwargs: dict[str, Any],
     ) -> Visit:
         """Begin the unit: find out whether it is skipped, and forecast at once, before others overwrite its inputs."""
-        passed = [None if value is None else value.detach() for value in stream_inputs(self._streams, args, kwargs)]
+        passed = [
+            None if value is None else own_part(value.detach()) for value in stream_inputs(self._streams, args, kwargs)
+        ]
         if compiling:
             visit = self._compiled
             visit.twice, visit.opened = visit.opened, True
-            if self._keeps_inputs and not visit.skip:  # read after the call, when others may have overwritten them
+            assert visit.forecaster is not None
+            keeps = visit.forecaster.keeps_input or self._part.residual
+            if keeps and not visit.skip:  # read after the call, when others may have overwritten them
                 passed = [None if value is None else value.clone() for value in passed]
             inputs = [None if value is None else to_rows(value, self._part.layout, visit.rows) for value in passed]
             visit.inputs = None if visit.skip else inputs
@@ -141,12 +147,15 @@ class Runner:
         visit.closed = True
         if visit.skip:
             forecast, visit.output = visit.output, None
-            return _without_gradient(forecast, visit.anchor)
+            return _without_gradient(replicated(forecast, visit.mesh), visit.anchor)
         output = original(*args, **kwargs)
+        if is_distributed(output):
+            output, visit.mesh = whole(output), output.device_mesh
+        own = own_part(output)
         if compiling:
-            visit.output = tree_map_only(Tensor, lambda t: t.detach().clone(), output)  # others may overwrite it
+            visit.output = tree_map_only(Tensor, lambda t: t.detach().clone(), own)  # others may overwrite it
             return output
-        self._cache.keep(visit, output)
+        self._cache.keep(visit, own)
         if self._part.residual and not self._part.run:
             self._form = form_of(output)
         return output
@@ -155,11 +164,13 @@ class Runner:
         """Return the forecast output of a skipped unit, in the form of its last output."""
         part, coefficients = self._part, visit.coefficients
         numbers = list(coefficients.unbind(0)) if isinstance(coefficients, Tensor) else coefficients
-        forecast = self._forecaster.forecast_far if visit.far else self._forecaster.forecast
+        forecaster = visit.forecaster
+        assert forecaster is not None
+        forecast = forecaster.forecast_far if visit.far else forecaster.forecast
         outputs, codes = [], []
         for stream in visit.streams:
             input = stream_of(inputs, stream.source)
-            read = zero_padding(input, stream.valid) if self._forecaster.reads_input else input
+            read = zero_padding(input, stream.valid) if forecaster.reads_input else input
             state = unpacked(stream.state) if compiling else self._cache.store.get(stream.state)
             output, code = forecast(state, numbers, read)
             codes.append(code)

@@ -8,6 +8,7 @@ not part of it, as all modules share them.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from relcache.forecasters.expansion import (
     Expansion,
+    Gather,
     largest_of,
     most_added,
     narrowing,
@@ -56,6 +58,27 @@ class Forecaster(ABC):
 
     reads_input: ClassVar[bool] = True
     """Whether `forecast` reads its input."""
+
+    divides_tokens: ClassVar[bool] = False
+    """Whether processes may each have some tokens of a sample: sums and norms over tokens then use `gather`."""
+
+    gather: Gather | None = None
+    """Exchanges small tensors with the other processes; None if this process has all tokens. Set by `across`."""
+
+    def across(self, gather: Gather) -> Forecaster:
+        """Return this forecaster for processes that each have some tokens of every sample.
+
+        Raises:
+            ValueError: its forecasts would differ from those of one process.
+        """
+        if not self.divides_tokens:
+            raise ValueError(
+                f"{type(self).__name__} does not say whether each process may have some tokens of a sample: set its "
+                "divides_tokens to True if no token depends on others, or if sums over tokens use self.gather"
+            )
+        shared = copy.copy(self)
+        object.__setattr__(shared, "gather", gather)  # forecasters are frozen, and this is no option of a user
+        return shared
 
     @property
     @abstractmethod
@@ -122,19 +145,20 @@ class LadderForecaster(Forecaster):
     """
 
     reads_input = False
+    divides_tokens = True
 
     def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
         return self.expansion.may_stray(steps, coefficients)
 
     def update(self, state: LadderState | None, steps: Sequence[int], input: Tensor, output: Tensor) -> LadderState:
         stack = self.expansion.extend(state.stack if state else None, steps, output)
-        return LadderState(stack, largest_of(stack, "sample") if self.expansion.order else ())
+        return LadderState(stack, largest_of(stack, "sample", self.gather) if self.expansion.order else ())
 
     def forecast(self, state: LadderState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
         return self._forecast(state, coefficients, None)
 
     def forecast_far(self, state: LadderState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
-        value, *changes = (norm_l2(term, "sample") for term in state.stack.unbind(1))
+        value, *changes = (norm_l2(term, "sample", self.gather) for term in state.stack.unbind(1))
         return self._forecast(state, coefficients, shortening(changes, coefficients, most_added(value, changes[0])))
 
     def _forecast(self, state: LadderState, coefficients: Sequence[float | Tensor], scale: Tensor | None) -> Forecast:

@@ -19,7 +19,7 @@ The Taylor form divides each difference by the gap at the full step that adds it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -32,6 +32,8 @@ from relcache.storage.identity import widest
 
 Form = Literal["taylor", "newton"]
 Norm = Literal["sample", "tensor"]
+Gather = Callable[[Tensor], Tensor]
+"""Returns the tensors of all processes that each have some tokens of every sample: (processes, …)."""
 
 SMALL = 2**18  # bytes of a sample; a CPU extends larger samples one by one, so they stay in its cache
 LIMIT = 16.0  # a forecast adds at most this multiple of the norms of the newest feature and its last change
@@ -162,13 +164,15 @@ def subsample(value: Tensor, stride: int) -> Tensor:
     return value[..., ::stride, :].contiguous()
 
 
-def norm_l2(value: Tensor, norm: Norm) -> Tensor:
+def norm_l2(value: Tensor, norm: Norm, gather: Gather | None = None) -> Tensor:
     """Return the L2 norm of each sample, (batch,), or of the whole tensor, (1,); float32 or wider.
 
-    It is the norm of the norms over the last dimension: one long sum in float32 would lose digits.
+    It is the norm of the norms over the last dimension: one long sum in float32 would lose digits. With `gather` it
+    includes the tokens of all processes.
     """
     parts = torch.linalg.vector_norm(value, dim=-1, dtype=torch.promote_types(value.dtype, torch.float32))
-    return torch.linalg.vector_norm(_rows(parts, norm), dim=1)
+    own = torch.linalg.vector_norm(_rows(parts, norm), dim=1)
+    return own if gather is None else torch.linalg.vector_norm(gather(own), dim=0)
 
 
 def sum_absolute(value: Tensor) -> Tensor:
@@ -177,7 +181,10 @@ def sum_absolute(value: Tensor) -> Tensor:
 
 
 def gram(stack: Tensor, norm: Norm) -> Tensor:
-    """Return the inner products of a stack's terms of order 1 … m: (batch, m, m), or (1, m, m) over the batch."""
+    """Return the inner products of a stack's terms of order 1 … m: (batch, m, m), or (1, m, m) over the batch.
+
+    They are sums over tokens: those of several processes add up.
+    """
     terms = stack.unbind(1)[1:]
     size = len(terms)
     upper = {(i, j): _inner(terms[i], terms[j], norm) for i in range(size) for j in range(i, size)}
@@ -218,12 +225,15 @@ def shortening(norms: Sequence[Tensor], coefficients: Sequence[float | Tensor], 
     return torch.where(added <= most, 1.0, most / added)
 
 
-def largest_of(stack: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+def largest_of(stack: Tensor, norm: Norm, gather: Gather | None = None) -> tuple[Tensor, ...]:
     """Return the greatest absolute value of each term of a float16 stack, each (batch,) or (1,), float32.
 
-    For other dtypes, which do not overflow, it is empty.
+    For other dtypes, which do not overflow, it is empty. With `gather` it includes the tokens of all processes.
     """
-    return tuple(_largest(term, norm) for term in stack.unbind(1)) if stack.dtype == torch.float16 else ()
+    if stack.dtype != torch.float16:
+        return ()
+    own = torch.stack([_largest(term, norm) for term in stack.unbind(1)])
+    return (own if gather is None else gather(own).amax(0)).unbind(0)
 
 
 def narrowing(largest: Sequence[Tensor], coefficients: Sequence[float | Tensor], scale: Tensor | None = None) -> Tensor:

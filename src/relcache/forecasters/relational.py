@@ -14,6 +14,7 @@ from relcache.forecasters.base import SHORTENED, Forecast, Forecaster, within_fl
 from relcache.forecasters.expansion import (
     Expansion,
     Form,
+    Gather,
     Norm,
     gram,
     gram_norm,
@@ -92,6 +93,7 @@ class Relational(Forecaster):
     norm: Norm = "sample"
     token_stride: int = 1
     bounded_when_compiled = True
+    divides_tokens = True
 
     def __post_init__(self) -> None:
         hint = ": without a difference there is no direction; take Reuse, the forecaster of order 0"
@@ -108,6 +110,14 @@ class Relational(Forecaster):
     def keeps_input(self) -> bool:
         return self.token_stride == 1
 
+    def across(self, gather: Gather) -> Forecaster:
+        if self.token_stride > 1:
+            raise ValueError(
+                f"token_stride={self.token_stride} would select other tokens where each process has some of them: "
+                "leave it at 1"
+            )
+        return super().across(gather)
+
     def may_stray(self, steps: Sequence[int], coefficients: Sequence[float]) -> bool:
         return self.expansion.may_stray(steps, coefficients)
 
@@ -118,16 +128,18 @@ class Relational(Forecaster):
         input = subsample(input, self.token_stride)
         if state is None:
             return RelationalState(stack, input)
-        moved = norm_l2(input - state.input, self.norm)
-        products, rate = gram(stack, self.norm), 1 / moved
-        square = products[:, 0, 0]
+        moved, size = norm_l2(input - state.input, self.norm), norm_l2(stack[:, 0], self.norm)
+        products = gram(stack, self.norm)
+        if self.gather is not None:
+            moved, size, products = _over_processes(self.gather, moved, size, products)
+        rate, square = 1 / moved, products[:, 0, 0]
         length = square.sqrt().to(moved.dtype)
         still = (moved == 0) | ~moved.isfinite()
-        most = most_added(norm_l2(stack[:, 0], self.norm), length)
+        most = most_added(size, length)
         reach = torch.minimum(most / (length * rate), FARTHEST * moved).masked_fill_(still, -1.0)
         plain = (3 - 2 * still.to(torch.int8)).masked_fill_(square == 0, 2)
         none = torch.zeros_like(plain).masked_fill_(square == 0, 2)
-        relation = Relation(rate, most, reach, products, none, plain, largest_of(stack, self.norm))
+        relation = Relation(rate, most, reach, products, none, plain, largest_of(stack, self.norm, self.gather))
         return RelationalState(stack, input, relation)
 
     def forecast(self, state: RelationalState, coefficients: Sequence[float | Tensor], input: Tensor) -> Forecast:
@@ -142,7 +154,7 @@ class Relational(Forecaster):
         """Return the forecast; `far` says that the plain expansion may have to be shortened."""
         known = state.relation
         assert known is not None
-        moved = norm_l2(subsample(input, self.token_stride) - state.input, self.norm)
+        moved = norm_l2(subsample(input, self.token_stride) - state.input, self.norm, self.gather)
         near, plain = moved <= known.reach, known.plain
         expanded: Any = 1.0
         if far:
@@ -163,3 +175,11 @@ class Relational(Forecaster):
         if known.largest:
             scale, fallback = within_float16(known.largest, weights, scale, fallback)
         return Forecast(weighted_sum(state.stack, weights, scale), fallback)
+
+
+def _over_processes(gather: Gather, moved: Tensor, size: Tensor, products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return two norms, (batch,) or (1,), and a Gram matrix over the tokens of all processes, with one exchange."""
+    squares = [norm.to(products.dtype).square()[:, None] for norm in (moved, size)]
+    total = gather(torch.cat([*squares, products.flatten(1)], 1)).sum(0)
+    norms = total[:, :2].sqrt().to(moved.dtype)
+    return norms[:, 0], norms[:, 1], total[:, 2:].reshape(products.shape)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from relcache.engine.cache import Cache
 from relcache.engine.features import share_memory, with_newest_of
 from relcache.engine.host import Host, count_rows, with_ancestors
-from relcache.engine.state import Request, Work, bytes_of
+from relcache.engine.state import Request, Rules, Work, bytes_of
 from relcache.forecasters.base import Forecaster
 from relcache.forecasters.expansion import Expansion
 from relcache.models.spec import ModelSpec
@@ -172,16 +172,18 @@ class _Enabled:
         host = Host("", model, spec, index=0, first_unit=0)
         self._model, self._inputs = model, inputs
         self._cache = Cache(
-            host.unit_names, host.parts, {0: host.gauge}, forecaster, schedule, lambda key, text: None, store
+            host.unit_names, host.parts, {0: host.gauge}, lambda key, text: None, store, schedule.needs_signal
         )
         host.swap_units(self._cache, model)
-        self.request = self._cache.request = Request(None, None, count_rows(inputs.get(host.sample)))
+        self.request = self._cache.request = Request(
+            Rules(forecaster, schedule), None, None, count_rows(inputs.get(host.sample))
+        )
 
     def step(self, full: bool | None, branches: int = 1) -> None:
         """Make a full or cached step; with None the schedule decides."""
         self.request.open_step(full)
         for branch in range(branches):
-            self._cache.open_call(0, str(branch), self.request.batch, Work(0, ((), {})))
+            self._cache.open_call(0, str(branch), self.request.batch, Work(0, None, ((), {})))
             self._model(**self._inputs)
             self._cache.close_call()
 

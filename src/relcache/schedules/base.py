@@ -81,8 +81,8 @@ class Schedule(ABC):
     def error(self, numerator: Tensor, denominator: Tensor) -> Tensor:
         """Return the error of the whole batch, a scalar tensor.
 
-        `numerator` is ‖I - I_T‖₁ and `denominator` ‖I‖₁ of each sample, both (batch,), summed over the tokens of this
-        process. Nothing is reduced over ranks: a transformer with its sequence split over ranks is refused.
+        `numerator` is ‖I - I_T‖₁ and `denominator` ‖I‖₁ of each sample, both (batch,), over all tokens. Where processes
+        share the tokens they are sums over processes, on the CPU.
         """
         raise TypeError(f"{type(self).__name__} needs no error signal: leave wants_signal false, or override error")
 

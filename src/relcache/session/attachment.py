@@ -87,12 +87,8 @@ class Attachment:
 
     @contextmanager
     def _enter_context(self, original: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        token = self._requests.context.set(name)
-        try:
-            with original(name, *args, **kwargs) as value:
-                yield value
-        finally:
-            self._requests.context.reset(token)
+        with self._requests.in_context(name), original(name, *args, **kwargs) as value:
+            yield value
 
     def _begin_loop(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Check, at the beginning of the enabled pipeline's loop, that it still has these transformers."""

@@ -10,12 +10,15 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
+import weakref
 from contextvars import ContextVar
 from itertools import islice
 from types import FrameType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+from relcache.method import Method
 
 # modules with frames between a pipeline and its transformer, which are skipped
 NOT_PIPELINES = ("torch.", "accelerate.", "relcache.", "diffusers.models.", "diffusers.hooks.")
@@ -24,11 +27,17 @@ SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GEN
 
 
 class Named:
-    """A context that assigns all calls of a transformer to one loop.
+    """A context that assigns all calls of a session's transformers to one loop.
 
     It is for hand-written loops that take turns on one transformer. Enter it around each call of the loop, or around
-    the whole loop if no other call comes in between.
+    the whole loop if no other call comes in between. With a `method` the requests in it have that method.
+
+    Args:
+        owner: the requests of the session, referenced weakly.
     """
+
+    def __init__(self, owner: Any, method: Method | None = None):
+        self._owner, self.method = weakref.ref(owner), method
 
     def __enter__(self) -> Named:
         _named.set((self, *_named.get()))
@@ -37,8 +46,29 @@ class Named:
     def __exit__(self, *error: object) -> None:
         _named.set(_named.get()[1:])
 
+    def is_of(self, owner: Any) -> bool:
+        """Return whether this is a context of `owner`."""
+        return self._owner() is owner
+
 
 _named: ContextVar[tuple[Named, ...]] = ContextVar("named", default=())
+
+
+def begin_named(owner: Any, past: Named | None) -> Named:
+    """Enter a new context of `owner` in place of `past`, and return it. Nothing has to leave it."""
+    new = Named(owner)
+    _named.set((new, *(named for named in _named.get() if named is not past)))
+    return new
+
+
+def contexts_of(owner: Any) -> list[Named]:
+    """Return the contexts of `owner` that were entered, the innermost first."""
+    return [named for named in _named.get() if named.is_of(owner)]
+
+
+def method_in_context(owner: Any) -> Method | None:
+    """Return the method of the innermost context of `owner` that has one; None if there is none."""
+    return next((named.method for named in contexts_of(owner) if named.method is not None), None)
 
 
 class Mark:
@@ -90,20 +120,23 @@ class Caller(NamedTuple):
         return self.mark or self.name
 
 
-def find_caller(model: nn.Module | None = None) -> Caller:
-    """Return the caller in this thread: the innermost running pipeline, and if `model` is passed, one that has it."""
+def find_caller(requests: Any, model: nn.Module | None = None) -> Caller:
+    """Return the caller in this thread: the innermost running pipeline, and if `model` is passed, one that has it.
+
+    `requests` are those of the session, the owner of its contexts.
+    """
     pipeline, mark = None, None
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         owner = _owner(frame, pipeline is None)
         timesteps = getattr(getattr(owner, "scheduler", None), "timesteps", None)
-        if pipeline is None and isinstance(timesteps, Tensor) and (model is None or has_model(owner, model)):
+        if pipeline is None and isinstance(timesteps, Tensor) and is_pipeline(owner, model):
             pipeline = owner
         if owner is pipeline is not None and frame.f_code.co_name == "__call__":
             mark = mark_of(frame)
             break
         frame = frame.f_back
-    return Caller(pipeline, mark, threading.get_ident(), next(iter(_named.get()), None))
+    return Caller(pipeline, mark, threading.get_ident(), next(iter(contexts_of(requests)), None))
 
 
 def _owner(frame: FrameType, skips: bool) -> Any:
@@ -124,10 +157,12 @@ def mark_of(frame: FrameType) -> Mark:
     return mark
 
 
-def has_model(owner: Any, model: nn.Module) -> bool:
-    """Return whether `owner` is no module, and has `model`, perhaps wrapped, among its attributes."""
+def is_pipeline(owner: Any, model: nn.Module | None) -> bool:
+    """Return whether `owner` is no module, and if `model` is passed, has it among its attributes, perhaps wrapped."""
     if owner is None or isinstance(owner, (nn.Module, type)):
         return False
+    if model is None:
+        return True
     attributes = getattr(owner, "__dict__", None)
     return isinstance(attributes, dict) and any(is_around(value, model) for value in attributes.values())
 

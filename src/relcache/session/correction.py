@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relcache.correctors import Corrector, Gap, Known, Link
+from relcache.correctors import Gap, Known, Link
 from relcache.correctors.sampler import Update, sample_of, take_state, twin_of, update_of
 from relcache.engine.patch import Patch, is_swapped
 from relcache.engine.state import Request
@@ -41,19 +41,19 @@ class Correction:
     """Corrects the gaps of one session's requests at the scheduler's updates.
 
     Args:
-        corrector: corrects a gap; None leaves gaps uncorrected.
-        requests: those of the session.
+        is_wanted: whether a method corrects gaps; updates are intercepted only then.
+        requests: those of the session; each has a corrector, or none.
     """
 
-    def __init__(self, corrector: Corrector | None, requests: Requests):
-        self.corrector, self._requests = corrector, requests
+    def __init__(self, is_wanted: bool, requests: Requests):
+        self.is_wanted, self._requests = is_wanted, requests
         self._patch = Patch()
         self._schedulers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._is_attached = False
 
     def attach(self, scheduler: Any) -> None:
         """Intercept the updates of a scheduler and of its future deep copies."""
-        if self.corrector is None:
+        if not self.is_wanted:
             return
         self._is_attached = True
         can_attach = reference(scheduler) is not None and callable(getattr(scheduler, "step", None))
@@ -80,7 +80,7 @@ class Correction:
 
     def remark(self, request: Request) -> None:
         """Add notes to a request with gaps that could not be corrected."""
-        if self.corrector is None:
+        if request.rules.corrector is None:
             return
         if request.has_gaps and not request.updates and not request.uncorrected:
             request.notes["correction"] = NO_UPDATE
@@ -93,7 +93,7 @@ class Correction:
         scheduler = getattr(original, "__self__", None)
         run = self._run_of(scheduler) if self._is_attached else None
         request = run.request if run is not None else None
-        if run is None or request is None or request.uncorrected:
+        if run is None or request is None or request.rules.corrector is None or request.uncorrected:
             return original(*args, **kwargs)
         update = update_of(original, args, kwargs)
         problem = _problem(original, scheduler, update, request)
@@ -113,7 +113,7 @@ class Correction:
 
     def _run_of(self, scheduler: Any) -> Run | None:
         """Return the run of an update: the run of the calling pipeline, or of the last loop with this scheduler."""
-        caller = find_caller()
+        caller = find_caller(self._requests)
         if caller.pipeline is not None:
             run = self._requests.runs.get(caller)
             is_caller = run is not None and run.pipeline is not None and run.pipeline() is caller.pipeline
@@ -145,7 +145,7 @@ class Correction:
 
     def _end_gap(self, gap: Gap, update: Update, scheduler: Any, run: Run, request: Request) -> Update:
         """Correct the gap before a full step, and return the update of this step."""
-        assert self.corrector is not None
+        assert request.rules.corrector is not None
         calls = frozenset(request.calls)
         if gap.is_open and not gap.known[0].fits(calls, update.output):
             request.fallbacks[OTHER_CALLS] += 1
@@ -156,14 +156,14 @@ class Correction:
             update = self._correct(gap, update, scheduler, run, request)
         full = Known(request.step, update.output.clone(), calls)
         if not request.uncorrected:
-            request.gaps[scheduler] = gap.closed(full, self.corrector.full_steps_needed)
+            request.gaps[scheduler] = gap.closed(full, request.rules.corrector.full_steps_needed)
         return update
 
     def _correct(self, gap: Gap, update: Update, scheduler: Any, run: Run, request: Request) -> Update:
         """Return the update at the end of a gap with the corrected sample and output."""
-        assert self.corrector is not None
+        assert request.rules.corrector is not None
         try:
-            corrected = self.corrector.correct(gap, request.step, update, scheduler)
+            corrected = request.rules.corrector.correct(gap, request.step, update, scheduler)
         except Exception as error:  # of the scheduler's copy: the request continues uncorrected
             self._give_up("failed", run, request, f"{type(error).__name__}: {error}")
             return update

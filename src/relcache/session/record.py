@@ -7,7 +7,6 @@ from typing import Any
 
 from relcache.engine.host import Host
 from relcache.engine.state import Request, Work
-from relcache.method import Method
 from relcache.session.report import Report
 from relcache.shapes.flops import Flops, count_modules
 from relcache.shapes.meta import sketch, without_values
@@ -19,15 +18,23 @@ MOST_KEPT = 256  # counts kept, one for each kind of call
 class Record:
     """Records calls by kind. Operations are counted once for each kind, on copies of the models without values."""
 
-    def __init__(self, method: Method, model_name: str, hosts: Sequence[Host]):
-        self._method, self._model_name, self._hosts = method, model_name, hosts
+    def __init__(self, model_name: str, hosts: Sequence[Host]):
+        self._model_name, self._hosts = model_name, hosts
         self._counts: dict[Hashable, Flops | str] = {}  # a text says why a kind could not be counted
 
     def clear_counts(self) -> None:
         """Drop all counts, as the models have changed."""
         self._counts.clear()
 
-    def work(self, request: Request, host: Host, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Work:
+    def work(
+        self,
+        request: Request,
+        host: Host,
+        key: Hashable,
+        sizes: Hashable,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Work:
         """Add a call to the record of its kind, and return this record; `key` identifies the kind."""
         if key not in request.work:
             if len(request.work) >= MOST_KINDS:
@@ -39,19 +46,19 @@ class Record:
             except Exception as error:  # arguments that cannot be copied: note it in the report
                 example = ((), {})
                 self._keep(key, f"{type(error).__name__}: {error}")
-            request.work.setdefault(key, Work(host.index, example, modules))
+            request.work.setdefault(key, Work(host.index, sizes, example, modules))
         request.work[key].calls += 1
         return request.work[key]
 
     def report(self, request: Request, units: int) -> Report:
         """Return the report of a request. FLOPs are counted here, on the meta device."""
-        method = self._method
-        shared = method.schedule.needs_signal and request.batch > 1
+        rules = request.rules
+        shared = rules.schedule.needs_signal and request.batch > 1
         (flops, linear_flops, full_flops), problems = self._operations(request)
         return Report(
-            method=method.name,
-            forecaster=str(method.forecaster),
-            schedule=str(method.schedule),
+            method=rules.name,
+            forecaster=str(rules.forecaster),
+            schedule=str(rules.schedule),
             model=self._model_name,
             units=units,
             steps=len(request.signal),
@@ -67,7 +74,7 @@ class Record:
             cache_bytes=request.cache_bytes,
             device_bytes=request.device_bytes,
             fallbacks=request.fallback_counts(),
-            corrector=str(method.corrector or "none"),
+            corrector=str(rules.corrector or "none"),
             corrections=request.correction_sizes(),
             notes=[*request.notes.values(), *problems],
         )

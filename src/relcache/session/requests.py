@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,11 +18,12 @@ from torch.utils._pytree import tree_leaves
 from relcache.correctors.sampler import predicts
 from relcache.engine.host import Host, count_rows, form_of_arguments
 from relcache.engine.patch import Patch
-from relcache.engine.state import Request
+from relcache.engine.ranks import ALONE, Ranks
+from relcache.engine.state import Request, Rules
 from relcache.method import Method
 from relcache.schedules.base import Setting
 from relcache.session.branches import Loop, Signs
-from relcache.session.caller import Caller, find_caller
+from relcache.session.caller import Caller, Named, begin_named, find_caller, method_in_context
 from relcache.session.finer import finer_timesteps
 from relcache.session.notes import FORECAST_NOT_FINITE, NOT_FINITE, NOTES, ONCE, SILENT
 from relcache.session.runs import Run, Runs
@@ -37,11 +39,13 @@ class Options(NamedTuple):
         num_inference_steps: steps of each request, if no scheduler is known.
         free_at_end: whether a branch's features are dropped at the end of its last step.
         fixed: names of the fields of `Way` that a memory limit must not change.
+        ranks: processes that take the same full steps, as far as the user passed them.
     """
 
     num_inference_steps: int | None = None
     free_at_end: bool = False
     fixed: frozenset[str] = frozenset()
+    ranks: Ranks = ALONE
 
 
 class Requests:
@@ -56,13 +60,14 @@ class Requests:
     """
 
     def __init__(self, method: Method, options: Options, time_runs: int, pipeline: Any = None, scheduler: Any = None):
-        self._method, self._schedule, self._options, self._time_runs = method, method.schedule, options, time_runs
+        self._method, self._options, self._time_runs = method, options, time_runs
         self._made_finer: Callable[[], Any] = lambda: None
-        self._timing = Timing()
+        self._timing, self.ranks = Timing(), ALONE
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
         self._scheduler = weakref.ref(scheduler) if scheduler is not None else None
         self.context: ContextVar[str | None] = ContextVar("context", default=None)
         self.runs = Runs()
+        self._begun: Named | None = None
         self._warned: set[str] = set()
         self.run: Run | None = None  # of the present or last call
 
@@ -86,7 +91,7 @@ class Requests:
     def last(self) -> Request:
         """The present or last request; an empty one before the first."""
         request = self.run.request if self.run is not None else None
-        return request if request is not None else Request(None, None, 0)
+        return request if request is not None else self._empty()
 
     def make_finer(self, patch: Patch) -> None:
         """Let the scheduler make `finer` times as many steps as requested.
@@ -116,8 +121,10 @@ class Requests:
                 f"{host.model_name} was called without its argument {host.spec.timestep!r}, which identifies the "
                 "denoising step: pass it"
             )
-        signs, caller = self._signs(host, arguments, hooks), find_caller(model)
-        run = self.run = self.runs.of(caller, signs, partial(self._tracker_of, caller))
+        signs, caller = self._signs(host, arguments, hooks), find_caller(self, model)
+        method = method_in_context(self) or self._method
+        run = self.run = self.runs.of(caller, signs, partial(self._tracker_of, caller, method))
+        run.method = method
         signs = signs._replace(loop=self._loop_of(run, caller, signs.timestep))
         position = run.tracker.locate(signs, run.request.total_steps if run.request is not None else None)
         position = position._replace(new_request=position.new_request or run.request is None)
@@ -137,38 +144,49 @@ class Requests:
         run = self.run
         assert run is not None
         if position.new_request:
-            run.request, run.size = self._begin(signs, run, size), size
+            run.request, run.size = self._begin(signs, run, size, device), size
         request = run.request
         assert request is not None
         if position.new_step:
             request.open_step()
-            cost = self._timing.begin_step(request, run.size, device) if self._schedule.needs_cost else None
-            if cost is not None:
-                request.schedule_state = self._schedule.with_cost(request.schedule_state, request.step, cost)
-                self._note_speed(request, cost)
+            self._learn_cost(request, run)
             if not position.new_request:
                 request.notes.pop("short", None)
             if signs.loop is not None and signs.loop.step_index == -1 and not position.new_request:
                 request.total_steps = None  # the loop uses copies of this scheduler
-            if self._schedule.needs_total_steps and request.step == request.setting.total_steps:
+            if request.rules.schedule.needs_total_steps and request.step == request.setting.total_steps:
                 self.note("beyond")
         if position.note is not None:
             self.note(position.note)
             request.total_steps = request.total_steps if position.note != "number" else None
         return request
 
+    @contextmanager
+    def in_context(self, name: str) -> Iterator[None]:
+        """Name the guidance branch of the calls in this context."""
+        token = self.context.set(name)
+        try:
+            yield
+        finally:
+            self.context.reset(token)
+
     def open_uncached(self, key: str, text: str) -> None:
         """Begin an uncached request, and note why."""
-        self.run = Run(None, threading.get_ident(), self._tracker_of(None), Request(None, None, 0))
+        self.run = Run(None, threading.get_ident(), self._tracker_of(None, self._method), self._empty())
         self.note(key, text)
 
     def end(self, model: nn.Module) -> Run | None:
         """End the present caller's request, and release the tensors of its calls. Return its run, or None."""
-        run = self.runs.get(find_caller(model))
+        run = self.runs.get(find_caller(self, model))
         if run is not None:
             run.ended = True
             run.tracker.release()
         return run
+
+    def begin(self, num_inference_steps: int | None) -> None:
+        """Begin a request of this thread, with so many steps if its scheduler shows none."""
+        self._options = self._options._replace(num_inference_steps=num_inference_steps)
+        self._begun = begin_named(self, self._begun)
 
     def forget(self) -> None:
         """Drop this thread's requests and their records."""
@@ -192,9 +210,30 @@ class Requests:
             self._warned |= {key} & ONCE
             warnings.warn(f"relcache: {text}", stacklevel=2)
 
-    def _tracker_of(self, caller: Caller | None) -> Tracker:
+    def share(self, ranks: Ranks) -> None:
+        """Let all requests take the same full steps as other processes; their features are to be dropped."""
+        self.ranks = ranks
+        for run in self.all:
+            if run.request is not None and run.method is not None:
+                run.request.ranks, run.request.rules = ranks, self.rules_of(run.method)
+
+    def rules_of(self, method: Method) -> Rules:
+        """Return the parts of `method` that a request follows.
+
+        Raises:
+            ValueError: its forecaster cannot be used where each process has some of the tokens.
+        """
+        forecaster, tokens = method.forecaster, self.ranks.tokens
+        if tokens is not None:
+            forecaster = forecaster.across(tokens.gather)
+        return Rules(forecaster, method.schedule, method.corrector, method.name)
+
+    def _empty(self) -> Request:
+        return Request(self.rules_of(self._method), None, None, 0)
+
+    def _tracker_of(self, caller: Caller | None, method: Method) -> Tracker:
         is_certain = caller is not None and caller.key is not None
-        return Tracker(self._time_runs, is_certain, self._schedule.needs_signal)
+        return Tracker(self._time_runs, is_certain, method.schedule.needs_signal)
 
     def _signs(self, host: Host, arguments: dict[str, Any], hooks: tuple[str, ...]) -> Signs:
         """Return the signs of a call. This reads a ControlNet's tensors, which are zero after its last step."""
@@ -211,11 +250,13 @@ class Requests:
             context=self.context.get(),
         )
 
-    def _begin(self, signs: Signs, run: Run, size: Hashable) -> Request:
-        total, schedule, made_for = self._options.num_inference_steps, self._schedule, self._method.made_for
+    def _begin(self, signs: Signs, run: Run, size: Hashable, device: torch.device) -> Request:
+        assert run.method is not None
+        rules, total, made_for = self.rules_of(run.method), self._options.num_inference_steps, run.method.made_for
+        schedule = rules.schedule
         if signs.loop is not None:
             index = index_in(signs.loop.timesteps, signs.timestep, self._time_runs)
-            total = len(signs.loop.timesteps) - index if index is not None else None
+            total = len(signs.loop.timesteps) - index if index is not None else total
         option = schedule.needs_total_steps or ("free_at_end" if self._options.free_at_end else None)
         if option is not None and total is None:
             raise ValueError(
@@ -226,17 +267,33 @@ class Requests:
         if made_for is not None and scheduler is not None:
             made_for.check_scheduler(scheduler)
         finer = self._method.finer if scheduler is not None and scheduler is self._made_finer() else 1
-        history = self._method.forecaster.full_steps_needed
-        setting = Setting(total, predicts(scheduler), history, self._timing.cost(size), finer)
-        request = Request(schedule.start(setting), total, signs.rows, setting)
+        history = rules.forecaster.full_steps_needed
+        cost = self._timing.cost((rules.name, size))
+        if schedule.needs_cost:
+            cost = self.ranks.mean_known(cost, 0, device)
+        setting = Setting(total, predicts(scheduler), history, cost, finer)
+        state, has_cost = schedule.start(setting), cost is not None
+        request = Request(rules, state, total, signs.rows, setting, self.ranks, device, has_cost)
         if total is not None and (remark := schedule.remark(total)) is not None:
             request.notes["steps"] = remark
         self._note_speed(request, setting.cost)
         return request
 
+    def _learn_cost(self, request: Request, run: Run) -> None:
+        """Tell the schedule the cost of a cached step when it is first known."""
+        schedule = request.rules.schedule
+        if not schedule.needs_cost or request.has_cost:
+            return
+        measured = self._timing.begin_step(request, (request.rules.name, run.size), request.device)
+        cost = self.ranks.mean_known(measured, request.step, request.device)
+        if cost is not None:
+            request.has_cost = True
+            request.schedule_state = schedule.with_cost(request.schedule_state, request.step, cost)
+            self._note_speed(request, cost)
+
     def _note_speed(self, request: Request, cost: float | None) -> None:
         """Add a note if the speed cannot be reached at this cost of a cached step."""
-        if (remark := self._schedule.short_of_speed(request.setting._replace(cost=cost))) is not None:
+        if (remark := request.rules.schedule.short_of_speed(request.setting._replace(cost=cost))) is not None:
             request.notes["speed"] = remark
 
     def _loop_of(self, run: Run, caller: Caller, timestep: Any) -> Loop | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relcache.engine.state import Request
+from relcache.method import Method
 from relcache.session.branches import Loop, Signs
 from relcache.session.caller import Caller, Mark, Named, is_alive
 from relcache.session.tracker import Tracker
@@ -29,6 +30,7 @@ class Run:
         thread: thread of its last call.
         tracker: tells its requests and steps apart.
         request: its present request.
+        method: of its next request.
         loop: the state of its loop when the request began.
         pipeline: the running pipeline; None for a hand-written loop.
         scheduler: the scheduler that takes the transformer's outputs; None if unknown.
@@ -43,6 +45,7 @@ class Run:
     thread: int
     tracker: Tracker
     request: Request | None = None
+    method: Method | None = None
     loop: Loop | None = None
     pipeline: weakref.ref[Any] | None = None
     scheduler: weakref.ref[Any] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from relcache.checks import bytes_from
 from relcache.engine.cache import Cache
 from relcache.engine.gauge import Gauge
-from relcache.engine.host import Host, refuse_training, wants_gradient
+from relcache.engine.host import Condition, Host, refuse_training, wants_gradient
 from relcache.engine.state import Request
 from relcache.memory.choice import NOT_WHERE_COMPILED, Call, Chooser, Way, has_own_memory
 from relcache.method import Method
@@ -27,6 +28,7 @@ from relcache.session.record import Record
 from relcache.session.report import Report
 from relcache.session.requests import Options, Requests
 from relcache.session.runs import Run
+from relcache.session.sharing import Sharing
 from relcache.session.turn import Turn
 from relcache.storage.offload import SHARED_MEMORY
 from relcache.storage.store import Store
@@ -59,9 +61,7 @@ class Session:
         forecaster, schedule = method.forecaster, method.schedule
         self.method, self._free_at_end, self._turn = method, options.free_at_end, Turn()
         self.specs = [spec for *_, spec in models]
-        self.hosts = [
-            Host(name, model, spec, index, 0, schedule.needs_signal) for index, (name, model, spec) in enumerate(models)
-        ]
+        self.hosts = [Host(name, model, spec, index, 0) for index, (name, model, spec) in enumerate(models)]
         self.model_name = " and ".join(dict.fromkeys(host.model_name for host in self.hosts))
         self.way = Way(method.granularity, method.cache_dtype, method.offload)
         self.memory_limit = bytes_from(method.memory_limit) if method.memory_limit is not None else None
@@ -69,14 +69,20 @@ class Session:
         self.requests = Requests(method, options, self.hosts[0].spec.time_runs, pipeline, scheduler)
         self._name_units()
         self.cache = Cache(
-            *self._units(), forecaster, schedule, self.requests.note, Store(self.way.cache_dtype, self.way.offload)
+            *self._units(),
+            self.requests.note,
+            Store(self.way.cache_dtype, self.way.offload),
+            schedule.needs_signal,
         )
         self._limit = (
             Limit(self.memory_limit, self.chooser, self.requests, self.cache) if self.memory_limit is not None else None
         )
-        self._record = Record(method, self.model_name, self.hosts)
-        self._correction = Correction(method.corrector, self.requests)
+        self._record = Record(self.model_name, self.hosts)
+        self._correction = Correction(method.corrector is not None, self.requests)
         self._attachment = Attachment(self.hosts, self.cache, self.requests, self._correction)
+        self._sharing = Sharing(options.ranks, self.cache, self.requests, self.memory_limit is not None)
+        self._sharing.look(self.hosts[0], self.hosts[0].present_model())
+        self.requests.rules_of(method)
 
     def _name_units(self) -> None:
         """Set the units of the present granularity, in the order of the transformers."""
@@ -106,6 +112,32 @@ class Session:
         if is_regrouped and self.attached:
             for host in self.hosts:
                 host.swap_units(self.cache, host.present_model())
+
+    def serve(self, method: Method) -> None:
+        """Let requests have a `method` of their own: read the error, and watch schedulers, if it wants them.
+
+        Raises:
+            RuntimeError: the session is not attached.
+            ValueError: the method cannot be had beside the session's own.
+        """
+        if not self.attached:
+            raise RuntimeError("this handle was disabled: call relcache.enable(...) again")
+        if self.memory_limit is not None:
+            raise ValueError("a memory limit is for the enabled method: leave it out to give requests other methods")
+        if method.made_for is not None:
+            method.made_for.check({host.name: host.present_model() for host in self.hosts}, self.requests.scheduler)
+        self.requests.rules_of(method)
+        with self._turn.alone() as interrupted:
+            if interrupted:
+                self._abandon_call()
+            if method.corrector is not None and not self._correction.is_wanted:
+                self._correction.is_wanted = True
+                self._correction.attach(self.requests.scheduler)
+            if method.schedule.needs_signal and not self.cache.reads_error:
+                self.cache.read_error()
+                for host in self.hosts:
+                    host.swaps.restore()
+                    host.swap_units(self.cache, host.present_model())
 
     # Attaching and detaching
 
@@ -184,12 +216,13 @@ class Session:
                     "a gradient is wanted of a compiled model with relcache enabled, but cached steps have none: "
                     "sample under torch.no_grad(), or call disable() on the handle to train"
                 )
-            self._begin_call(host, model, condition.hooks, args, kwargs, tensors)
+            self._begin_call(host, model, condition, args, kwargs, tensors)
             if condition.compiled and self.cache.is_active:
                 if any(self.cache.store.moves(tensor.device) for tensor in tensors):
                     raise ValueError(NOT_WHERE_COMPILED)
                 self.cache.plan_call(host.units, lambda gauge: gauge.run_up(model, model.forward, args, kwargs))
-        except BaseException:
+        except BaseException as error:
+            self.requests.ranks.report(error)
             self._abandon_call()
             self._turn.release()
             raise
@@ -199,9 +232,14 @@ class Session:
             return
         try:
             if output is None:
+                self.requests.ranks.report(sys.exc_info()[1])
                 self._abandon_call()
             else:
                 self._end_call(output)
+        except BaseException as error:
+            self.requests.ranks.report(error)
+            self._abandon_call()
+            raise
         finally:
             self._turn.release()
 
@@ -243,15 +281,17 @@ class Session:
         self,
         host: Host,
         model: nn.Module,
-        hooks: tuple[str, ...],
+        condition: Condition,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         tensors: list[Tensor],
     ) -> None:
         arguments = host.arguments(args, kwargs)
-        signs, position = self.requests.locate(host, model, arguments, hooks)
-        shapes = (host.index, signs.form, *((tuple(value.shape), value.dtype) for value in tensors))
-        shapes = (*shapes, *(other for other in signs.others if not isinstance(other, Tensor)))
+        signs, position = self.requests.locate(host, model, arguments, condition.hooks)
+        if position.new_request or not self._sharing.knows(host):
+            self._sharing.look(host, model, condition.compiled)
+        sizes = tuple((tuple(value.shape), value.dtype) for value in tensors)
+        shapes = (host.index, signs.form, *sizes, *(other for other in signs.others if not isinstance(other, Tensor)))
         chosen = None
         if self._limit is not None and position.branch is not None:
             call = Call(host, self.specs[host.index], shapes, arguments)
@@ -262,7 +302,7 @@ class Session:
         request = self.cache.request = self.requests.open(signs, position, shapes, device)
         if chosen is not None:
             request.notes["memory"] = chosen
-        work = self._record.work(request, host, (self.way.granularity, *shapes), args, kwargs)
+        work = self._record.work(request, host, (self.way.granularity, *shapes), sizes, args, kwargs)
         if self.cache.store.offload == "cpu" and all(tensor.device.type in SHARED_MEMORY for tensor in tensors):
             self.requests.note("offload")
         request.calls.add((host.index, position.branch, signs.rows))
@@ -292,6 +332,11 @@ class Session:
             for unit, cell in zip(self.unit_names, branch.cells, strict=False)
             for index, stream in enumerate(cell.streams)
         ]
+
+    def notes(self) -> list[str]:
+        """Return the notes on the present or last request."""
+        self._correction.remark(self.requests.last)
+        return list(self.requests.last.notes.values())
 
     def report(self) -> Report:
         """Return the report of the present or last request. FLOPs are counted here, on the meta device."""

@@ -24,12 +24,12 @@ class Timing:
         return self._costs.get(size)
 
     def begin_step(self, request: Request, size: Hashable, device: torch.device) -> float | None:
-        """Begin a step of a request; return the cost when it is first known, else None.
+        """Begin a step of a request; return the cost once it is known, else None.
 
         The first full step is a warm-up, and counts only until there is a second one.
         """
         if size in self._costs:
-            return None
+            return self._costs[size]
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         request.step_began.append(time.perf_counter())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -17,11 +18,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.attention import flex_attention as flex
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 Result = TypeVar("Result")
 SMALL = 4096  # most entries of a float tensor that may steer a forward pass by its values: times, positions
 LARGE = 2**20  # the same for integers: masks, lengths, token numbers
 OTHERS = ("forward", "_old_forward", "_hf_hook", "_diffusers_hook")  # attributes of modules from other libraries
+SHARING = "_parallel_config"  # attribute of diffusers' models and attention processors: the processes that share them
+GATHERED = "FSDPModule"  # base class of modules whose weights torch's fully_shard divides; it forbids copies
+STATE_OF_GATHERED = "__composable_api_state_key"  # their attributes for it, which hold process groups
 
 
 def without_values(work: Callable[[Callable[[Any], Any]], Result]) -> Result:
@@ -83,21 +88,48 @@ def _empty(tensor: Tensor) -> Tensor:
 
 
 def _copied(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
-    memo: dict[int, Any] = {}
     if isinstance(value, nn.Module):
-        for parameter in value.parameters():
-            memo[id(parameter)] = nn.Parameter(replace(parameter.detach()), requires_grad=False)
-        for module in value.modules():
-            memo.update({id(module.__dict__[name]): name for name in OTHERS if name in module.__dict__})
+        return _copied_model(value, replace)
+
+    def copied(leaf: Any) -> Any:
+        is_shared = isinstance(leaf, nn.Module) or hasattr(leaf, "__self__")  # a method may belong to a whole model
+        return leaf if is_shared else copy.deepcopy(leaf, memo)
+
+    memo: dict[int, Any] = {}
     with _Replacing(replace):
-        result = copy.deepcopy(value, memo)
-    if isinstance(result, nn.Module):
-        for module in result.modules():
-            for name in OTHERS:
-                module.__dict__.pop(name, None)
-            for hooks in (module._forward_hooks, module._forward_pre_hooks):
-                hooks.clear()
+        return tree_map(copied, value)
+
+
+def _copied_model(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Module:
+    memo: dict[int, Any] = {}
+    gathered = [module for module in model.modules() if _is_gathered(module)]
+    for parameter in model.parameters():
+        weight: Any = parameter.detach()
+        if hasattr(weight, "to_local") and not gathered:
+            weight = weight.to_local()  # of tensor parallelism, where a process computes with its part
+        memo[id(parameter)] = nn.Parameter(replace(weight), requires_grad=False)
+    for module in model.modules():
+        memo.update({id(module.__dict__[name]): name for name in OTHERS if name in module.__dict__})
+        memo.update({id(entry): OrderedDict() for name, entry in module.__dict__.items() if "_hooks" in name})
+        for holder in (module, getattr(module, "processor", None)):
+            memo[id(getattr(holder, SHARING, None))] = None
+    for module in gathered:
+        kinds = iter(type(module).__mro__)
+        next(kind for kind in kinds if kind.__name__ == GATHERED)
+        memo[id(module)] = object.__new__(next(kinds))  # of the class that fully_shard replaced
+    with _Replacing(replace):
+        for module in gathered:
+            state = {name: entry for name, entry in module.__dict__.items() if not name.startswith(STATE_OF_GATHERED)}
+            memo[id(module)].__dict__.update(copy.deepcopy(state, memo))
+        result = copy.deepcopy(model, memo)
+    for module in result.modules():
+        for name in OTHERS:
+            module.__dict__.pop(name, None)
     return result
+
+
+def _is_gathered(module: nn.Module) -> bool:
+    return any(kind.__name__ == GATHERED for kind in type(module).__mro__)
 
 
 class _Replacing(TorchFunctionMode):

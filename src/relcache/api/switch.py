@@ -1,4 +1,4 @@
-"""Switch caching on and off: `enable`, the handle that it returns, and `disable`."""
+"""Switch caching on and off: `enable` and `disable`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 
 from torch import nn
 
-from relcache.checks import bytes_from, check_whole
+from relcache.api.handle import Handle
+from relcache.checks import check_whole
 from relcache.correctors import Corrector
+from relcache.engine.ranks import ranks_from
 from relcache.forecasters import Forecaster
-from relcache.memory.choice import Call, Choice, Way
+from relcache.memory.choice import Way
 from relcache.method import Method
 from relcache.methods import chosen_method, corrector_from, method_to_text
-from relcache.models import SPECS, UNSUPPORTED, ModelSpec, Size, spec_for
+from relcache.models import SPECS, UNSUPPORTED, ModelSpec, spec_for
 from relcache.models.coarse import Granularity
 from relcache.presets import Preset
 from relcache.schedules import Schedule
-from relcache.session.caller import Named, is_around
+from relcache.session.caller import is_around
 from relcache.session.components import Pixels, find_transformers, refuse_other_caches
-from relcache.session.report import Report
 from relcache.session.requests import Options
 from relcache.session.session import Session
 from relcache.storage.offload import Offload
@@ -29,177 +30,6 @@ from relcache.storage.packing import CacheDtype
 
 # Models and sessions are referenced weakly: only its models keep a session alive.
 _sessions: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.WeakKeyDictionary()
-
-
-class Handle:
-    """Caching enabled on a pipeline or transformer. As a context manager it disables caching at the end."""
-
-    def __init__(self, session: Session, pixels: Pixels | None = None):
-        self._session, self._pixels = session, pixels
-
-    @property
-    def enabled(self) -> bool:
-        """Whether this handle still acts on its model."""
-        return self._session.attached and any(host.model() is not None for host in self._session.hosts)
-
-    @property
-    def method(self) -> str:
-        """The method as text, which `relcache.enable` accepts."""
-        return self._session.method.name
-
-    @property
-    def granularity(self) -> Granularity:
-        """The kind of units: "module", "block" or "stack". With a memory limit, as in the last request."""
-        return self._session.way.granularity
-
-    @property
-    def units(self) -> list[str]:
-        """The names of the units, in the order of computation.
-
-        Modules that are skipped together form one unit: `single_transformer_blocks.0.proj_mlp+attn+proj_out`. With a
-        memory limit, the units are those of the last request.
-        """
-        return list(self._session.unit_names)
-
-    def report(self) -> Report:
-        """Return the report of the last request, even after `disable`."""
-        return self._session.report()
-
-    @property
-    def full_steps(self) -> list[int]:
-        """The last request's full steps, counted from 0. Unlike `report`, this counts no operations."""
-        return list(self._session.requests.last.full_steps)
-
-    def states(self) -> list[tuple[str, str, Any]]:
-        """Return the forecaster's states in the last request, each with its branch and unit.
-
-        A unit with several outputs, such as joint attention, has a state for each; the second is named `UNIT[1]`.
-        Features that are neither packed nor offloaded are not copied, and the next full step overwrites them.
-        """
-        return self._session.states()
-
-    def reset(self) -> None:
-        """Discard the last request; the next call begins a new one.
-
-        Only a hand-written loop may need this, if it restarts without any sign of it: at a later timestep with the same
-        conditioning tensors, for example.
-        """
-        self._session.reset()
-
-    def request(self) -> Named:
-        """Return a context for the calls of one loop, for hand-written loops that take turns on one transformer.
-
-        Pipelines and loops in threads need none. Enter it around each call of its loop:
-
-            first, second = handle.request(), handle.request()
-            for t in timesteps:
-                with first:
-                    a = step(model(a, t, prompt), a)
-                with second:
-                    b = step(model(b, t, other_prompt), b)
-        """
-        return Named()
-
-    def free(self) -> None:
-        """Drop the cached features, but keep the record. The next steps of a request in progress are full.
-
-        Without `free`, features are kept until the next request begins, or with `free_at_end=True` until this one ends.
-        """
-        self._session.free()
-
-    def estimate(
-        self,
-        height: int,
-        *,
-        width: int,
-        frames: int = 1,
-        batch: int | None = None,
-        branches: int | None = None,
-        text: int | None = None,
-    ) -> int:
-        """Return the size of the cache in bytes for a request of this size, on the device and the host together.
-
-        Nothing is computed, and no memory is allocated.
-
-        Args:
-            height, width, frames: size of the pictures in pixels; for a bare transformer, size of the latents.
-            batch: samples in one call of the transformer: twice the pictures if guidance doubles the batch. By default
-                that of the last request, or 1 before the first.
-            branches: guidance branches that are called one by one; by default those of the last request.
-            text: tokens of text; by default as many as the family's pipeline passes.
-
-        Raises:
-            ValueError: a size is below 1, or the spec does not say how to call the model.
-            RuntimeError: the model has been deleted.
-        """
-        session = self._session
-        option = session.chooser.weigh(session.way, self._calls(height, width, frames, batch, branches, text))
-        if option.problem:
-            raise ValueError(f"a forward without values failed: {option.problem}")
-        return option.cache_bytes
-
-    def choose(
-        self,
-        height: int,
-        *,
-        width: int,
-        frames: int = 1,
-        memory_limit: int | str | None = None,
-        batch: int | None = None,
-        branches: int | None = None,
-        text: int | None = None,
-    ) -> Choice:
-        """Return the choice for a memory limit and requests of this size, with the bytes of the cache. Changes nothing.
-
-        A model on the meta device is treated as if it were on a GPU.
-
-        Args:
-            height, width, frames, batch, branches, text: as in `estimate`.
-            memory_limit: as in `relcache.enable`; by default the handle's own.
-
-        Raises:
-            ValueError: there is no limit, or no way stays within it; or as in `estimate`.
-        """
-        limit = self._session.memory_limit if memory_limit is None else bytes_from(memory_limit)
-        if limit is None:
-            raise ValueError("choose() needs memory_limit=, here or in relcache.enable: '6GB', say")
-        calls = self._calls(height, width, frames, batch, branches, text)
-        return self._session.chooser.choose(limit, calls, self._session.is_movable)
-
-    def _calls(
-        self, height: int, width: int, frames: int, batch: int | None, branches: int | None, text: int | None
-    ) -> list[Call]:
-        last = self._session.requests.last
-        batch = max(last.batch, 1) if batch is None else batch
-        branches = max(len(last.branches), 1) if branches is None else branches
-        sizes = {"height": height, "width": width, "frames": frames, "batch": batch, "branches": branches}
-        for name, value in sizes.items():
-            check_whole(name, value, 1)
-        latents = self._pixels.latents(height, width, frames) if self._pixels else (height, width, frames)
-        calls = []
-        for host, spec in zip(self._session.hosts, self._session.specs, strict=True):
-            size = Size(batch, *latents, spec.text if text is None else text)
-            calls += branches * [Call(host, spec, size, spec.example(host.present_model(), size))]
-        return calls
-
-    def disable(self) -> None:
-        """Restore the model's own forwards and drop the cache. A second call does nothing."""
-        self._session.detach()
-
-    def __enter__(self) -> Handle:
-        if not self.enabled:
-            raise RuntimeError(
-                "this handle was disabled, or its model is gone: call relcache.enable(...) again, as in "
-                "'with relcache.enable(pipe, method) as handle'"
-            )
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.disable()
-
-    def __repr__(self) -> str:
-        state = "enabled" if self.enabled else "disabled"
-        return f"<relcache {self.method} on {self._session.model_name}, {len(self.units)} units, {state}>"
 
 
 def enable(
@@ -220,6 +50,7 @@ def enable(
     memory_limit: int | str | None = None,
     free_at_end: bool = False,
     scheduler: Any = None,
+    group: Any = None,
 ) -> Handle:
     """Let a diffusers pipeline, or a bare transformer, skip work with `method`, by default `relcache.auto()`.
 
@@ -263,15 +94,18 @@ def enable(
             This needs the number of steps: a scheduler, or `num_inference_steps`.
         scheduler: the diffusers scheduler of a hand-written loop. It shows where a request begins and its progress, and
             gaps are corrected at its updates. A pipeline's scheduler is found automatically.
+        group: processes that each have some tokens of the same samples, as a ProcessGroup or DeviceMesh of
+            torch.distributed. They take the same full steps. Or a dictionary of groups that share "tokens", "guidance"
+            (each has some of the branches) or "weights". Context and tensor parallelism of diffusers and
+            fully_shard are found automatically.
 
     Raises:
         TypeError: an argument is no pipeline or transformer, or no method; or a wrapper, such as that of
             `torch.compile(model)`, hides calls.
         ValueError: there is no spec for the transformer, or the spec matches no module; the preset is for another model
             or scheduler; a cache of diffusers is active; blocks cannot be cached as a whole, or are wrapped one by one;
-            the memory limit is no amount of memory. Also an error-driven schedule, if processes share the transformer
-            by context parallelism, or by FSDP inside its units. A call of the transformer raises it if no way of
-            storing features stays within the memory limit.
+            the memory limit is no amount of memory; the forecaster or the model cannot be shared by processes. A call
+            of the transformer raises it if no way of storing features stays within the memory limit.
         RuntimeError: another library's cache is active.
     """
     chosen = chosen_method(method, forecaster, schedule, full_steps, speedup)
@@ -292,6 +126,7 @@ def enable(
         check_whole("num_inference_steps", num_inference_steps, 1)
     if spec is not None and not isinstance(spec, ModelSpec):
         raise TypeError(f"spec is a relcache.ModelSpec, got {spec!r}")
+    ranks = ranks_from(group)
     models, pipeline = find_transformers(model_or_pipe, spec)
     refuse_other_caches(models)
     if chosen.made_for is not None:
@@ -299,7 +134,7 @@ def enable(
     hosts = [(name, model, spec or spec_for(model, SPECS, UNSUPPORTED)) for name, model in models.items()]
 
     def session_with(method: Method) -> Session:
-        options = Options(num_inference_steps, free_at_end, fixed)
+        options = Options(num_inference_steps, free_at_end, fixed, ranks)
         return Session(hosts, method, options, pipeline=pipeline, scheduler=scheduler)
 
     try:
