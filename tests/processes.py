@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-SECONDS = 60  # that a process waits for another
+SECONDS = 180  # that a process waits for another
 
 
 def in_processes(work: Callable[..., list[str]], folder: Path, *args: Any, count: int = 2) -> list[str]:
