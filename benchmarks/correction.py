@@ -29,7 +29,7 @@ from relcache.bench import files
 from relcache.bench.comparison.arguments import call_options
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.quality.metrics.pair import psnr
-from relcache.bench.rivals import RIVALS
+from relcache.bench.rivals.registry import all_rivals
 from relcache.bench.rivals.solvers import Solver
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.budgets import spacing_for
@@ -108,7 +108,7 @@ SOLVERS = {
 
 def solver(name: str, base: Any) -> Any:
     """Return a plain solver for the same model, as it is in the race."""
-    rival = RIVALS[SOLVERS[name]]
+    rival = all_rivals()[SOLVERS[name]]
     assert isinstance(rival, Solver)
     return rival.made(base)
 

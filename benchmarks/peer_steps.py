@@ -19,7 +19,7 @@ from relcache.bench import files
 from relcache.bench.comparison.arguments import call_options, conditions_for
 from relcache.bench.comparison.contestants import budgeted, sample
 from relcache.bench.quality.metrics.pair import psnr
-from relcache.bench.rivals import RIVALS
+from relcache.bench.rivals.registry import all_rivals
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.budgets import TriedThresholds, calibration_seeds
 from relcache.bench.sampling.pipelines import DEFAULT_MODEL, load_pipeline
@@ -44,7 +44,7 @@ def main() -> None:
 
     rows: list[dict[str, Any]] = []
     print(f"| cache | full steps | PSNR | {' | '.join(FORECASTERS)} |\n| --- | --- | --- | --- | --- | --- |")
-    for rival in RIVALS.values():
+    for rival in all_rivals().values():
         if rival.group not in ("diffusers", "cache-dit") or rival.values or rival.unfit(pipeline):
             continue
         config = budgeted(

@@ -18,7 +18,7 @@ else:
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(relcache.__file__).parent
-DATA = {"families", "peers", "shipped"}
+DATA = {"families"}
 
 
 def contracts() -> list[dict[str, Any]]:

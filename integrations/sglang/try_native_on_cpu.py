@@ -25,20 +25,6 @@ class Arguments(SimpleNamespace):
             raise AttributeError(name)
 
 
-class Euler:
-    """A scheduler, called as SGLang calls its own."""
-
-    def set_timesteps(self, steps: int) -> None:
-        """Begin a loop of so many steps."""
-        self.sigmas = torch.linspace(1, 0, steps + 1)
-        self.timesteps, self.step_index = 1000 * self.sigmas[:-1], 0
-
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> tuple[Tensor]:
-        """Return the next sample, (batch, …)."""
-        self.step_index += 1
-        return (sample + model_output * (self.sigmas[self.step_index] - self.sigmas[self.step_index - 1]),)
-
-
 def build() -> Any:
     """Return SGLang's FLUX.1 with 2 + 2 blocks, in a process of its own."""
     one = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
@@ -98,12 +84,13 @@ def main() -> None:
     os.environ["RELCACHE_METHOD"] = f"auto:full_steps={FULL}"
     sys.path.insert(0, str(Path(__file__).parents[1]))
     import absent
+    import stand_ins
 
     absent.replace("torchvision")
     from relcache_sglang import native
 
     stage = SimpleNamespace(
-        transformer=build(), transformer_2=None, scheduler=Euler(), _cache_dit_enabled=False,
+        transformer=build(), transformer_2=None, scheduler=stand_ins.Euler(), _cache_dit_enabled=False,
         server_args=SimpleNamespace(enable_breakable_cuda_graph=False),
     )  # fmt: skip
     full, few = sample(stage, STEPS), sample(stage, FULL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,13 @@ def test_a_preset_has_its_own_full_steps() -> None:
     for budget in ({"full_steps": 5}, {"speedup": 2.0}):
         with pytest.raises(ValueError, match="a preset has full steps of its own"):
             relcache.enable(pipe, preset_of(pipe), **budget)
+
+
+def test_without_the_package_of_shipped_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "relcache_models", None)  # makes its import fail
+    assert shipped() == {}
+    with pytest.raises(ValueError, match=r"no preset 'small-flux-8'.*the package relcache-models has the shipped ones"):
+        Preset.named("small-flux-8")
 
 
 def test_every_shipped_preset_fits_its_model() -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from requesting import run
 from small_pipelines import flux, wan
+from stand_ins import Block, Euler, Flux
 from tiny import tiny_pipeline
 from torch import Tensor, nn
 
@@ -94,57 +95,27 @@ def test_a_second_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 # SGLang's own models
 
 
-class Block(nn.Module):
-    """A block with the signature of SGLang's; it joins its streams."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix, self.text = nn.Linear(8, 8), nn.Linear(8, 8)
+class FluxBlock(Block):
+    """A block with the signature of SGLang's."""
 
     def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, freqs_cis: Any = None,
         complex_freqs: Any = None, joint_attention_kwargs: Any = None, num_replicated_prefix: int = 0,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        mean = encoder_hidden_states.mean(1, keepdim=True)
-        return encoder_hidden_states + self.text(temb), hidden_states + self.mix(hidden_states + mean + temb).tanh()
+        return self.mixed(hidden_states, encoder_hidden_states, temb)
 
 
-class FluxTransformer2DModel(nn.Module):
+class FluxTransformer2DModel(Flux):
     """By its name, signature and lists of blocks SGLang's FLUX."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.enable_teacache = True  # as with each of SGLang's models
-        self.transformer_blocks = nn.ModuleList(Block() for _ in range(2))
-        self.single_transformer_blocks = nn.ModuleList(Block() for _ in range(2))
+    block = FluxBlock
+    enable_teacache = True  # as with each of SGLang's models
 
     def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Any = None, pooled_projections: Any = None,
         timestep: Any = None, guidance: Any = None, freqs_cis: Any = None, joint_attention_kwargs: Any = None,
     ) -> Tensor:  # fmt: skip
-        temb = (timestep.view(-1, 1, 1) / 1000 * torch.arange(1.0, 9)).cos()
-        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
-            encoder_hidden_states, hidden_states = block(
-                hidden_states=hidden_states, encoder_hidden_states=encoder_hidden_states, temb=temb
-            )
-        return hidden_states
-
-
-class Scheduler:
-    """Euler's updates, called as SGLang's denoising stage calls them."""
-
-    def __init__(self) -> None:
-        self.set_timesteps(10)
-
-    def set_timesteps(self, steps: int) -> None:
-        self.sigmas = torch.linspace(1, 0, steps + 1)
-        self.timesteps, self.step_index = 1000 * self.sigmas[:-1], 0
-
-    def step(
-        self, model_output: Tensor, timestep: Any, sample: Tensor, generator: Any = None, return_dict: bool = True
-    ) -> tuple[Tensor]:
-        self.step_index += 1
-        return (sample + model_output * (self.sigmas[self.step_index] - self.sigmas[self.step_index - 1]),)
+        return self.run(hidden_states, encoder_hidden_states, timestep)
 
 
 @pytest.fixture
@@ -153,7 +124,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(native, "_groups", dict)
     torch.manual_seed(0)
     return SimpleNamespace(
-        transformer=FluxTransformer2DModel().requires_grad_(False), transformer_2=None, scheduler=Scheduler(),
+        transformer=FluxTransformer2DModel().requires_grad_(False), transformer_2=None, scheduler=Euler(),
         _cache_dit_enabled=False, server_args=SimpleNamespace(enable_breakable_cuda_graph=False),
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from stand_ins import Block, Euler, Flux, timestep_features
 from torch import Tensor, nn
 
 import relcache_vllm_omni
@@ -68,39 +69,26 @@ def omni(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     return sys.modules.__getitem__
 
 
-class Block(nn.Module):
+class FluxBlock(Block):
     """A block with the signature of vLLM-Omni's FLUX."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix, self.text = nn.Linear(8, 8), nn.Linear(8, 8)
 
     def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, image_rotary_emb: Any = None,
         joint_attention_kwargs: Any = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        mean = encoder_hidden_states.mean(1, keepdim=True)
-        return encoder_hidden_states + self.text(temb), hidden_states + self.mix(hidden_states + mean + temb).tanh()
+        return self.mixed(hidden_states, encoder_hidden_states, temb)
 
 
-class FluxTransformer2DModel(nn.Module):
-    """By its name, signature and lists of blocks vLLM-Omni's FLUX."""
+class FluxTransformer2DModel(Flux):
+    """By its name, signature and lists of blocks vLLM-Omni's FLUX, whose timesteps are from 0 to 1."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.transformer_blocks = nn.ModuleList(Block() for _ in range(2))
-        self.single_transformer_blocks = nn.ModuleList(Block() for _ in range(2))
+    block = FluxBlock
 
     def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Any = None, pooled_projections: Any = None,
         timestep: Any = None,
     ) -> Tensor:  # fmt: skip
-        temb = (timestep.view(-1, 1, 1) * torch.arange(1.0, 9)).cos()
-        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
-            encoder_hidden_states, hidden_states = block(
-                hidden_states=hidden_states, encoder_hidden_states=encoder_hidden_states, temb=temb
-            )
-        return hidden_states
+        return self.run(hidden_states, encoder_hidden_states, 1000 * timestep)
 
 
 class WanTransformer3DModel(nn.Module):
@@ -124,22 +112,10 @@ class WanTransformer3DModel(nn.Module):
         self, hidden_states: Tensor, timestep: Tensor, encoder_hidden_states: Tensor,
         encoder_hidden_states_image: Any = None, attention_kwargs: Any = None,
     ) -> Tensor:  # fmt: skip
-        temb = (timestep.view(-1, 1, 1) / 1000 * torch.arange(1.0, 9)).cos()
+        temb = timestep_features(timestep)
         for block in self.blocks:
             hidden_states = block(hidden_states, encoder_hidden_states, temb, None)
         return hidden_states
-
-
-class Scheduler:
-    """Euler's updates."""
-
-    def set_timesteps(self, steps: int) -> None:
-        self.sigmas = torch.linspace(1, 0, steps + 1)
-        self.timesteps, self.step_index = 1000 * self.sigmas[:-1], 0
-
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> tuple[Tensor]:
-        self.step_index += 1
-        return (sample + model_output * (self.sigmas[self.step_index] - self.sigmas[self.step_index - 1]),)
 
 
 class Pipeline(nn.Module):
@@ -149,7 +125,7 @@ class Pipeline(nn.Module):
 
     def __init__(self, transformer: nn.Module):
         super().__init__()
-        self.transformer, self.scheduler = transformer, Scheduler()
+        self.transformer, self.scheduler = transformer, Euler()
 
     def forward(self, steps: int, seed: int = 0) -> Tensor:
         self.scheduler.set_timesteps(steps)
@@ -170,7 +146,7 @@ class WanPipeline(Pipeline):
     """Wan's, which makes a scheduler of its own for each request."""
 
     def forward(self, steps: int, seed: int = 0) -> Tensor:
-        self.scheduler = Scheduler()
+        self.scheduler = Euler()
         return super().forward(steps, seed)
 
     def predict(self, x: Tensor, time: Tensor, prompt: Tensor) -> Tensor:

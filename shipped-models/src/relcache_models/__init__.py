@@ -1,11 +1,11 @@
-"""The small trained models that relcache ships, as folders of weights."""
+"""The small trained models that relcache ships, as folders of weights, and calibrated plans for them."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["folder", "names"]
+__all__ = ["folder", "names", "presets"]
 
 
 def names() -> list[str]:
@@ -23,6 +23,11 @@ def folder(name: str) -> Path:
     if not _is_model(path):
         raise ValueError(f"no shipped model is called {name!r}; there are: {', '.join(names())}")
     return path
+
+
+def presets() -> dict[str, Path]:
+    """Return the files of the calibrated plans, presets of relcache, by name."""
+    return {path.stem: path for path in sorted(Path(str(files(__package__))).glob("presets/*.json"))}
 
 
 def _is_model(path: Path) -> bool:

@@ -13,6 +13,7 @@ from relcache.bench.comparison.prepare import Arguments, read_prompts
 from relcache.bench.pages.page import write_page
 from relcache.bench.race.prepare import race_benchmark, race_columns
 from relcache.bench.race.results import write_race
+from relcache.bench.rivals.registry import all_rivals
 from relcache.bench.sampling.gallery import slug
 from relcache.bench.sampling.pipelines import usable_device
 from relcache.bench.tables import equal_time_rows
@@ -70,6 +71,8 @@ def race(
             prompts=None if prompts is None else read_prompts(prompts), threads=threads, timed=True,
             options=call_options(None, None, size, frames, option or []),
         )  # fmt: skip
+        if methods == "race" and all(rival.group != "equations" for rival in all_rivals().values()):
+            say("Without the methods of the literature: they are in the package relcache-equations.")
         folder = out / f"race-{slug(Path(model).name)}"
         comparison = compare(benchmark, arguments, folder, workers, quiet=True)
         result = write_race(comparison, race_columns(benchmark))

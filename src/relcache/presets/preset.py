@@ -17,7 +17,6 @@ from relcache.presets.writing import write_whole
 from relcache.schedules import Plan
 
 VERSION = 1
-SHIPPED = Path(__file__).parent / "shipped"
 OPTIONS = ("granularity", "cache_dtype", "offload", "memory_limit")  # of the method
 
 
@@ -84,9 +83,9 @@ class Preset:
         if name in known:
             return replace(known[name], name=name)
         if not Path(str(name)).is_file():
+            ours = f"shipped are {', '.join(known)}" if known else "the package relcache-models has the shipped ones"
             raise ValueError(
-                f"there is no preset {name!r}, neither shipped nor as a file: {did_you_mean(str(name), known)}"
-                f"shipped are {', '.join(known)}"
+                f"there is no preset {name!r}, neither shipped nor as a file: {did_you_mean(str(name), known)}{ours}"
             )
         return replace(cls.load(name), name=str(name))
 
@@ -128,8 +127,12 @@ class Preset:
 
 
 def shipped() -> dict[str, Preset]:
-    """Return the presets that relcache ships, by name."""
-    return {path.stem: Preset.load(path) for path in sorted(SHIPPED.glob("*.json"))}
+    """Return the presets of the shipped models, by name; none where the package relcache-models is not installed."""
+    try:
+        from relcache_models import presets
+    except ImportError:
+        return {}
+    return {name: Preset.load(path) for name, path in presets().items()}
 
 
 def _field(table: Mapping[str, Any], name: str, kind: Any) -> Any:

@@ -15,7 +15,7 @@ from tiny import tiny_pipeline
 from typer.testing import CliRunner
 
 from relcache.bench.race.prepare import race_benchmark, race_columns
-from relcache.bench.rivals import RIVALS
+from relcache.bench.rivals.registry import all_rivals
 from relcache.bench.rivals.solvers import Solver
 from relcache.cli.app import app
 
@@ -125,7 +125,7 @@ def test_a_rival_that_fails_ends_nothing(model: Path, tmp_path: Path, monkeypatc
     asked = ["bench", "race", "--model", str(model), "--methods", "auto,unipc", "--nfc", "5", "--samples", "2"]
     asked += ["--steps", "10", "--calibration-samples", "1", "--device", "cpu", "--out", str(tmp_path)]
     with monkeypatch.context() as patched:
-        patched.setitem(RIVALS, "unipc", Broken("unipc", "no cache: UniPC"))
+        patched.setitem(all_rivals(), "unipc", Broken("unipc", "no cache: UniPC"))
         result = CliRunner().invoke(app, asked)
         assert result.exit_code == 0, result.output
         assert "not run: no cache: UniPC: RuntimeError: out of order" in " ".join(result.output.split())
@@ -151,7 +151,7 @@ def test_a_rival_that_fails_at_one_number_keeps_the_others(
     asked = ["bench", "race", "--model", str(model), "--methods", "auto,unipc", "--nfc", "5,3", "--samples", "2"]
     asked += ["--steps", "10", "--calibration-samples", "1", "--device", "cpu", "--out", str(tmp_path)]
     with monkeypatch.context() as patched:
-        patched.setitem(RIVALS, "unipc", Broken("unipc", "no cache: UniPC", "UniPCMultistepScheduler"))
+        patched.setitem(all_rivals(), "unipc", Broken("unipc", "no cache: UniPC", "UniPCMultistepScheduler"))
         result = CliRunner().invoke(app, asked)
         assert result.exit_code == 0, result.output
     race = race_in(tmp_path / "race-tiny")

@@ -14,20 +14,20 @@ from torch import Tensor
 
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.quality.metrics.pair import psnr
-from relcache.bench.rivals import RIVALS
-from relcache.bench.rivals.equations import EQUATIONS, Equation
-from relcache.bench.rivals.equations.accumulated import AccumulatedChange, relative_change
-from relcache.bench.rivals.equations.dpcache import best_plans, path_costs
-from relcache.bench.rivals.equations.hicache import ScaledHermite, scaled_hermite
-from relcache.bench.rivals.equations.meancache import MeanVelocity, edge_costs, shortest_paths, step_lengths
-from relcache.bench.rivals.equations.outputs import OfOutput
-from relcache.bench.rivals.equations.spectrum import ChebyshevRidge, window_plan, windows
+from relcache.bench.rivals.registry import all_rivals
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.budgets import calibration_seeds, smallest_threshold
 from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.forecasters import Taylor
 from relcache.forecasters.base import Forecaster
 from relcache.schedules.base import Setting
+from relcache_equations import EQUATIONS, Equation
+from relcache_equations.accumulated import AccumulatedChange, relative_change
+from relcache_equations.dpcache import best_plans, path_costs
+from relcache_equations.hicache import ScaledHermite, scaled_hermite
+from relcache_equations.meancache import MeanVelocity, edge_costs, shortest_paths, step_lengths
+from relcache_equations.outputs import OfOutput
+from relcache_equations.spectrum import ChebyshevRidge, window_plan, windows
 
 STEPS = 12
 BY_NAME = {equation.name: equation for equation in EQUATIONS}
@@ -232,7 +232,7 @@ def test_an_output_is_forecast_as_a_change_beside_the_present_input() -> None:
 
 
 def test_each_is_a_rival() -> None:
-    assert all(RIVALS[equation.name] is equation for equation in EQUATIONS)
+    assert all(all_rivals()[equation.name] is equation for equation in EQUATIONS)
     assert {equation.group for equation in EQUATIONS} == {"equations"}
     assert all(equation.source.startswith("arXiv ") for equation in EQUATIONS)
 

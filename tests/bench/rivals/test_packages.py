@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.quality.metrics.pair import psnr
-from relcache.bench.rivals import RIVALS, Rival, attention_skips
-from relcache.bench.rivals.base import known_spec, only_transformer
+from relcache.bench.rivals import attention_skips
+from relcache.bench.rivals.base import Rival, known_spec, only_transformer
+from relcache.bench.rivals.registry import all_rivals
 from relcache.bench.rivals.seacache import _unpacked
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.budgets import count_full_steps
@@ -96,7 +97,9 @@ def state(model: nn.Module) -> dict[str, tuple[list[str], list[str], list[int]]]
     }
 
 
-@pytest.mark.parametrize("rival", [r for r in RIVALS.values() if r.group in PACKAGES], ids=lambda rival: rival.name)
+@pytest.mark.parametrize(
+    "rival", [r for r in all_rivals().values() if r.group in PACKAGES], ids=lambda rival: rival.name
+)
 def test_a_package_skips_work_and_leaves_no_trace(
     subject: Subject, everything: Run, rival: Rival, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +135,7 @@ def test_a_package_skips_work_and_leaves_no_trace(
 
 def test_an_error_within_leaves_no_trace(subject: Subject) -> None:
     before = state(subject.model)
-    for rival in RIVALS.values():
+    for rival in all_rivals().values():
         if rival.group in PACKAGES and (rival.name, subject.task) not in UNFIT:
             options = {rival.budget: LITTLE_AND_MUCH[rival.budget][0], **subject.calibrate(rival)}
             with suppress(InterruptedError), rival.enabled(subject.sampler.pipeline, options, STEPS):
@@ -142,7 +145,7 @@ def test_an_error_within_leaves_no_trace(subject: Subject) -> None:
 
 def test_calibration_is_plain(subject: Subject, capsys: pytest.CaptureFixture[str]) -> None:
     subject.calibrated.clear()
-    found = subject.calibrate(RIVALS["magcache"])
+    found = subject.calibrate(all_rivals()["magcache"])
     assert len(found["ratios"]) == STEPS
     assert all(type(ratio) is float for ratio in found["ratios"])
     assert found["ratios"][0] == 1
@@ -150,13 +153,13 @@ def test_calibration_is_plain(subject: Subject, capsys: pytest.CaptureFixture[st
 
 
 def test_some_need_a_pipeline(subject: Subject) -> None:
-    asking = [name for name, rival in RIVALS.items() if "a pipeline" in rival.unfit(subject.model)]
-    assert {"seacache", "seacache-unlimited", "fastercache"} == {n for n in asking if RIVALS[n].group in PACKAGES}
+    asking = [name for name, rival in all_rivals().items() if "a pipeline" in rival.unfit(subject.model)]
+    assert {"seacache", "seacache-unlimited", "fastercache"} == {n for n in asking if all_rivals()[n].group in PACKAGES}
 
 
 def test_fastercache_needs_guidance(subject: Subject) -> None:
     if subject.task == "class":
-        rival, sampler = RIVALS["fastercache"], replace(subject.sampler, options={"guidance_scale": 1.0})
+        rival, sampler = all_rivals()["fastercache"], replace(subject.sampler, options={"guidance_scale": 1.0})
         for seeds in ([0], [0, 1]):
             with (
                 rival.enabled(sampler.pipeline, {"skip_range": 2}, STEPS),
@@ -175,6 +178,6 @@ def test_the_latents_of_flux_are_unpacked_as_by_its_pipeline() -> None:
 
 def test_without_cache_dit(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cache_dit", None)
-    for rival in RIVALS.values():
+    for rival in all_rivals().values():
         if rival.group == "cache-dit":
             assert 'pip install "relcache[peers]"' in rival.unfit(subject.model)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import relcache
 from relcache.bench.comparison.entries import choose
-from relcache.bench.rivals import RIVALS
+from relcache.bench.rivals.registry import all_rivals
 from relcache.bench.sampling.budgets import TriedThresholds
 from relcache.bench.sampling.scale import live_bytes
 from relcache.bench.speed.contestants import at_interval, methods_at
@@ -37,7 +37,7 @@ def course(steps: int) -> Course:
 def test_every_contestant_has_the_same_full_steps_and_leaves_no_trace() -> None:
     track = course(20)
     names = ("diffusers-taylorseer-2", "first-block-cache", "dbcache")
-    peers = [RIVALS[name] for name in names]
+    peers = [all_rivals()[name] for name in names]
     methods = methods_at(choose("fora,taylorseer-2,rcs-1,rfc-2"), ("module", "block", "stack"))
     known: dict[str, TriedThresholds] = {}
     chosen = contestants_for(track, methods, peers, 8, known)

@@ -20,7 +20,8 @@ else:
 
 from relcache.bench import files
 from relcache.bench.comparison.contestants import rival_of
-from relcache.bench.rivals import RIVALS, Rival
+from relcache.bench.rivals.base import Rival
+from relcache.bench.rivals.registry import all_rivals
 from relcache.bench.sampling.budgets import has_budget, with_any_budget
 from relcache.bench.sampling.gallery import slug
 from relcache.checks import did_you_mean, unknown
@@ -117,8 +118,8 @@ def choose(text: str | None, rivals: bool = True) -> list[Entry]:
     """Return the methods of a comma-separated list, or of a TOML or YAML file; by default PUBLISHED and DEFAULT.
 
     A key of SHORT names one method, its part before the order (`rfc`) all orders. `ablation` means the paper's
-    ablation, `all` all of SHORT, and `name:option=value,…` a method with options. A key of RIVALS names one rival, its
-    group (`solver`) the whole group, and `race` means RACE and all rivals.
+    ablation, `all` all of SHORT, and `name:option=value,…` a method with options. A rival's name means that rival, its
+    group (`solver`) the whole group, and `race` RACE and all rivals.
 
     Raises:
         ValueError: an unknown name (the message gives the nearest right one), wrong options, no method at all, or
@@ -155,19 +156,22 @@ def _from_list(text: str) -> list[Entry]:
 
 
 def _named(text: str) -> list[Entry]:
-    name = text.lower()
-    groups: dict[str, Sequence[str]] = {"all": list(SHORT), "ablation": ABLATION, "race": (*RACE, *RIVALS)}
-    groups |= {rival.group: [each for each in RIVALS if RIVALS[each].group == rival.group] for rival in RIVALS.values()}
-    groups |= {known: [known] for known in (*SHORT, *RIVALS)}
+    name, rivals = text.lower(), all_rivals()
+    groups: dict[str, Sequence[str]] = {"all": list(SHORT), "ablation": ABLATION, "race": (*RACE, *rivals)}
+    groups |= {
+        group: [each.name for each in rivals.values() if each.group == group]
+        for group in (rival.group for rival in rivals.values())
+    }
+    groups |= {known: [known] for known in (*SHORT, *rivals)}
     hits = groups.get(name) or [known for known in SHORT if known.rpartition("-")[0] == name]
     if hits:
-        return [entry for hit in hits for entry in (_of_rival(RIVALS[hit]) if hit in RIVALS else [_short(hit)])]
+        return [entry for hit in hits for entry in (_of_rival(rivals[hit]) if hit in rivals else [_short(hit)])]
     if ":" in text or "order" in config_from_text(name):
         return [Entry(slug(text), named_config(text))]
-    shared = ", ".join(key for key in groups if key not in SHORT and key not in RIVALS)
+    shared = ", ".join(key for key in groups if key not in SHORT and key not in rivals)
     raise ValueError(
         f"unknown method {text!r}: {did_you_mean(text, [*groups, *ORDERED])}there are {', '.join(ORDERED)}, orders as "
-        f"in rfc-2, and the groups {shared}"
+        f"in rfc-2, and the groups {shared}; relcache-equations and other packages add more"
     )
 
 

@@ -17,7 +17,7 @@ from relcache.bench.comparison.analysis import Analysis
 from relcache.bench.figures import plots
 from relcache.bench.figures.plots import Line
 from relcache.bench.figures.sheet import SheetRow
-from relcache.bench.rivals import is_solver
+from relcache.bench.rivals.registry import is_solver
 from relcache.bench.sampling import gallery
 from relcache.bench.saved import RACE, RACE_FORM, SETTINGS, TABLE, read_part, read_results
 from relcache.bench.tables import flops_unit
@@ -180,7 +180,7 @@ def draw_race(folder: Path) -> list[Path]:
                 group = curves.setdefault(run["group"], {})
                 group.setdefault(run["title"], []).append(plots.Run(run["share"], *run[quality]))
         own = curves.get("relcache", {}).pop(race["default"], [])
-        panels = {GROUPS[group]: curves[group] for group in GROUPS if curves.get(group)}
+        panels = {GROUPS.get(group, group): curves[group] for group in {**GROUPS, **curves} if curves.get(group)}
         if panels:
             figure = plots.race(panels, (race["default"], own), race["about"], heading)
             written += _write(folder, f"race-{quality}", figure)

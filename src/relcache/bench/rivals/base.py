@@ -30,7 +30,7 @@ class Rival(ABC):
         name: its name in files and on the command line.
         title: its name in tables, the library first.
         source: the paper or package that it comes from.
-        group: "solver", "diffusers", "cache-dit" or "equations".
+        group: "solver", "diffusers", "cache-dit", "equations", or another; a name for all of the group.
         budget: the option that sets its cost. A "threshold" is searched for, an "interval" follows from the number of
             full steps, and "steps" and "full_steps" are that number. Any other option takes each of `values` in turn.
         values: the values of another option.

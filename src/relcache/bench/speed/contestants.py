@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from relcache.api import enable
 from relcache.bench.comparison.entries import Entry
-from relcache.bench.rivals import Rival
+from relcache.bench.rivals.base import Rival
 from relcache.bench.sampling.budgets import (
     WARMUP,
     TriedThresholds,

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from relcache.bench import files
-from relcache.bench.rivals import RIVALS, Rival
+from relcache.bench.rivals.base import Rival
+from relcache.bench.rivals.registry import all_rivals
 from relcache.bench.sampling.budgets import TriedThresholds, count_full_steps, interval_for, with_any_budget
 from relcache.bench.sampling.scale import Scale
 from relcache.bench.sampling.stopwatch import Clock, timed
@@ -203,7 +204,9 @@ def timeable(course: Course) -> list[Rival]:
     Raises:
         ValueError: a package is not installed, or no rival can run on the model.
     """
-    chosen = [rival for rival in RIVALS.values() if rival.budget in ("interval", "threshold") and not rival.calibrates]
+    chosen = [
+        rival for rival in all_rivals().values() if rival.budget in ("interval", "threshold") and not rival.calibrates
+    ]
     reasons = {rival.title: rival.unfit(course.model) for rival in chosen}
     if missing := next((reason for reason in reasons.values() if "pip install" in reason), None):
         raise ValueError(f"--peers: {missing}")

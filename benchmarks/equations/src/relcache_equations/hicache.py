@@ -10,12 +10,12 @@ from typing import ClassVar
 from numpy.polynomial import hermite
 
 from relcache.bench.rivals.base import Options
-from relcache.bench.rivals.equations.base import Equation
 from relcache.bench.sampling.budgets import spacing_for
 from relcache.forecasters.base import LadderForecaster
 from relcache.forecasters.expansion import Expansion
 from relcache.method import Method
 from relcache.schedules import Interval
+from relcache_equations.base import Equation
 
 
 @dataclass(frozen=True)
