@@ -30,7 +30,10 @@ CALLED_ONCE = (
     *CORRECTED, "sample_euler_ancestral", "sample_lms", "sample_dpmpp_2m", "sample_dpmpp_2m_sde", "sample_dpmpp_3m_sde",
     "sample_ddpm", "sample_lcm", "sample_ipndm", "sample_ipndm_v", "sample_deis", "sample_res_multistep",
     "sample_gradient_estimation", "sample_er_sde", "sample_dpmpp_2m_sde_gpu", "sample_dpmpp_3m_sde_gpu",
-    "sample_res_multistep_ancestral",
+    "sample_res_multistep_ancestral", "sample_unipc", "sample_unipc_bh2", "sample_sa_solver",
+    "sample_dpmpp_2m_sde_heun", "sample_dpmpp_2m_sde_heun_gpu", "sample_euler_cfg_pp", "sample_euler_ancestral_cfg_pp",
+    "sample_dpmpp_2m_cfg_pp", "sample_res_multistep_cfg_pp", "sample_res_multistep_ancestral_cfg_pp",
+    "sample_gradient_estimation_cfg_pp",
 )  # fmt: skip
 COMPILED = "torch.compile"  # the key of the node TorchCompileModel
 FULL, CACHED = "■", "□"
