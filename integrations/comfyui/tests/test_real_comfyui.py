@@ -17,21 +17,35 @@ import absent
 import pytest
 import relcache_comfyui
 import torch
-from relcache_comfyui.sampling import CALLED_ONCE, COMPILED, CORRECTED
+from relcache_comfyui.sampling import COMPILED, CORRECTED
 from torch import Tensor
 
 CHECKOUT = os.environ.get("COMFYUI", "")
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="COMFYUI names no checkout of ComfyUI")
 STEPS, FULL = 20, 8
-FLUX = {
-    "image_model": "flux", "guidance_embed": True, "in_channels": 16, "out_channels": 16, "vec_in_dim": 8,
-    "context_in_dim": 12, "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2,
-    "axes_dim": [4, 6, 6], "theta": 10000, "patch_size": 2, "qkv_bias": True, "txt_ids_dims": [],
+TWO_LISTS = {
+    "in_channels": 16, "out_channels": 16, "vec_in_dim": 8, "context_in_dim": 12, "hidden_size": 32, "mlp_ratio": 2.0,
+    "num_heads": 2, "depth": 2, "depth_single_blocks": 2, "axes_dim": [4, 6, 6], "qkv_bias": True,
+    "guidance_embed": True,
 }  # fmt: skip
-WAN = {
-    "image_model": "wan2.1", "model_type": "t2v", "dim": 48, "ffn_dim": 64, "freq_dim": 32, "text_dim": 12,
-    "num_heads": 2, "num_layers": 3, "text_len": 16,
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "flux": ("Flux", {**TWO_LISTS, "image_model": "flux", "theta": 10000, "patch_size": 2, "txt_ids_dims": []}),
+    "wan": ("WAN21_T2V", {
+        "image_model": "wan2.1", "model_type": "t2v", "dim": 48, "ffn_dim": 64, "freq_dim": 32, "text_dim": 12,
+        "num_heads": 2, "num_layers": 3, "text_len": 16,
+    }),
+    "hunyuan": ("HunyuanVideo", {
+        **TWO_LISTS, "image_model": "hunyuan_video", "theta": 256, "patch_size": [1, 2, 2], "byt5": False,
+        "meanflow": False, "use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False,
+    }),
+    "qwen": ("QwenImage", {
+        "image_model": "qwen_image", "in_channels": 64, "out_channels": 16, "num_layers": 3, "attention_head_dim": 16,
+        "num_attention_heads": 2, "joint_attention_dim": 12, "axes_dims_rope": (4, 6, 6),
+    }),
 }  # fmt: skip
+PATCHED = {"flux": "single_blocks.1.linear2", "wan": "blocks.0.ffn.0", "hunyuan": "double_blocks.0.img_mlp.0",
+           "qwen": "transformer_blocks.0.img_mlp.net.0.proj"}  # fmt: skip
+FRAMES = {"flux": (), "wan": (2,), "hunyuan": (2,), "qwen": (1,)}  # of latents
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +77,14 @@ def texts(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def patcher_of(comfy: Any, kind: str, **options: Any) -> tuple[Any, Any]:
     """Return the patcher of a small model with random weights, and the node's."""
-    flux = kind == "flux"
-    supported = comfy.supported_models.Flux(FLUX) if flux else comfy.supported_models.WAN21_T2V(WAN)
+    name, config = CONFIGS[kind]
+    supported = getattr(comfy.supported_models, name)(config)
     supported.unet_config["dtype"] = torch.float32
     model = supported.get_model({}, device="cpu")
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         for weight in model.diffusion_model.parameters():
-            torch.nn.init.normal_(weight, 1.0 if weight.ndim == 1 and flux else 0.0, 0.1)
+            torch.nn.init.normal_(weight, 0.0, 0.1)
     plain = comfy.model_patcher.ModelPatcher(model.eval(), torch.device("cpu"), torch.device("cpu"))
     return plain, with_node(plain, **options)
 
@@ -92,7 +106,7 @@ def sampled(
     callback: Callable[..., None] | None = None,
 ) -> Tensor:  # fmt: skip
     """Sample as ComfyUI's node SamplerCustom does."""
-    shape = (1, 16, side, side) if kind == "flux" else (1, 16, 2, side, side)
+    shape = (1, 16, *FRAMES[kind], side, side)
     if sigmas is None:
         sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", steps)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -105,7 +119,7 @@ def sampled(
         )  # fmt: skip
 
 
-KINDS = pytest.mark.parametrize("kind", ["flux", "wan"])
+KINDS = pytest.mark.parametrize("kind", list(CONFIGS))
 
 
 def distance(near: Tensor, full: Tensor) -> float:
@@ -122,7 +136,7 @@ def test_the_budget_is_met_and_the_picture_is_near(
     few = sampled(comfy, plain, kind, tokens=tokens, steps=FULL)
     near = sampled(comfy, cached, kind, tokens=tokens)
     assert f"{FULL} of {STEPS} steps full ■" in texts(caplog)[-1]
-    assert f"; corrected at {FULL - 2} of them" in texts(caplog)[-1] or "; corrected at " in texts(caplog)[-1]
+    assert "; corrected at " in texts(caplog)[-1]
     assert 0 < distance(near, full) < distance(few, full)
     assert torch.equal(sampled(comfy, plain, kind, tokens=tokens), full)  # the model itself is as before
 
@@ -156,12 +170,8 @@ def test_an_interrupt_leaves_nothing_behind(comfy: Any, kind: str) -> None:
 def test_patches_of_a_lora_before_and_after_the_node(comfy: Any, kind: str) -> None:
     plain, cached = patcher_of(comfy, kind)
     without = sampled(comfy, cached, kind)
-    blocks = (
-        "diffusion_model.double_blocks.0.img_mlp.0.weight"
-        if kind == "flux"
-        else "diffusion_model.blocks.0.ffn.0.weight"
-    )
-    change = {blocks: ("diff", (0.5 * torch.ones_like(plain.model.state_dict()[blocks]),))}
+    weight = f"diffusion_model.{PATCHED[kind]}.weight"
+    change = {weight: ("diff", (3 * torch.ones_like(plain.model.state_dict()[weight]),))}
     before = plain.clone()
     before.add_patches(change)
     after = cached.clone()
@@ -169,7 +179,7 @@ def test_patches_of_a_lora_before_and_after_the_node(comfy: Any, kind: str) -> N
     full = sampled(comfy, before, kind)
     pictures = [sampled(comfy, each, kind) for each in (with_node(before), after)]
     assert torch.equal(*pictures)
-    assert distance(pictures[0], full) < distance(pictures[0], without)
+    assert distance(pictures[0], full) < distance(without, full)
     assert torch.equal(sampled(comfy, cached, kind), without)
 
 
