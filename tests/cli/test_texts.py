@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from relcache.bench.comparison.prepare import read_prompts
 from relcache.bench.figures.sheet import SheetRow, draw_sheet
 from relcache.bench.figures.text import drawable, families, labels
-from relcache.bench.sampling.gallery import slug
+from relcache.bench.files import slug
 from relcache.bench.tables import csv_bytes
 from relcache.checks import nearest, unknown
 from relcache.cli.app import app

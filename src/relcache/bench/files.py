@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +17,7 @@ import numpy as np
 
 from relcache.presets.writing import reason, write_whole
 
+LAST_PUNCTUATION = 0x206F  # symbols beyond it, such as emoji, may be the only difference of two texts
 REMEDY = "delete it, and the same command makes it again"
 PROBE = 1 << 16  # bytes that a folder must have room for
 NUMBER = (int, float)
@@ -159,3 +162,17 @@ def _check_kind(value: Any, kinds: tuple[type, ...], where: str) -> None:
         expected = " or ".join(KINDS.get(kind, kind.__name__) for kind in kinds)
         actual = KINDS.get(type(value), type(value).__name__)
         raise ValueError(f"{where or 'it'} is {expected}, got {actual}")
+
+
+def slug(text: str, longest: int = 60) -> str:
+    """Return `text` in lower case as a part of a file's name.
+
+    If letters are lost, as from Chinese or from a text longer than `longest`, six letters of a digest distinguish
+    it. A text without Latin letters and digits becomes these six alone.
+    """
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    lost = any((letter.isalnum() and not letter.isascii()) or ord(letter) > LAST_PUNCTUATION for letter in text)
+    if not lost and 0 < len(words) <= longest:
+        return words
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:6]
+    return f"{words[: longest - 7].rstrip('-')}-{digest}".strip("-") if text.strip() else "empty"

@@ -7,14 +7,8 @@ from typing import Annotated
 
 import typer
 
-from relcache.bench.comparison.analysis import analyze
-from relcache.bench.comparison.arguments import call_options, conditions_for
-from relcache.bench.comparison.entries import choose
-from relcache.bench.pages.illustrations import illustrate, summary
-from relcache.bench.sampling.pipelines import usable_device
 from relcache.cli import options
 from relcache.cli.terminal import plain_errors, progress_bar, relief_of, say
-from relcache.methods import named_granularity
 
 
 def record_analysis(
@@ -42,7 +36,16 @@ def record_analysis(
     All methods forecast from the same full steps, so they differ in their forecaster alone. Draws the paper's figures
     1 and 2.
     """
-    with plain_errors(relief_of(batch, device, dtype, offload), resumes=True):
+    with plain_errors(resumes=True) as relief:
+        options.check_methods(methods)
+        from relcache.bench.comparison.analysis import analyze
+        from relcache.bench.comparison.arguments import call_options, conditions_for
+        from relcache.bench.comparison.entries import choose
+        from relcache.bench.pages.illustrations import illustrate, summary
+        from relcache.bench.sampling.pipelines import usable_device
+        from relcache.methods import named_granularity
+
+        relief += relief_of(batch, device, dtype, offload)
         model = options.model_or_default(model, prompt)
         entries = choose(methods, rivals=False)
         seeds = [seed + index for index in range(samples)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
+from importlib import metadata
+from typing import Annotated
 
-import torch
 import typer
 
 from relcache import __version__
@@ -20,7 +21,6 @@ from relcache.cli.sample import sample_pictures
 from relcache.cli.terminal import say
 
 app = typer.Typer(
-    help="Sample diffusion transformers faster by Relational Feature Caching.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -36,7 +36,16 @@ app.command("models")(list_models)
 app.add_typer(bench_app, name="bench")
 
 
-@app.command()
-def version() -> None:
-    """Print the versions of relcache, torch and Python."""
-    say(f"relcache {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+def _print_version(asked: bool) -> None:
+    if asked:
+        say(f"relcache {__version__}, torch {metadata.version('torch')}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print versions.")
+    ] = False,
+) -> None:
+    """Sample diffusion transformers faster by Relational Feature Caching."""

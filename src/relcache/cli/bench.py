@@ -8,13 +8,6 @@ from typing import Annotated
 
 import typer
 
-from relcache.bench.comparison.arguments import call_options
-from relcache.bench.comparison.benchmarks import NAMES, benchmark_of
-from relcache.bench.comparison.pool import is_here
-from relcache.bench.comparison.prepare import Arguments, is_protocol, read_prompts, with_measure
-from relcache.bench.comparison.summaries import against
-from relcache.bench.pages.page import write_page
-from relcache.bench.sampling.pipelines import usable_device
 from relcache.cli import options
 from relcache.cli.compare import compare
 from relcache.cli.race import race
@@ -61,8 +54,16 @@ def _quality_command(benchmark: str) -> Callable[..., None]:
         dtype: options.DType = "float32",
         offload: options.Offload = "none",
     ) -> None:
-        relief: list[str] = []
-        with plain_errors(relief, resumes=True):
+        with plain_errors(resumes=True) as relief:
+            options.check_methods(methods)
+            from relcache.bench.comparison.arguments import call_options
+            from relcache.bench.comparison.benchmarks import benchmark_of
+            from relcache.bench.comparison.pool import is_here
+            from relcache.bench.comparison.prepare import Arguments, is_protocol, read_prompts, with_measure
+            from relcache.bench.comparison.summaries import against
+            from relcache.bench.pages.page import write_page
+            from relcache.bench.sampling.pipelines import usable_device
+
             chosen = benchmark_of(benchmark, preset)
             if prompts is not None and chosen.task == "class":
                 raise ValueError("--prompts is for text-to-image and text-to-video; class-conditional takes classes")
@@ -105,7 +106,7 @@ def _quality_command(benchmark: str) -> Callable[..., None]:
     return command
 
 
-for _name in NAMES:
+for _name in ("class-conditional", "text-to-image", "text-to-video"):  # the keys of `benchmarks.NAMES`
     bench_app.command(_name)(_quality_command(_name))
 bench_app.command("race")(race)
 bench_app.command("speed")(time_methods)

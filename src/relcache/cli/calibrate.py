@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relcache.bench import files
-from relcache.bench.comparison.arguments import calibration_conditions, call_options, conditions_for, named_conditions
-from relcache.bench.comparison.benchmarks import SMALL
-from relcache.bench.comparison.entries import named_config
-from relcache.bench.sampling.batches import Sampler, smaller
-from relcache.bench.sampling.budgets import calibration_seeds, threshold_for, with_first_values
-from relcache.bench.sampling.pipelines import load_pipeline
-from relcache.calibration import find_plan
 from relcache.cli import options
 from relcache.cli.terminal import errors, plain_errors, progress_bar, relief_of, say, verdict
-from relcache.method import Method
-from relcache.methods import method_from_config
+
+if TYPE_CHECKING:
+    from relcache.bench.sampling.batches import Sampler
+    from relcache.method import Method
 
 
 def calibrate_method(
@@ -46,15 +40,28 @@ def calibrate_method(
     A threshold is printed. A plan is saved as a preset for this model and scheduler: relcache sample --method
     preset:name=FILE, or relcache.enable(pipe, "preset:name=FILE"). The same command resumes an interrupted search.
     """
-    relief = relief_of(batch, device, dtype, offload)
-    with plain_errors(relief, resumes=full_steps is not None):
+    with plain_errors(resumes=full_steps is not None) as relief:
         if (nfc is None) == (full_steps is None):
             raise ValueError("give --nfc for a threshold, or --full-steps for a plan")
         if out is not None and full_steps is None:
             raise ValueError("--out is the file for a plan: give --full-steps, not --nfc")
+        chosen = _chosen(method or ("rfc" if full_steps is None else "auto"), full_steps is None)
         model = options.model_or_default(model, prompt)
-        config = named_config(method or ("rfc" if full_steps is None else "auto"))
-        chosen = method_from_config(with_first_values(config) if full_steps is None else config)
+
+        from relcache.bench import files
+        from relcache.bench.comparison.arguments import (
+            calibration_conditions,
+            call_options,
+            conditions_for,
+            named_conditions,
+        )
+        from relcache.bench.comparison.benchmarks import SMALL
+        from relcache.bench.sampling.batches import Sampler, smaller
+        from relcache.bench.sampling.budgets import calibration_seeds
+        from relcache.bench.sampling.pipelines import load_pipeline
+        from relcache.calibration import find_plan
+
+        relief += relief_of(batch, device, dtype, offload)
         arguments = call_options(model, guidance, size, frames, option or [])
         file = out or Path(f"{Path(model).name}-{full_steps}-of-{steps}.json")
         if full_steps is not None:
@@ -89,10 +96,26 @@ def calibrate_method(
         say(f"Written to {file}; {progress} holds the measurements")
 
 
+def _chosen(text: str, for_threshold: bool) -> Method:
+    """Return the method of a text; if a threshold is searched for, with a first value of it.
+
+    Raises:
+        ValueError: an unknown method, or wrong options.
+    """
+    from relcache.bench.comparison.entries import named_config
+    from relcache.bench.sampling.budgets import with_first_values
+    from relcache.methods import method_from_config
+
+    config = named_config(text)
+    return method_from_config(with_first_values(config) if for_threshold else config)
+
+
 def _print_threshold(
     sampler: Sampler, method: Method, nfc: float, seeds: list[int], conditions: list[int | str]
 ) -> None:
     """Find a method's threshold, with progress on stderr, and print it alone to stdout."""
+    from relcache.bench.sampling.budgets import threshold_for
+
     found: list[tuple[float, float]] = []
 
     def tell(threshold: float, count: float) -> None:

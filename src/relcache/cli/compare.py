@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from relcache.bench.comparison.benchmarks import Benchmark, Column
-from relcache.bench.comparison.comparison import Comparison
-from relcache.bench.comparison.pool import make_pool
-from relcache.bench.comparison.prepare import Arguments, prepare
-from relcache.bench.files import check_folder
-from relcache.bench.pages.page import PAGE
-from relcache.bench.pages.results import TABLES, write_results
-from relcache.bench.saved import SETTINGS
 from relcache.cli.terminal import console, errors, progress_bar, rich_table, say
+
+if TYPE_CHECKING:
+    from relcache.bench.comparison.benchmarks import Benchmark, Column
+    from relcache.bench.comparison.comparison import Comparison
+    from relcache.bench.comparison.prepare import Arguments
 
 
 def compare(
@@ -26,6 +24,13 @@ def compare(
     quiet: bool = False,
 ) -> Comparison:
     """Run a comparison with a progress bar, draw and print its table unless `quiet`, and return it."""
+    from relcache.bench.comparison.pool import make_pool
+    from relcache.bench.comparison.prepare import prepare
+    from relcache.bench.files import check_folder
+    from relcache.bench.pages.page import PAGE
+    from relcache.bench.pages.results import TABLES, write_results
+    from relcache.bench.saved import SETTINGS
+
     columns = benchmark.columns if columns is None else columns
     with progress_bar() as bar:
         work = bar.add_task("loading", total=None)

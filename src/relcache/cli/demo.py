@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-from relcache.bench.comparison.benchmarks import SMALL
-from relcache.bench.comparison.prepare import Arguments, tasks
-from relcache.bench.sampling.pipelines import usable_device
 from relcache.cli import options
 from relcache.cli.compare import compare
 from relcache.cli.terminal import plain_errors, relief_of
@@ -34,7 +31,13 @@ def run_demo(
     architectures of FLUX and HunyuanVideo. Prints a table and writes tables and sheets. The same command resumes an
     interrupted run.
     """
-    with plain_errors(relief_of(batch), resumes=True):
+    with plain_errors(resumes=True) as relief:
+        options.check_methods(methods)
+        from relcache.bench.comparison.benchmarks import SMALL
+        from relcache.bench.comparison.prepare import Arguments, tasks
+        from relcache.bench.sampling.pipelines import usable_device
+
+        relief += relief_of(batch)
         arguments = Arguments(
             methods=methods, nfc=nfc, samples=samples, steps=steps, seeds=str(seed), guidance=guidance, batch=batch,
             calibration_samples=calibration_samples, device=usable_device(device),

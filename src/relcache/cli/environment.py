@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from relcache.bench.quality.external import make
 from relcache.cli.terminal import plain_errors, say
 
 
@@ -15,5 +14,7 @@ def make_environment(
     python: Annotated[str | None, typer.Option(help="Another Python, from 3.8 to 3.11.")] = None,
 ) -> None:
     """Make the environment that a metric needs; bench then uses it."""
-    with plain_errors([]):
+    with plain_errors():
+        from relcache.bench.quality.external import make
+
         say(f"made {make(name, python, tell=say)}")

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from relcache.bench.files import check_folder
-from relcache.bench.pages.illustrations import illustrate
 from relcache.cli import options
 from relcache.cli.terminal import plain_errors, say
 
@@ -18,7 +16,10 @@ def draw_figures(
     module: options.Modules = None,
 ) -> None:
     """Draw figures and sheets again from saved results."""
-    with plain_errors([]):
+    with plain_errors():
+        from relcache.bench.files import check_folder
+        from relcache.bench.pages.illustrations import illustrate
+
         if folder.is_dir():
             check_folder(folder)
         for path in illustrate(folder, module or ()):

@@ -8,11 +8,9 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from relcache.checks import nearest
 from relcache.cli.terminal import console, say, say_error
-from relcache.models import SPECS, UNSUPPORTED, describe, streams
 
 
 def list_models(
@@ -20,6 +18,10 @@ def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the supported transformers, the units cached in each block, and the tests."""
+    from rich.table import Table
+
+    from relcache.models import SPECS, UNSUPPORTED, describe, streams
+
     specs = [spec for spec in SPECS if name.lower() in spec.class_name.lower()]
     unsupported = {known: reason for known, reason in UNSUPPORTED.items() if name.lower() in known.lower()}
     if not specs and not unsupported:

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from relcache.bench.sampling.pipelines import DEFAULT_MODEL
-
 Model = Annotated[str | None, typer.Option(help="A shipped model, a folder or a hub id; by default a shipped one.")]
 Prompts = Annotated[list[str] | None, typer.Option(help="A prompt; give the option again for more.")]
 Steps = Annotated[int, typer.Option(min=1, help="Denoising steps.")]
@@ -30,4 +28,17 @@ DType = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 
 def model_or_default(model: str | None, prompts: list[str] | None) -> str:
     """Return `model`, or the shipped model that takes prompts or, without any, classes."""
+    from relcache.bench.sampling.pipelines import DEFAULT_MODEL
+
     return model or ("small-flux" if prompts else DEFAULT_MODEL)
+
+
+def check_methods(methods: str | None) -> None:
+    """Check the names of methods before anything heavy is imported.
+
+    Raises:
+        ValueError: an unknown name or wrong options.
+    """
+    from relcache.bench.comparison.entries import choose
+
+    choose(methods)

@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from relcache.cli.terminal import plain_errors, say, verdict
-from relcache.presets import Preset, shipped
 
 
 def list_presets(
     file: Annotated[list[Path] | None, typer.Argument(help="Files of presets to list after the shipped ones.")] = None,
 ) -> None:
     """List the shipped presets and those in files: their models, schedulers and full steps."""
-    with plain_errors([]):
+    with plain_errors():
+        from relcache.presets import Preset, shipped
+
         presets = {**shipped(), **{str(path): Preset.load(path) for path in file or []}}
         for name, preset in presets.items():
             models = " and ".join(model.class_name for model in preset.origin.models.values())

@@ -7,15 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from relcache.bench.comparison.arguments import call_options
-from relcache.bench.comparison.pool import is_here
-from relcache.bench.comparison.prepare import Arguments, read_prompts
-from relcache.bench.pages.page import write_page
-from relcache.bench.race.prepare import race_benchmark, race_columns
-from relcache.bench.race.results import write_race
-from relcache.bench.rivals.registry import all_rivals
-from relcache.bench.sampling.gallery import slug
-from relcache.bench.sampling.pipelines import usable_device
 from relcache.bench.tables import equal_time_rows
 from relcache.cli import options
 from relcache.cli.compare import compare
@@ -55,8 +46,18 @@ def race(
     Writes tables, figures and a page. The same command resumes an interrupted race. Times hold for one kind of
     machine, and several workers on one machine disturb each other.
     """
-    relief: list[str] = []
-    with plain_errors(relief, resumes=True):
+    with plain_errors(resumes=True) as relief:
+        options.check_methods(methods)
+        from relcache.bench.comparison.arguments import call_options
+        from relcache.bench.comparison.pool import is_here
+        from relcache.bench.comparison.prepare import Arguments, read_prompts
+        from relcache.bench.files import slug
+        from relcache.bench.pages.page import write_page
+        from relcache.bench.race.prepare import race_benchmark, race_columns
+        from relcache.bench.race.results import write_race
+        from relcache.bench.rivals.registry import all_rivals
+        from relcache.bench.sampling.pipelines import usable_device
+
         benchmark = race_benchmark(model, None if alexnet is None else str(alexnet.resolve()), exact_steps)
         if prompts is not None and benchmark.task == "class":
             raise ValueError("--prompts is for models that take prompts; this one takes classes")

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relcache.bench import files
-from relcache.bench.comparison.arguments import calibration_conditions, call_options, named_conditions
-from relcache.bench.comparison.entries import named_config, split_methods
-from relcache.bench.figures.sheet import SheetRow
-from relcache.bench.figures.text import drawable
-from relcache.bench.quality.metrics.pair import psnr
-from relcache.bench.sampling.batches import Sampler, Samples, smaller
-from relcache.bench.sampling.budgets import at_budget, calibration_seeds, check_budget, with_any_budget
-from relcache.bench.sampling.gallery import slug, write_each, write_sheets
-from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.bench.tables import TOLERANCE
 from relcache.cli import options
 from relcache.cli.terminal import plain_errors, progress_bar, relief_of, say
-from relcache.methods import method_from_config
+
+if TYPE_CHECKING:
+    from relcache.bench.sampling.batches import Samples
 
 
 def sample_pictures(
@@ -46,22 +38,24 @@ def sample_pictures(
     offload: options.Offload = "none",
 ) -> None:
     """Make a picture or clip for each prompt or class and print the report; with --compare, one with each method."""
-    relief = relief_of(batch, device, dtype, offload)
-    with plain_errors(relief):
-        model = options.model_or_default(model, prompt)
+    with plain_errors() as relief:
         if nfc is not None and (full_steps is not None or speedup is not None):
             raise ValueError("give one of --nfc, --full-steps and --speedup")
         passed = method if compare is None else compare
-        texts = [text.strip() for text in split_methods(passed)]
-        if not texts or (compare is None and len(texts) > 1):
-            raise ValueError(f"--method takes one method, --compare one or more; got {passed!r}")
-        configs = {text: named_config(text) for text in texts}
-        for config in configs.values():  # report mistakes before anything is loaded
-            method_from_config(config if nfc is None else with_any_budget(config)).with_budget(
-                full_steps=full_steps, speedup=speedup
-            )
-            if nfc is not None:
-                check_budget(config, nfc, steps)
+        configs = _configs(passed, compare is None, nfc, steps, full_steps, speedup)  # mistakes before heavy imports
+        model = options.model_or_default(model, prompt)
+
+        from relcache.bench import files
+        from relcache.bench.comparison.arguments import calibration_conditions, call_options, named_conditions
+        from relcache.bench.figures.sheet import SheetRow
+        from relcache.bench.figures.text import drawable
+        from relcache.bench.sampling.batches import Sampler, smaller
+        from relcache.bench.sampling.budgets import at_budget, calibration_seeds
+        from relcache.bench.sampling.gallery import write_each, write_sheets
+        from relcache.bench.sampling.pipelines import load_pipeline
+        from relcache.methods import method_from_config
+
+        relief += relief_of(batch, device, dtype, offload)
         files.check_folder(out, ["sheet.png", "report.json"])
         arguments = call_options(model, guidance, size, frames, option or [])
         pipeline = load_pipeline(model, device, dtype, offload)
@@ -81,7 +75,7 @@ def sample_pictures(
                     calibration = calibration_conditions(pipeline, conditions, min(8, len(conditions)))
                     chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)
                 results[text] = sampler.run(chosen, seeds, conditions, lambda count: bar.advance(task, count))
-                label = f"-{slug(text)}" if compare else ""
+                label = f"-{files.slug(text)}" if compare else ""
                 while label in labels:  # texts that differ only in punctuation have the same slug
                     label += "-again"
                 labels.append(label)
@@ -106,8 +100,35 @@ def sample_pictures(
         say(f"Written to {out}")
 
 
+def _configs(
+    passed: str, one: bool, nfc: int | None, steps: int, full_steps: int | None, speedup: float | None
+) -> dict[str, Any]:
+    """Return the config of each method in the list `passed`.
+
+    Raises:
+        ValueError: an unknown method, wrong options, or a budget that a method does not take.
+    """
+    from relcache.bench.comparison.entries import named_config, split_methods
+    from relcache.bench.sampling.budgets import check_budget, with_any_budget
+    from relcache.methods import method_from_config
+
+    texts = [text.strip() for text in split_methods(passed)]
+    if not texts or (one and len(texts) > 1):
+        raise ValueError(f"--method takes one method, --compare one or more; got {passed!r}")
+    configs = {text: named_config(text) for text in texts}
+    for config in configs.values():
+        method_from_config(config if nfc is None else with_any_budget(config)).with_budget(
+            full_steps=full_steps, speedup=speedup
+        )
+        if nfc is not None:
+            check_budget(config, nfc, steps)
+    return configs
+
+
 def _row_caption(name: str, samples: Samples, full: Samples | None) -> str:
     """Return the method, its number of full steps and, if full compute was sampled too, its PSNR."""
+    from relcache.bench.quality.metrics.pair import psnr
+
     caption = f"{name}\n{samples.nfc:.4g} full"
     if full is None or samples is full:
         return caption

@@ -5,23 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relcache.bench import files
-from relcache.bench.comparison.entries import choose
-from relcache.bench.comparison.prepare import full_steps_from_text
-from relcache.bench.sampling.budgets import TriedThresholds, with_any_budget
-from relcache.bench.sampling.pipelines import precision_of, usable_device
-from relcache.bench.sampling.stopwatch import keep_memory
-from relcache.bench.speed import counting, speed
-from relcache.bench.speed.contestants import NamedMethod, methods_at
-from relcache.bench.speed.subjects import SUBJECTS, Course, course_of, subject_of
 from relcache.cli import options
 from relcache.cli.terminal import console, plain_errors, progress_bar, relief_of, say, terminal_table
-from relcache.methods import method_from_config
-from relcache_models import names as shipped_models
+
+if TYPE_CHECKING:
+    from relcache.bench.sampling.budgets import TriedThresholds
+    from relcache.bench.speed.contestants import NamedMethod
+    from relcache.bench.speed.subjects import Course
+
 
 METHODS = "fora,taylorseer-1,taylorseer-2,rfc-1,rfc-2"
 
@@ -50,7 +45,21 @@ def time_methods(
     the fixed interval. By default a model has few blocks on a CPU, and all on a GPU. The option --peers adds the caches
     of diffusers and cache-dit. For the quality of a pipeline beside its time there is relcache bench race.
     """
-    with plain_errors(relief_of(batch or 1, device, dtype)):
+    with plain_errors() as relief:
+        options.check_methods(methods)
+        from relcache.bench import files
+        from relcache.bench.comparison.entries import choose
+        from relcache.bench.comparison.prepare import full_steps_from_text
+        from relcache.bench.sampling.budgets import with_any_budget
+        from relcache.bench.sampling.pipelines import precision_of, usable_device
+        from relcache.bench.sampling.stopwatch import keep_memory
+        from relcache.bench.speed import counting, speed
+        from relcache.bench.speed.contestants import methods_at
+        from relcache.bench.speed.subjects import SUBJECTS, course_of, subject_of
+        from relcache.methods import method_from_config
+        from relcache_models import names as shipped_models
+
+        relief += relief_of(batch or 1, device, dtype)
         named = methods_at(choose(methods, rivals=False), granularity.split(","))
         targets = full_steps_from_text(nfc, steps)
         if model not in SUBJECTS and (model in shipped_models() or "/" in model or Path(model).is_dir()):
@@ -77,6 +86,8 @@ def _race(
     course: Course, named: Sequence[NamedMethod], targets: Sequence[int], rounds: int, peers: bool
 ) -> list[dict[str, Any]]:
     """Race on random weights at each number of full steps in turn."""
+    from relcache.bench.speed import speed
+
     chosen = speed.timeable(course) if peers else []
     known: dict[str, TriedThresholds] = {}
     rows: list[dict[str, Any]] = []
@@ -104,6 +115,9 @@ def _tabulate(
 
     The printed table leaves out the spread of the times, which does not fit.
     """
+    from relcache.bench import files
+    from relcache.bench.speed import speed
+
     short = [column for column in columns if not column[1].endswith(("_least", "_most"))]
     console.print(terminal_table(rows, title, short))
     if out is not None:

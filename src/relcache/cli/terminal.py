@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
-from relcache.bench.comparison.benchmarks import Column
-from relcache.bench.sampling.pipelines import OFFLOADS, is_out_of_memory
 from relcache.bench.tables import Columns, Rows, flops_unit, formatted
-from relcache.presets import Preset
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from relcache.bench.comparison.benchmarks import Column
+    from relcache.presets import Preset
+
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True)
@@ -48,17 +50,20 @@ def verdict(preset: Preset) -> str:
 
 
 @contextmanager
-def plain_errors(relief: Sequence[str], resumes: bool = False) -> Iterator[None]:
+def plain_errors(resumes: bool = False) -> Iterator[list[str]]:
     """Print an error that a user can fix in one line, and exit with status 1, or 130 for an interrupt.
 
-    `relief` lists options that each save memory; it may grow while the command runs.
+    Yields a list, to which the command adds the options that each save memory.
     """
+    relief: list[str] = []
     try:
-        yield
+        yield relief
     except (ValueError, OSError) as error:
         say_error(str(error))
         raise typer.Exit(1) from error
     except (MemoryError, RuntimeError) as error:
+        from relcache.bench.sampling.pipelines import is_out_of_memory
+
         if not is_out_of_memory(error):
             raise
         hint = f"; it would help to give {', or '.join(relief)}" if relief else ""
@@ -103,6 +108,10 @@ def progress_bar() -> Progress:
 
 def relief_of(batch: int, device: str = "cpu", dtype: str = "", offload: str = "") -> list[str]:
     """Return the options with which a run with these settings would need less memory, most helpful first."""
+    import torch
+
+    from relcache.bench.sampling.pipelines import OFFLOADS
+
     relief = []
     on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
     if on_gpu and offload in OFFLOADS[:-1]:
@@ -129,6 +138,8 @@ def terminal_table(rows: Rows, title: str, columns: Columns, section: str = "") 
 
     A note below the table explains rows that are not at equal cost.
     """
+    from rich.table import Table
+
     cells, note = formatted(rows, columns)
     table = Table(
         title=Text(title), caption=note or None, caption_justify="left", header_style="bold", box=None, padding=(0, 1),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from relcache.bench.comparison.benchmarks import SMALL, in_turn, shipped_benchmark
-from relcache.bench.sampling.gallery import slug
+from relcache.bench.files import slug
 from relcache.bench.sampling.pipelines import class_numbers, is_class_conditional, number_of_classes
 from relcache.methods import value_from_text
 

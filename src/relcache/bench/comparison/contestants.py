@@ -13,7 +13,7 @@ from torch import Tensor
 
 from relcache.api import enable
 from relcache.bench.rivals.base import Rival, known_spec, only_transformer
-from relcache.bench.rivals.registry import all_rivals
+from relcache.bench.rivals.registry import rival_of
 from relcache.bench.rivals.solvers import Solver
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.budgets import TriedThresholds, at_budget, budgets_of, interval_for, smallest_threshold
@@ -45,11 +45,6 @@ class Sampled(NamedTuple):
     calls: int
     held: int | None
     report: dict[str, Any]
-
-
-def rival_of(config: Config) -> Rival | None:
-    """Return the rival that a config names; None if it names a method of relcache."""
-    return all_rivals().get(str(config.get("method")).lower())
 
 
 def check_contestant(config: Config) -> None:

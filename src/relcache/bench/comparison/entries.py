@@ -19,11 +19,10 @@ else:
     import tomli as tomllib
 
 from relcache.bench import files
-from relcache.bench.comparison.contestants import rival_of
+from relcache.bench.files import slug
 from relcache.bench.rivals.base import Rival
-from relcache.bench.rivals.registry import all_rivals
+from relcache.bench.rivals.registry import all_rivals, rival_of
 from relcache.bench.sampling.budgets import has_budget, with_any_budget
-from relcache.bench.sampling.gallery import slug
 from relcache.checks import did_you_mean, unknown
 from relcache.methods import config_from_text, method_from_config, split_list, value_from_text
 from relcache.methods.text import NUMBER

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from relcache.bench.sampling.batches import Sampler
 from relcache.models import SPECS, UNSUPPORTED, ModelSpec, spec_for
 from relcache.session.components import find_transformers
+
+if TYPE_CHECKING:
+    from relcache.bench.sampling.batches import Sampler
 
 WARMUP = 2  # full steps at the beginning of rivals with that option, as for relcache's methods
 PHASE = 3  # the first full step after the warm-up of diffusers' TaylorSeer, and of rivals with a mask of steps

@@ -1,8 +1,9 @@
 """Every rival: those in this folder, and those of other packages by the entry points of `relcache.rivals`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import entry_points
+from typing import Any
 
 from relcache.bench.rivals.attention_skips import FasterCache, PyramidAttentionBroadcast
 from relcache.bench.rivals.base import Rival
@@ -61,6 +62,11 @@ def all_rivals() -> dict[str, Rival]:
         if known.setdefault(rival.name, rival) is not rival:
             raise ValueError(f"{rival.name!r} of the package {package} is the name of another contestant: uninstall it")
     return known
+
+
+def rival_of(config: Mapping[str, Any]) -> Rival | None:
+    """Return the rival that a config names; None if it names a method of relcache."""
+    return all_rivals().get(str(config.get("method")).lower())
 
 
 def is_solver(name: str) -> bool:

@@ -6,9 +6,7 @@ file for each picture or frame. `read_samples` reads exactly the same numbers fr
 
 from __future__ import annotations
 
-import hashlib
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from relcache.bench import files
 from relcache.bench.figures.sheet import SheetRow, as_image, clip_gif, draw_clips, draw_sheet, to_8_bits
 from relcache.bench.figures.text import labels
 
-LAST_PUNCTUATION = 0x206F  # symbols beyond it, such as emoji, may be the only difference of two texts
 STRIP = 12  # frames of a strip at most, spread over the clip
 
 
@@ -116,17 +113,3 @@ def write_sheets(
         written.append(folder / f"frames{suffix}-{index}.png")
         files.write_whole(written[-1], draw_sheet(strip, name))
     return written
-
-
-def slug(text: str, longest: int = 60) -> str:
-    """Return `text` in lower case as a part of a file's name.
-
-    If letters are lost, as from Chinese or from a text longer than `longest`, six letters of a digest distinguish
-    it. A text without Latin letters and digits becomes these six alone.
-    """
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    lost = any((letter.isalnum() and not letter.isascii()) or ord(letter) > LAST_PUNCTUATION for letter in text)
-    if not lost and 0 < len(words) <= longest:
-        return words
-    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:6]
-    return f"{words[: longest - 7].rstrip('-')}-{digest}".strip("-") if text.strip() else "empty"

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DiffusionPipeline, DiTPipeline
-from diffusers.utils import logging as diffusers_logging
 from safetensors import safe_open
-from transformers.utils import logging as transformers_logging
 
 import relcache_models
 from relcache.checks import did_you_mean, unknown
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, DiTPipeline
+
 
 DEFAULT_MODEL = "dit-fashion-mnist"
 MODEL_INDEX = "model_index.json"  # in each folder of a pipeline
@@ -108,6 +110,9 @@ def usable_device(device: str) -> str:
 
 
 def _load(model: str, source: Path, precision: torch.dtype) -> Any:
+    with silent_imports():
+        from diffusers import DiffusionPipeline
+
     failed: Exception | None = None
     with quiet_loading() as messages:
         try:
@@ -141,8 +146,23 @@ class _Collector(logging.Handler):
 
 
 @contextmanager
+def silent_imports() -> Iterator[None]:
+    """Suppress all warnings and log lines, as other packages print them when they are imported."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextmanager
 def quiet_loading() -> Iterator[list[str]]:
     """Suppress progress bars and output of both libraries, and yield the list that collects their warnings."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
     collector = _Collector()
     with ExitStack() as stack:
         for library in (diffusers_logging, transformers_logging):
@@ -205,6 +225,8 @@ def _broken(folder: Path) -> str:
 
 def is_class_conditional(pipeline: Any) -> bool:
     """Whether the pipeline takes classes, not prompts."""
+    from diffusers import DiTPipeline
+
     return isinstance(pipeline, DiTPipeline)
 
 

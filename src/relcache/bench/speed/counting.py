@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import diffusers
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from relcache.bench.sampling.pipelines import precision_of
 from relcache.bench.speed.python_cost import python_cost
-from relcache.bench.speed.subjects import Subject
+from relcache.bench.speed.subjects import Subject, class_of
 from relcache.memory.estimate import fill
 from relcache.method import Method
 from relcache.models import SPECS
@@ -66,7 +65,7 @@ class Traffic(TorchDispatchMode):
 def count(subject: Subject, method: Method, dtype: torch.dtype) -> dict[str, float]:
     """Count bytes, kernels and FLOPs of a full step and of a cached one, and the bytes of the cache."""
     with torch.device("meta"):
-        model = getattr(diffusers, subject.class_name)(**subject.config).to(dtype).eval()
+        model = class_of(subject)(**subject.config).to(dtype).eval()
     spec = next(spec for spec in SPECS if spec.class_name == subject.class_name)
     units = coarsened(spec, model, method.granularity)
     inputs = spec.example(model, subject.size)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from relcache.bench.comparison.arguments import call_options
 from relcache.bench.comparison.benchmarks import SMALL
-from relcache.bench.sampling.pipelines import precision_of
+from relcache.bench.sampling.pipelines import precision_of, silent_imports
 from relcache.checks import did_you_mean
 from relcache.models import SPECS, ModelSpec, Size
 
@@ -149,10 +149,16 @@ def subject_of(name: str, size: str | None = None, frames: int | None = None, ba
     return subject._replace(size=latents, config=config)
 
 
+def class_of(subject: Subject) -> Any:
+    """Return the class of a subject's model in diffusers."""
+    with silent_imports():
+        return getattr(diffusers, subject.class_name)
+
+
 def model_of(subject: Subject, dtype: torch.dtype, device: str) -> tuple[nn.Module, ModelSpec]:
     """Return the model of a subject with small random weights, and its spec."""
     with torch.device("meta"):
-        model = getattr(diffusers, subject.class_name)(**subject.config)
+        model = class_of(subject)(**subject.config)
     spec = next(spec for spec in SPECS if spec.class_name == subject.class_name)
     return with_random_weights(model, dtype, device), spec
 
