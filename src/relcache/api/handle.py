@@ -55,6 +55,10 @@ class Handle:
         """Return the report of the last request, even after `disable`."""
         return self._session.report()
 
+    def summary(self) -> str:
+        """Return the last request in a line: full steps, seconds, speed, corrections. This counts no operations."""
+        return self._session.report(counts=False).summary()
+
     @property
     def full_steps(self) -> list[int]:
         """The last request's full steps, counted from 0. Unlike `report`, this counts no operations."""

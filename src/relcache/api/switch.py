@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from dataclasses import replace
 from typing import Any
@@ -27,6 +26,7 @@ from relcache.session.requests import Options
 from relcache.session.session import Session
 from relcache.storage.offload import Offload
 from relcache.storage.packing import CacheDtype
+from relcache.warning import warn
 
 # Models and sessions are referenced weakly: only its models keep a session alive.
 _sessions: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.WeakKeyDictionary()
@@ -142,7 +142,7 @@ def enable(
     except ValueError as error:
         if method is not None or forecaster is not None or granularity is not None:
             raise
-        warnings.warn(f"relcache: modules are cached one by one, as {error}", stacklevel=2)
+        warn(f"relcache: modules are cached one by one, as {error}")
         session = session_with(replace(chosen, granularity="module"))
     session.attach(list(dict.fromkeys(filter(None, map(_session_of, models.values())))))
     for model in models.values():

@@ -60,6 +60,22 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return settings, rows
 
 
+def captions_of(settings: Mapping[str, Any]) -> list[str]:
+    """Return the conditions of the settings as texts: prompts, names of classes, or their numbers."""
+    names = settings.get("names") or {}
+    return [str(names.get(str(condition), condition)) for condition in settings["conditions"]]
+
+
+def about_of(settings: Mapping[str, Any]) -> str:
+    """Return a title for figures: model, samples, steps and date."""
+    parts = [
+        settings["setup"]["model"],
+        f"{len(settings['conditions'])} samples",
+        f"{settings['setup']['steps']} steps",
+    ]
+    return ", ".join([*parts, *filter(None, [settings.get("date")])])
+
+
 def read_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return a batch's seeds, seconds and bytes by name, and its report.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from relcache.cli import options
-from relcache.cli.terminal import plain_errors, progress_bar, relief_of, say
+from relcache.cli.terminal import begin, plain_errors, progress_bar, relief_of, say
 
 
 def record_analysis(
@@ -38,6 +38,7 @@ def record_analysis(
     """
     with plain_errors(resumes=True) as relief:
         options.check_methods(methods)
+        begin()
         from relcache.bench.comparison.analysis import analyze
         from relcache.bench.comparison.arguments import call_options, conditions_for
         from relcache.bench.comparison.entries import choose

@@ -12,7 +12,7 @@ from relcache.cli import options
 from relcache.cli.compare import compare
 from relcache.cli.race import race
 from relcache.cli.speed import time_methods
-from relcache.cli.terminal import plain_errors, relief_of, say
+from relcache.cli.terminal import begin, plain_errors, relief_of, say
 
 bench_app = typer.Typer(
     help="Run the paper's benchmarks, with every method on the same seeds, or measure the speed.",
@@ -56,6 +56,7 @@ def _quality_command(benchmark: str) -> Callable[..., None]:
     ) -> None:
         with plain_errors(resumes=True) as relief:
             options.check_methods(methods)
+            begin()
             from relcache.bench.comparison.arguments import call_options
             from relcache.bench.comparison.benchmarks import benchmark_of
             from relcache.bench.comparison.pool import is_here

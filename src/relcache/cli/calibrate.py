@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relcache.cli import options
-from relcache.cli.terminal import errors, plain_errors, progress_bar, relief_of, say, verdict
+from relcache.cli.terminal import begin, errors, plain_errors, progress_bar, relief_of, say, verdict
 
 if TYPE_CHECKING:
     from relcache.bench.sampling.batches import Sampler
@@ -48,6 +48,7 @@ def calibrate_method(
         chosen = _chosen(method or ("rfc" if full_steps is None else "auto"), full_steps is None)
         model = options.model_or_default(model, prompt)
 
+        begin()
         from relcache.bench import files
         from relcache.bench.comparison.arguments import (
             calibration_conditions,

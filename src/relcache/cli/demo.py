@@ -9,7 +9,7 @@ import typer
 
 from relcache.cli import options
 from relcache.cli.compare import compare
-from relcache.cli.terminal import plain_errors, relief_of
+from relcache.cli.terminal import begin, plain_errors, relief_of
 
 
 def run_demo(
@@ -33,6 +33,7 @@ def run_demo(
     """
     with plain_errors(resumes=True) as relief:
         options.check_methods(methods)
+        begin()
         from relcache.bench.comparison.benchmarks import SMALL
         from relcache.bench.comparison.prepare import Arguments, tasks
         from relcache.bench.sampling.pipelines import usable_device
@@ -43,4 +44,4 @@ def run_demo(
             calibration_samples=calibration_samples, device=usable_device(device),
         )  # fmt: skip
         for name in tasks(task):
-            compare(SMALL[name], arguments, out / name)
+            compare(SMALL[name], arguments, out / name, first="auto")

@@ -10,7 +10,7 @@ import typer
 from relcache.bench.tables import equal_time_rows
 from relcache.cli import options
 from relcache.cli.compare import compare
-from relcache.cli.terminal import console, plain_errors, relief_of, say, terminal_table
+from relcache.cli.terminal import begin, console, plain_errors, relief_of, say, terminal_table
 
 MOST_SHOWN = 6  # contestants for each budget in the terminal
 SHOWN = {"psnr": "PSNR, dB", "exact": "to the exact solution"}
@@ -48,6 +48,7 @@ def race(
     """
     with plain_errors(resumes=True) as relief:
         options.check_methods(methods)
+        begin()
         from relcache.bench.comparison.arguments import call_options
         from relcache.bench.comparison.pool import is_here
         from relcache.bench.comparison.prepare import Arguments, read_prompts

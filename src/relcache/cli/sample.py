@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +12,14 @@ import typer
 
 from relcache.bench.tables import TOLERANCE
 from relcache.cli import options
-from relcache.cli.terminal import plain_errors, progress_bar, relief_of, say
+from relcache.cli.terminal import begin, console, plain_errors, progress_bar, relief_of, say, terminal_table
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+    from rich.table import Table
+
     from relcache.bench.sampling.batches import Samples
+    from relcache.method import Method
 
 
 def sample_pictures(
@@ -45,6 +51,7 @@ def sample_pictures(
         configs = _configs(passed, compare is None, nfc, steps, full_steps, speedup)  # mistakes before heavy imports
         model = options.model_or_default(model, prompt)
 
+        begin()
         from relcache.bench import files
         from relcache.bench.comparison.arguments import calibration_conditions, call_options, named_conditions
         from relcache.bench.figures.sheet import SheetRow
@@ -53,7 +60,7 @@ def sample_pictures(
         from relcache.bench.sampling.budgets import at_budget, calibration_seeds
         from relcache.bench.sampling.gallery import write_each, write_sheets
         from relcache.bench.sampling.pipelines import load_pipeline
-        from relcache.methods import method_from_config
+        from relcache.methods import method_from_config, method_to_text
 
         relief += relief_of(batch, device, dtype, offload)
         files.check_folder(out, ["sheet.png", "report.json"])
@@ -64,6 +71,7 @@ def sample_pictures(
         conditions, names = named_conditions(pipeline, prompt, classes)
         seeds = [seed + index for index in range(len(conditions))]
         results: dict[str, Samples] = {}
+        found: dict[str, Method] = {}  # methods with a budget that was searched for
         with progress_bar() as bar:
             task = bar.add_task("loading", total=len(configs) * len(seeds))
             labels: list[str] = []
@@ -73,7 +81,9 @@ def sample_pictures(
                     chosen = method_from_config(config).with_budget(full_steps=full_steps, speedup=speedup)
                 else:
                     calibration = calibration_conditions(pipeline, conditions, min(8, len(conditions)))
-                    chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration)
+                    tell = _teller(bar, task, text)
+                    chosen = at_budget(config, nfc, sampler, calibration_seeds(len(calibration)), calibration, tell)
+                    found |= {text: chosen} if chosen.schedule.needs_signal else {}
                 results[text] = sampler.run(chosen, seeds, conditions, lambda count: bar.advance(task, count))
                 label = f"-{files.slug(text)}" if compare else ""
                 while label in labels:  # texts that differ only in punctuation have the same slug
@@ -91,13 +101,24 @@ def sample_pictures(
         for text, samples in results.items():
             for report in samples.reports:
                 say(str(report))
-            say(f"{text}: {len(seeds)} in {samples.seconds:.1f} s")
             if nfc is not None and text != "full" and abs(samples.nfc - nfc) > TOLERANCE:
                 say(f"{text} has {samples.nfc:g} full steps, not {nfc}")
+            say(f"{text}: {len(seeds)} in {samples.seconds:.1f} s")
+        if compare is not None:
+            console.print(_table(results))
+        for text, chosen in found.items():
+            say(f"{text} again, without calibration: --method {shlex.quote(method_to_text(chosen))}")
         title = f"{drawable(model, 'the model')}, {steps} steps"
         files.write_or_elsewhere(out, lambda folder: write_sheets(folder, rows, title, captions))
         files.write_or_elsewhere(out, lambda folder: files.write_json(folder / "report.json", reports))
         say(f"Written to {out}")
+
+
+def _teller(bar: Progress, task: TaskID, text: str) -> Callable[[float, float], None]:
+    """Return a function that shows each threshold that a search tries."""
+    return lambda threshold, count: bar.update(
+        task, description=f"{text}: τ = {threshold:g} gives {count:g} full steps"
+    )
 
 
 def _configs(
@@ -123,6 +144,30 @@ def _configs(
         if nfc is not None:
             check_budget(config, nfc, steps)
     return configs
+
+
+def _table(results: Mapping[str, Samples]) -> Table:
+    """Return methods side by side: full steps, PSNR to full compute if that was sampled too, seconds."""
+    from relcache.bench.quality.metrics.pair import psnr
+
+    full = results.get("full")
+    rows = [
+        {
+            "method": text,
+            "nfc": samples.nfc,
+            "psnr": None if full in (None, samples) else float(psnr(samples.images, full.images).mean()),
+            "seconds": samples.seconds,
+        }
+        for text, samples in results.items()
+    ]
+    number = len(next(iter(results.values())).images)
+    columns = [
+        ("method", "method", ""),
+        ("full steps", "nfc", ".4g"),
+        ("PSNR, dB", "psnr", ".1f"),
+        ("s", "seconds", ".3g"),
+    ]
+    return terminal_table(rows, f"{number} sample{'s' * (number != 1)}, seconds of all together", columns)
 
 
 def _row_caption(name: str, samples: Samples, full: Samples | None) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relcache.cli import options
-from relcache.cli.terminal import console, plain_errors, progress_bar, relief_of, say, terminal_table
+from relcache.cli.terminal import begin, console, plain_errors, progress_bar, relief_of, say, terminal_table
 
 if TYPE_CHECKING:
     from relcache.bench.sampling.budgets import TriedThresholds
@@ -47,6 +47,7 @@ def time_methods(
     """
     with plain_errors() as relief:
         options.check_methods(methods)
+        begin()
         from relcache.bench import files
         from relcache.bench.comparison.entries import choose
         from relcache.bench.comparison.prepare import full_steps_from_text

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from relcache.bench.tables import Columns, Rows, flops_unit, formatted
@@ -47,6 +55,11 @@ def verdict(preset: Preset) -> str:
         f"{judged['plan']:.1f} dB to full compute, {judged['growing']:.1f} dB by the plan that needs no calibration "
         f"(on the {judged['samples']} calibration samples)"
     )
+
+
+def begin() -> None:
+    """Say that the work begins, before the imports that take seconds."""
+    errors.print("loading torch and diffusers", highlight=False)
 
 
 @contextmanager
@@ -95,15 +108,18 @@ class ProgressLines(Progress):
             if task.total is None or now - self._said < self.every:
                 return
             self._said = now
-        done = f"{task.completed:g} of {task.total:g} after {task.elapsed or 0:.0f} s"
+        seconds = task.elapsed or 0
+        done = f"{task.completed:g} of {task.total:g} after {seconds:.0f} s"
+        if task.completed and seconds >= 1:
+            done += f", about {seconds * (task.total / task.completed - 1):.0f} s left"
         self.console.print(f"{done}: {task.description}", highlight=False, markup=False, soft_wrap=True)
 
 
 def progress_bar() -> Progress:
     """Return a progress bar on stderr, or lines if that is no terminal."""
-    columns = TextColumn("{task.description:<44}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = TextColumn("{task.description:<44}"), BarColumn(bar_width=24), MofNCompleteColumn()
     kind = Progress if errors.is_terminal else ProgressLines
-    return kind(*columns, console=errors)
+    return kind(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=errors)
 
 
 def relief_of(batch: int, device: str = "cpu", dtype: str = "", offload: str = "") -> list[str]:

@@ -6,7 +6,6 @@ is unpatched.
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from relcache.engine.forwards import ABSENT, Replacement, Slot, local_slot, reaches, replacement_of, slots
+from relcache.warning import warn
 
 
 def is_swapped(module: Any, attribute: str, call: Callable[..., Any]) -> bool:
@@ -79,10 +79,9 @@ class Patch:
             if slot is not None and slot.holder is module.__dict__ and replacement.before is ABSENT:
                 replacement.original = getattr(module, replacement.attribute)  # for calls in progress
             elif slot is None and reaches(innermost, replacement.bound):
-                warnings.warn(
+                warn(
                     f"{type(module).__name__}.{replacement.attribute} was replaced by other code while relcache was "
-                    "enabled; that replacement is left in place, and relcache no longer acts behind it",
-                    stacklevel=3,
+                    "enabled; that replacement is left in place, and relcache no longer acts behind it"
                 )
         self._swapped.clear()
         self._outermost.clear()

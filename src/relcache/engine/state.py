@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from relcache.correctors.base import Corrector, Gap
+from relcache.engine.clock import Clock
 from relcache.engine.ranks import ALONE, Ranks
 from relcache.forecasters.base import FALLBACKS, Forecaster
 from relcache.forecasters.expansion import Expansion
@@ -239,11 +240,12 @@ class Request:
     updates: int = 0  # of schedulers
     uncorrected: bool = False  # whether gaps cannot be corrected
     corrections: list[tuple[int, Tensor]] = field(default_factory=list)  # step, size relative to the sample
-    step_began: list[float] = field(default_factory=list)  # in seconds, while steps are timed
+    clock: Clock = field(default_factory=Clock)
     kept: list[float] = field(default_factory=list)  # unchanged fractions of the samples that the pipeline overwrote
 
     def open_step(self, full: bool | None = None) -> None:
         """Begin the next step; a bool `full` decides it in advance."""
+        self.clock.begin_step(self.device)
         self.signal.append(None)
         self.full = full
         self.coefficients.clear()
@@ -287,7 +289,8 @@ class Request:
         return any(cell.streams for branch in self.branches.values() for cell in branch.cells)
 
     def watch(self, output: Any) -> None:
-        """Record whether the output of a call is finite, without waiting for the device."""
+        """Record when a call ended, and whether its output is finite, without waiting for the device."""
+        self.clock.end_call(self.device)
         full = self.full is not False
         values = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         self.outputs += [(self.step, full, value.detach().isfinite().all()) for value in values]

@@ -50,11 +50,11 @@ class Record:
         request.work[key].calls += 1
         return request.work[key]
 
-    def report(self, request: Request, units: int) -> Report:
-        """Return the report of a request. FLOPs are counted here, on the meta device."""
+    def report(self, request: Request, units: int, counts: bool) -> Report:
+        """Return the report of a request. FLOPs are counted here, on the meta device, if `counts`."""
         rules = request.rules
         shared = rules.schedule.needs_signal and request.batch > 1
-        (flops, linear_flops, full_flops), problems = self._operations(request)
+        (flops, linear_flops, full_flops), problems = self._operations(request) if counts else ((None,) * 3, [])
         return Report(
             method=rules.name,
             forecaster=str(rules.forecaster),
@@ -77,6 +77,7 @@ class Record:
             corrector=str(rules.corrector or "none"),
             corrections=request.correction_sizes(),
             notes=[*request.notes.values(), *problems],
+            step_seconds=request.clock.seconds() if request.clock.is_exact else [],
         )
 
     def _operations(self, request: Request) -> tuple[tuple[int, int, int] | tuple[None, None, None], list[str]]:

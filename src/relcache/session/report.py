@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from statistics import mean
+from statistics import mean, median
 from typing import Any
+
+AS_FULL = "as fast as full compute by its own step times"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Report:
             ‖x̃ - x‖₂ / ‖x‖₂, mean over the batch.
         fallbacks: reasons for a forecast other than the method's own, and how often each occurred.
         notes: warnings and remarks.
+        step_seconds: duration of each step in seconds, with the scheduler's update; empty if it could not be measured.
     """
 
     method: str
@@ -57,14 +60,58 @@ class Report:
     corrections: list[tuple[int, float]] = field(default_factory=list)
     fallbacks: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds from the transformer's first call to the end of its last; None if not measured."""
+        return sum(self.step_seconds) if self.step_seconds else None
+
+    @property
+    def speedup(self) -> float | None:
+        """Speed of the steps relative to full compute, by the median full step of this request; None if unknown.
+
+        The first step warms up, and counts like the median.
+        """
+        full = [seconds for step, seconds in enumerate(self.step_seconds) if step in self.full_steps]
+        if not full:
+            return None
+        usual = median(full[1:] or full)
+        return usual * len(self.step_seconds) / (usual + sum(self.step_seconds[1:]))
+
+    def summary(self) -> str:
+        """Return the request in a line: full steps, seconds, speed and corrections."""
+        if not self.steps:
+            return f"{self.method} on {self.model}: no request yet"
+        parts = [f"{self.method} on {self.model}: {self.nfc} of {self.steps} steps full"]
+        if self.seconds is not None:
+            parts.append(f"{self.seconds:.3g} s")
+        if self.speedup is not None:
+            parts.append(f"{self.speedup:.2f} times {AS_FULL}")
+        if self.corrections:
+            sizes = [size for _, size in self.corrections]
+            parts.append(f"{len(sizes)} gaps corrected by {mean(sizes):.2%} on average")
+        return ", ".join(parts) + "".join(f"; {note}" for note in self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain lists, dictionaries, strings and numbers."""
-        return asdict(self)
+        return {**asdict(self), "seconds": self.seconds, "speedup": self.speedup}
 
     def __str__(self) -> str:
         if not self.steps:
-            return f"{self.method} on {self.model}: no request yet"
+            return self.summary()
+        rows = self.rows()
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def _repr_html_(self) -> str:
+        """Return the report as HTML, for notebooks: a figure of the steps, and a table."""
+        from relcache.session.illustration import as_html
+
+        return as_html(self)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the report as names and values, for a table."""
         rows = [
             ("method", self.method),
             ("forecaster", self.forecaster),
@@ -72,6 +119,7 @@ class Report:
             ("model", f"{self.model}, {self.units} units cached"),
             ("steps", f"{self.nfc} full of {self.steps}"),
             ("full steps", " ".join(map(str, self.full_steps))),
+            *self._time(),
             ("branches", f"{', '.join(self.branches)}; batch of {self.batch} rows; {self.decision}"),
         ]
         if self.flops is not None and self.full_flops:
@@ -88,9 +136,14 @@ class Report:
         if errors:
             rows.append(("signal", " ".join(errors)))
         rows += [("fall-back", f"{reason}: {count}") for reason, count in self.fallbacks.items()]
-        rows += [("note", note) for note in self.notes]
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+        return rows + [("note", note) for note in self.notes]
+
+    def _time(self) -> list[tuple[str, str]]:
+        if self.seconds is None or self.speedup is None:
+            return []
+        return [
+            ("time", f"{self.seconds:.3g} s, {self.speedup:.2f} times as fast as full compute by its own step times")
+        ]
 
 
 def _number(value: float, unit: str = "") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from relcache.correctors.sampler import predicts
+from relcache.engine.clock import Clock
 from relcache.engine.host import Host, count_rows, form_of_arguments
 from relcache.engine.patch import Patch
 from relcache.engine.ranks import ALONE, Ranks
@@ -30,6 +30,7 @@ from relcache.session.runs import Run, Runs
 from relcache.session.timing import Timing
 from relcache.session.tracker import Position, Tracker, index_in
 from relcache.storage.identity import same_memory
+from relcache.warning import warn
 
 
 class Options(NamedTuple):
@@ -208,7 +209,7 @@ class Requests:
         run.request.notes[key] = text = NOTES[key] if text is None else text
         if key not in SILENT and key not in self._warned:
             self._warned |= {key} & ONCE
-            warnings.warn(f"relcache: {text}", stacklevel=2)
+            warn(f"relcache: {text}")
 
     def share(self, ranks: Ranks) -> None:
         """Let all requests take the same full steps as other processes; their features are to be dropped."""
@@ -273,7 +274,9 @@ class Requests:
             cost = self.ranks.mean_known(cost, 0, device)
         setting = Setting(total, predicts(scheduler), history, cost, finer)
         state, has_cost = schedule.start(setting), cost is not None
-        request = Request(rules, state, total, signs.rows, setting, self.ranks, device, has_cost)
+        request = Request(
+            rules, state, total, signs.rows, setting, self.ranks, device, has_cost, clock=Clock(schedule.needs_cost)
+        )
         if total is not None and (remark := schedule.remark(total)) is not None:
             request.notes["steps"] = remark
         self._note_speed(request, setting.cost)
@@ -284,7 +287,7 @@ class Requests:
         schedule = request.rules.schedule
         if not schedule.needs_cost or request.has_cost:
             return
-        measured = self._timing.begin_step(request, (request.rules.name, run.size), request.device)
+        measured = self._timing.measure(request, (request.rules.name, run.size))
         cost = self.ranks.mean_known(measured, request.step, request.device)
         if cost is not None:
             request.has_cost = True

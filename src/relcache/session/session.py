@@ -338,11 +338,11 @@ class Session:
         self._correction.remark(self.requests.last)
         return list(self.requests.last.notes.values())
 
-    def report(self) -> Report:
-        """Return the report of the present or last request. FLOPs are counted here, on the meta device."""
+    def report(self, counts: bool = True) -> Report:
+        """Return the report of the present or last request. FLOPs are counted here, on the meta device, if `counts`."""
         self.requests.check_numbers(self.requests.run)
         problem = self._attachment.replaced()
         if problem is not None:
             self.requests.note("replaced", problem)
         self._correction.remark(self.requests.last)
-        return self._record.report(self.requests.last, len(self.unit_names))
+        return self._record.report(self.requests.last, len(self.unit_names), counts)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-
 from torch import nn
 
 from relcache.engine.cache import Cache
 from relcache.engine.host import Host
 from relcache.engine.ranks import ALONE, MAY_SHARE, NO_LIMIT, Ranks, process_count
 from relcache.session.requests import Requests
+from relcache.warning import warn
 
 
 class Sharing:
@@ -40,7 +39,7 @@ class Sharing:
         ranks = host.ranks(model, compiled, self._chosen) if process_count() > 1 else ALONE
         if not ranks.groups and process_count() > 1 and self._cache.reads_error and not self._has_warned:
             self._has_warned = True
-            warnings.warn(MAY_SHARE.format(process_count()), stacklevel=2)
+            warn(MAY_SHARE.format(process_count()))
         if ranks == self._requests.ranks:
             return
         if ranks.weights and self._has_limit:

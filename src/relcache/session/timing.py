@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Hashable
-
-import torch
 
 from relcache.engine.state import Request
 
@@ -14,7 +11,7 @@ MOST_SIZES = 64
 
 
 class Timing:
-    """Costs of a cached step by the size of a request's first call. Measuring waits for the device at each step."""
+    """Costs of a cached step by the size of a request's first call."""
 
     def __init__(self) -> None:
         self._costs: dict[Hashable, float] = {}
@@ -23,22 +20,19 @@ class Timing:
         """Return the time of a cached step relative to a full one; None if unknown."""
         return self._costs.get(size)
 
-    def begin_step(self, request: Request, size: Hashable, device: torch.device) -> float | None:
-        """Begin a step of a request; return the cost once it is known, else None.
+    def measure(self, request: Request, size: Hashable) -> float | None:
+        """Return the cost at the beginning of a step, once it is known; else None. Waits for the device then.
 
         The first full step is a warm-up, and counts only until there is a second one.
         """
         if size in self._costs:
             return self._costs[size]
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        request.step_began.append(time.perf_counter())
-        times = [later - earlier for earlier, later in zip(request.step_began, request.step_began[1:], strict=False)]
-        full = [seconds for step, seconds in enumerate(times) if step in request.full_steps]
-        cached = [seconds for step, seconds in enumerate(times) if step not in request.full_steps]
-        if len(cached) < ENOUGH or not full:
+        full = [step for step in range(request.step) if step in request.full_steps]
+        cached = [step for step in range(request.step) if step not in request.full_steps]
+        times = request.clock.finished() if len(cached) >= ENOUGH and full else []
+        if not times:
             return None
         if len(self._costs) >= MOST_SIZES:
             self._costs.pop(next(iter(self._costs)))
-        self._costs[size] = min(cached) / min(full[1:] or full)
+        self._costs[size] = min(times[step] for step in cached) / min(times[step] for step in full[1:] or full)
         return self._costs[size]

@@ -105,10 +105,10 @@ def two_errors(panels: Mapping[str, tuple[Line, Line]]) -> Figure:
     return lines(titled, "step", "relative L1 error", log=True)
 
 
-def traces(drawn: Mapping[str, tuple[Sequence[float | None], Sequence[int], float]]) -> Figure:
+def traces(drawn: Mapping[str, tuple[Sequence[float | None], Sequence[int], float]], about: str = "") -> Figure:
     """Draw each run's error of the predicted input by step, its sum since the last full step, and the full steps.
 
-    `drawn` maps a title to the signal by step, the full steps, and the threshold.
+    `drawn` maps a title to the signal by step, the full steps, and the threshold. `about` is the whole figure's title.
     """
     with pyplot.rc_context(STYLE):
         figure, axes = _axes(len(drawn), most=3)
@@ -125,6 +125,8 @@ def traces(drawn: Mapping[str, tuple[Sequence[float | None], Sequence[int], floa
             axis.axhline(threshold, color=COLOURS[6], linestyle=":", linewidth=1, label="threshold")
             axis.plot(full_steps, np.zeros(len(full_steps)), "|", color=COLOURS[2], markersize=9, label="full steps")
             axis.set(title=title, xlabel="step", ylabel="relative L1 error of the first input" if index == 0 else "")
+        if about:
+            figure.suptitle(drawable(about, "error signal"), fontsize=10, parse_math=False)
         _legend(figure, axes)
     return figure
 

@@ -39,7 +39,8 @@ def draw_sheet(rows: list[SheetRow], title: str, columns: Sequence[str] = (), mo
     count = min(most, len(rows[0].images))
     side = min(1.6, max(0.62, 11 / count)) if columns or count < 12 else 0.62  # inches per picture
     captions = [folded(column, 16, LINES) for column in labels(columns[:count], "prompt")]
-    left, top = 1.9, 0.4 + 0.11 * max((caption.count("\n") + 1 for caption in captions), default=0)
+    widest = max(len(line) for row in rows for line in row.caption.splitlines() or [""])
+    left, top = 0.25 + 0.075 * widest, 0.4 + 0.11 * max((caption.count("\n") + 1 for caption in captions), default=0)
     width, height = left + side * count, 0.05 + top + side * len(rows)
     figure, axes = pyplot.subplots(len(rows), count, figsize=(width, height), squeeze=False, dpi=dpi)
     figure.subplots_adjust(left=left / width, right=0.995, bottom=0.005, top=1 - top / height, wspace=0.04, hspace=0.04)

@@ -19,11 +19,28 @@ from relcache.bench.figures.plots import Line
 from relcache.bench.figures.sheet import SheetRow
 from relcache.bench.rivals.registry import is_solver
 from relcache.bench.sampling import gallery
-from relcache.bench.saved import RACE, RACE_FORM, SETTINGS, TABLE, read_part, read_results
+from relcache.bench.saved import (
+    RACE,
+    RACE_FORM,
+    SETTINGS,
+    TABLE,
+    about_of,
+    captions_of,
+    read_part,
+    read_results,
+)
 from relcache.bench.tables import flops_unit
 
 MOST_SAMPLES, MOST_ROWS = 16, 20  # on a sheet
 LARGEST = 256  # pixels of a picture's longer side
+AXES = {
+    "psnr": "PSNR to full compute, dB", "ssim": "SSIM to full compute", "lpips": "LPIPS to full compute",
+    "accuracy": "share of pictures of the right class", "right": "share of samples with all of the prompt right",
+    "frechet": "Fréchet distance to full compute", "kind": "share with the right kind",
+    "colour": "share with the right colour", "size": "share with the right size",
+    "place": "share with the right place", "motion": "share with the right motion",
+}  # fmt: skip
+"""Names of the axis of a column, with its unit."""
 INDEXES = (SETTINGS, TABLE, RACE, analysis.INDEX)  # each folder of results has one of them
 
 
@@ -90,10 +107,12 @@ def draw_benchmark(folder: Path) -> list[Path]:
         if drawn:
             values = [value for line in drawn for value in line.y]
             wide = min(values) > 0 and max(values) > 20 * min(values)
-            figure = plots.lines({"": drawn}, f"{unit} per sample", heading, marks=True, log=wide)
+            figure = plots.lines(
+                {about_of(settings): drawn}, f"{unit} per sample", AXES.get(column, heading), marks=True, log=wide
+            )
             written += _write(folder, f"{column}-flops", figure)
     if traces := _traces(cells):
-        written += _write(folder, "traces", plots.traces(traces))
+        written += _write(folder, "traces", plots.traces(traces, about_of(settings)))
     return written
 
 
@@ -107,7 +126,7 @@ def _sheets(folder: Path, settings: Mapping[str, Any], cells: Sequence[Mapping[s
 
     Of more than `MOST_ROWS` methods it shows those nearest to full compute.
     """
-    prompts = [condition for condition in settings["conditions"][:MOST_SAMPLES] if isinstance(condition, str)]
+    captions = captions_of(settings)[:MOST_SAMPLES]
     steps = settings["setup"]["steps"]
 
     def row(cell: Mapping[str, Any]) -> SheetRow:
@@ -124,8 +143,9 @@ def _sheets(folder: Path, settings: Mapping[str, Any], cells: Sequence[Mapping[s
             here = sorted(here, key=lambda cell: -(cell.get("psnr") or 0.0))[:MOST_ROWS]
         rows = [row(cell) for cell in here]
         title = "methods as given" if target is None else f"{target} of {steps} steps in full"
+        title = f"{title}: {about_of(settings)}"
         suffix = "" if target is None else f"-nfc{target}"
-        written += gallery.write_sheets(folder, [reference, *rows], title, prompts, suffix)
+        written += gallery.write_sheets(folder, [reference, *rows], title, captions, suffix)
     return written
 
 

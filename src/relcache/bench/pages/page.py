@@ -16,12 +16,48 @@ import numpy as np
 from relcache.bench import files
 from relcache.bench.figures.sheet import as_image
 from relcache.bench.pages.illustrations import draw_benchmark, draw_race, first_images
-from relcache.bench.saved import RACE, RACE_FORM, SETTINGS, read_results, read_samples_table
-from relcache.bench.tables import equal_time_rows, formatted
+from relcache.bench.saved import (
+    RACE,
+    RACE_FORM,
+    SETTINGS,
+    about_of,
+    captions_of,
+    read_results,
+    read_samples_table,
+)
+from relcache.bench.tables import equal_time_rows, flops_unit, formatted
 
 PAGE = "report.html"
 SAMPLES_SHOWN, CELLS_WITH_ALL = 8, 60  # a page with more cells shows half as many samples
 COST = {"nfc": "full steps", "threshold": "τ", "tflops": "TFLOPs", "seconds": "s", "cache_gb": "cache, GB"}
+EXPLAINED = {
+    "nfc": "steps that were computed in full, mean over the samples",
+    "threshold": "threshold of the error signal, found on other seeds",
+    "tflops": "floating point operations of a sample, two for a multiply-add",
+    "seconds": "seconds of a sample on the machine that made it, text encoders and decoder included",
+    "cache_gb": "greatest size of the cache in GB",
+    "psnr": "peak signal-to-noise ratio to full compute of the same seed, in dB; higher is nearer",
+    "ssim": "structural similarity to full compute, up to 1; higher is nearer",
+    "lpips": "perceptual distance to full compute; lower is nearer",
+    "exact": "peak signal-to-noise ratio to the exact solution, in dB; higher is nearer",
+    "accuracy": "share of pictures in which the shipped classifier sees the requested class",
+    "frechet": "Fréchet distance of the classifier's features to those of full compute; lower is nearer",
+    "kind": "share of samples in which the recogniser finds the kinds of shapes that the prompt names",
+    "colour": "the same for their colours",
+    "size": "the same for their sizes",
+    "place": "the same for their places",
+    "motion": "the same for their motions",
+    "right": "share of samples in which the recogniser finds every part of the prompt",
+    "fid2fc": "Fréchet inception distance to the samples of full compute; lower is nearer",
+    "sfid2fc": "the same of spatial features",
+    "fid": "Fréchet inception distance to the reference pictures; lower is better",
+    "sfid": "the same of spatial features",
+    "is": "inception score; higher is better",
+    "image_reward": "ImageReward; higher is better",
+    "clip": "similarity of picture and prompt by CLIP; higher is better",
+    "vbench": "VBench's total of all its dimensions in percent; higher is better",
+}
+"""The meaning of each column."""
 
 
 def write_page(folder: Path) -> Path:
@@ -40,12 +76,15 @@ def write_page(folder: Path) -> Path:
         drawn += draw_race(folder)
     columns = {name: heading for name, heading in (COST | settings["columns"]).items()
                if any(row.get(name) is not None for row in rows)}  # fmt: skip
+    unit, scale = flops_unit([row["tflops"] for row in rows])
+    columns |= {"tflops": unit} if "tflops" in columns else {}
+    rows = [{**row, "tflops": None if row["tflops"] is None else row["tflops"] * scale} for row in rows]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         resources("relcache.bench.pages").joinpath("page.html").read_text(encoding="utf-8")
     )
-    setup = settings["setup"]
     page = template.render(
-        title=f"{setup['model']}: {len(settings['conditions'])} samples, {setup['steps']} steps",
+        title=about_of(settings),
+        explained={heading: EXPLAINED[name] for name, heading in columns.items() if name in EXPLAINED},
         columns=columns,
         rows=rows,
         counts=[count for (count,) in counts],
@@ -92,7 +131,7 @@ def _caption(name: str, columns: Mapping[str, str]) -> str:
 def _gallery(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the first samples of each method as data addresses, with the measured numbers of each."""
     most = SAMPLES_SHOWN if len(settings["cells"]) <= CELLS_WITH_ALL else SAMPLES_SHOWN // 2
-    conditions = settings["conditions"][:most]
+    conditions = captions_of(settings)[:most]
     cells = []
     measured = read_samples_table(folder, settings["cells"])
     for cell, rows in zip(settings["cells"], measured, strict=True):
@@ -100,7 +139,7 @@ def _gallery(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         notes = [_note(row, settings["columns"]) for row in rows[:most]]
         cells.append({"method": cell["method"], "nfc": cell["nfc_target"], "notes": notes,
                       "pictures": [_picture(picture) for picture in pictures]})  # fmt: skip
-    return {"conditions": [str(condition) for condition in conditions], "cells": cells}
+    return {"conditions": conditions, "cells": cells}
 
 
 def _note(row: Mapping[str, str], columns: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from relcache.bench.comparison.prepare import about
 from relcache.bench.comparison.published import published
 from relcache.bench.comparison.summaries import Column
 from relcache.bench.pages.illustrations import illustrate
+from relcache.bench.sampling.pipelines import class_names
 from relcache.bench.saved import SAMPLES, SETTINGS, TABLE
 from relcache.bench.tables import csv_bytes, markdown_table
 
@@ -66,7 +68,8 @@ def write_results(
         asdict(comparison.settings)
         | {"runs": comparison.store.relative_to(out).as_posix(), "cells": cells}
         | {"columns": {name: column.heading for name, column in columns.items() if not column.detail}}
-        | {"torch": torch.__version__, "threads": torch.get_num_threads()},
+        | {"names": {str(label): name for label, name in class_names(comparison.settings.setup.model).items()}}
+        | {"torch": torch.__version__, "threads": torch.get_num_threads(), "date": date.today().isoformat()},
     )
     files.write_whole(out / SAMPLES, _samples(comparison))
     return rows, [*(out / name for name in TABLES), *(illustrate(out) if draw else [])]

@@ -65,6 +65,13 @@ def folder_of(name: str) -> Path:
     return Path(root) / name
 
 
+def packages_of(name: str) -> list[str]:
+    """Return the packages that the environment of a metric has; raise ValueError if the name is unknown."""
+    if name not in ENVIRONMENTS:
+        raise ValueError(unknown("environment", name, ENVIRONMENTS))
+    return [package for step in ENVIRONMENTS[name].steps for package in step if not package.startswith("--")]
+
+
 def _python(name: str) -> Path:
     folder = folder_of(name)
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -106,8 +113,7 @@ def make(name: str, python: str | None = None, tell: Callable[[str], None] = lam
     Raises:
         ValueError: the name is unknown, or a command failed; the message has its last lines.
     """
-    if name not in ENVIRONMENTS:
-        raise ValueError(unknown("environment", name, ENVIRONMENTS))
+    packages_of(name)
     folder = folder_of(name)
     check_folder(folder.parent)
     if python is not None:

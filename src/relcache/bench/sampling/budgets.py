@@ -201,7 +201,10 @@ def threshold_for(
     """
     threshold = getattr(method.schedule, "threshold", None)
     if threshold is None:
-        raise ValueError(f"{method.name} has no threshold to calibrate: its schedule is {method.schedule!r}")
+        raise ValueError(
+            f"{method.name} has no threshold to calibrate: rfc and rcs have one. For other methods --full-steps finds "
+            f"a plan; the schedule of this one is {method.schedule!r}"
+        )
     return smallest_threshold(
         lambda threshold: sampler.run(method.with_threshold(threshold), seeds, conditions).nfc,
         nfc, sampler.steps, threshold, getattr(method.schedule, "warmup", 1), known, most, tell,

@@ -235,6 +235,15 @@ def number_of_classes(pipeline: DiTPipeline) -> int:
     return max(pipeline.labels.values(), default=pipeline.transformer.config.num_embeds_ada_norm - 1) + 1
 
 
+def class_names(model: str) -> dict[int, str]:
+    """Return the names of the classes that the pipeline in a folder, or a shipped one, can draw; none for a hub id."""
+    try:
+        index = json.loads((model_folder(model) / MODEL_INDEX).read_text(encoding="utf-8"))
+        return {int(label): str(name) for label, name in (index.get("id2label") or {}).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
 def class_count(model: str) -> int | None:
     """Return how many classes the pipeline in a folder, or a shipped one, can draw; None for a hub id."""
     folder = model_folder(model)

@@ -1,0 +1,188 @@
+"""Draw the pictures of the README and of the page on corrected caching, with the shipped small-flux.
+
+    python docs/figures.py
+
+Seconds are of the whole call on this machine, the median of three; they stand below each picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+import relcache
+import relcache_models
+
+PROMPTS = (
+    "a large red circle above a small blue square", "a small yellow star left of a large purple ring",
+    "a large green triangle below a small orange cross", "a small cyan square right of a large red star",
+    "a large blue ring above a small green circle", "a small purple cross left of a large yellow triangle",
+)  # fmt: skip
+STEPS, SEED = 50, 11
+SIZE = {"height": 64, "width": 64, "max_sequence_length": 16, "guidance_scale": 3.5}
+ABOUT = "small-flux, 1 sample, 8 full steps of 50"
+BLUE, ORANGE = "#2166ac", "#d6604d"
+
+
+def load() -> Any:
+    """Return the pipeline of small-flux, without its progress bar."""
+    pipe = DiffusionPipeline.from_pretrained(relcache_models.folder("small-flux"))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def sample(pipe: Any, prompts: list[str], **options: Any) -> Tensor:
+    """Return pictures (n, 3, height, width) in [0, 1]."""
+    seeds = [torch.Generator().manual_seed(SEED + index) for index in range(len(prompts))]
+    return pipe(prompts, num_inference_steps=STEPS, generator=seeds, output_type="pt", **SIZE, **options).images
+
+
+# The first picture
+
+
+def draw_first(pipe: Any, out: Path) -> None:
+    """Draw full compute beside 14 and 8 full steps, with the seconds of each below."""
+    (full, whole), *others = [timed(pipe, full_steps) for full_steps in (None, 14, 8)]
+    texts = [f"full compute: {STEPS} steps\n{whole:.1f} s"]
+    for (pictures, seconds), full_steps in zip(others, (14, 8), strict=True):
+        psnr = statistics.mean(10 * torch.log10(1 / (pictures - full).square().mean((1, 2, 3))).tolist())
+        faster = f"{seconds:.1f} s, {whole / seconds:.1f} times faster; {psnr:.0f} dB"
+        texts.append(f"{full_steps} full steps, the others forecast\n{faster}")
+    figure, axes = plt.subplots(1, 3, figsize=(11, 4.4))
+    for axis, pictures, text in zip(axes, [full, *(each for each, _ in others)], texts, strict=True):
+        axis.imshow(tiled(pictures, 3))
+        axis.axis("off")
+        axis.set_title(text, y=-0.2, fontsize=13)
+    figure.suptitle(f"small-flux, {len(PROMPTS)} prompts at once, on a CPU", fontsize=12, y=0.97)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.92, bottom=0.14, wspace=0.04)
+    save(figure, out / "first.png")
+
+
+def timed(pipe: Any, full_steps: int | None) -> tuple[Tensor, float]:
+    """Return pictures of all prompts, and the median seconds of three runs; one more warms up."""
+    handle = relcache.enable(pipe, full_steps=full_steps) if full_steps is not None else None
+    seconds, pictures = [], torch.empty(0)
+    for _ in range(4):
+        began = time.perf_counter()
+        pictures = sample(pipe, list(PROMPTS))
+        seconds.append(time.perf_counter() - began)
+    if handle is not None:
+        handle.disable()
+    return pictures, statistics.median(seconds[1:])
+
+
+def tiled(pictures: Tensor, columns: int) -> np.ndarray:
+    """Return pictures (n, 3, height, width) as one picture, with white lines in between."""
+    padded = torch.nn.functional.pad(pictures, (1, 1, 1, 1), value=1.0)
+    rows = [torch.cat(list(row), 2) for row in padded.split(columns)]
+    return torch.cat(rows, 1).permute(1, 2, 0).clamp(0, 1).numpy()
+
+
+# Corrected caching
+
+
+@contextmanager
+def recorded(pipe: Any) -> Iterator[list[Tensor]]:
+    """Record the output of each call of the transformer, (tokens, channels)."""
+    outputs: list[Tensor] = []
+
+    def keep(module: Any, inputs: Any, output: Any) -> None:
+        outputs.append((output[0] if isinstance(output, tuple) else output.sample).detach().float()[0].clone())
+
+    hook = pipe.transformer.register_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        hook.remove()
+
+
+def course(pipe: Any, **enabled: Any) -> tuple[Tensor, Tensor, list[int]]:
+    """Return outputs (steps, n) and samples (steps, n) of one picture, and the full steps."""
+    samples: list[Tensor] = []
+
+    def keep(pipe: Any, step: int, time: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        samples.append(tensors["latents"].float()[0].clone())
+        return {}
+
+    handle = relcache.enable(pipe, **enabled) if enabled else None
+    try:
+        with recorded(pipe) as outputs:
+            sample(pipe, [PROMPTS[0]], callback_on_step_end=keep)
+        full = handle.full_steps if handle is not None else list(range(STEPS))
+    finally:
+        if handle is not None:
+            handle.disable()
+    return torch.stack(outputs).flatten(1), torch.stack(samples).flatten(1), full
+
+
+def draw_correction(pipe: Any, out: Path) -> None:
+    """Draw the outputs in the gaps, and the error of the sample over the steps."""
+    exact_outputs, exact, _ = course(pipe)
+    outputs, plain, full = course(pipe, full_steps=8, corrector="none")
+    _, corrected, _ = course(pipe, full_steps=8)
+    direction = torch.linalg.svd(exact_outputs - exact_outputs.mean(0), full_matrices=False).Vh[0]
+    true, forecast = ((each - exact_outputs.mean(0)) @ direction for each in (exact_outputs, outputs))
+    draw_outputs(true, forecast, full, out)
+    draw_samples({"not corrected": plain, "corrected": corrected}, exact, full, out)
+
+
+def draw_outputs(true: Tensor, forecast: Tensor, full: list[int], out: Path) -> None:
+    """Draw outputs (steps,) of full compute, as they were forecast, and interpolated between full steps."""
+    figure, axis = plt.subplots(figsize=(8, 3.6))
+    axis.plot(range(STEPS), true, color="0.6", lw=4, label="full compute")
+    for first, last in pairwise(full):
+        names = ("forecast", "interpolated once the gap's end is known") if first == 0 else (None, None)
+        inside = np.arange(first, last)
+        axis.plot(inside, forecast[inside], "--", color=ORANGE, label=names[0])
+        axis.plot([first, last], forecast[[first, last]], color=BLUE, label=names[1])
+    axis.plot(full, forecast[full], "o", color="black", label="full step")
+    axis.set(xlabel="step", ylabel="output, first principal component", title=ABOUT)
+    axis.legend(frameon=False)
+    save(figure, out / "correction-outputs.png")
+
+
+def draw_samples(courses: dict[str, Tensor], exact: Tensor, full: list[int], out: Path) -> None:
+    """Draw the distance of samples (steps, n) to those of full compute."""
+    figure, axis = plt.subplots(figsize=(8, 3.6))
+    for (label, samples), colour in zip(courses.items(), (ORANGE, BLUE), strict=True):
+        axis.plot(100 * (samples - exact).norm(dim=1) / exact.norm(dim=1), color=colour, label=label)
+    for step in full:
+        axis.axvline(step, color="0.85", zorder=0, label="full step" if step == full[0] else None)
+    axis.set(xlabel="step", ylabel="distance of the sample\nto full compute, %", title=ABOUT)
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False)
+    save(figure, out / "correction-samples.png")
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure, and say where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    print(path)
+
+
+def main() -> None:
+    """Draw all of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images")
+    out = parser.parse_args().out
+    pipe = load()
+    draw_correction(pipe, out)
+    draw_first(pipe, out)
+
+
+if __name__ == "__main__":
+    main()
