@@ -6,7 +6,8 @@ The first table has a row for each race and quality, PSNR in dB to full compute 
 for each number of full steps of the default. A rival is a contestant that is not of relcache. Then each race has a
 table of chosen contestants: a cell has both PSNRs, each with a star if the interval of the default's lead holds 0, and
 with an arrow if the contestant is ahead. A dash: it is not as fast, or all its runs are faster. Below it stand all
-contestants that are ahead of the default or even with it.
+contestants that are ahead of the default or even with it. With --best 14 only one table is printed: at the time of 14
+full steps of the default, the best contestant of each group.
 """
 
 from __future__ import annotations
@@ -82,12 +83,38 @@ def not_behind(table: dict[str, Any], key: str) -> list[str]:
     ]
 
 
+GROUPS = {
+    "solver": "fewer steps, with the best of ten solvers", "diffusers": "the best cache of diffusers",
+    "cache-dit": "the best cache of cache-dit", "equations": "the best method of the literature",
+}  # fmt: skip
+
+
+def best_of_groups(races: list[dict[str, Any]], nfc: int) -> list[str]:
+    """Return the rows of a short table: a column for each race, PSNR to full compute with half of its interval."""
+    tables = [next(table for table in race["equal_time"] if table["nfc"] == nfc) for race in races]
+    rows = {"**relcache, the default**": [table["default"]["psnr"] for table in tables]}
+    for group, name in GROUPS.items():
+        for race, table in zip(races, tables, strict=True):
+            groups = {run["title"]: run["group"] for run in race["runs"]}
+            values = [other["psnr"]["value"] for other in table["others"] if groups[other["title"]] == group]
+            rows.setdefault(name, []).append(max(values))
+    return [
+        f"| {name} | {' | '.join(f'{mean:.1f} ± {(most - least) / 2:.1f}' for mean, least, most in values)} |"
+        for name, values in rows.items()
+    ]
+
+
 def main() -> None:
     """Print the tables of races."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("races", type=Path, nargs="+")
-    folders = parser.parse_args().races
+    parser.add_argument("--best", type=int, help="a number of full steps of the default")
+    arguments = parser.parse_args()
+    folders = arguments.races
     races = {folder.name: json.loads((folder / RACE).read_text(encoding="utf-8")) for folder in folders}
+    if arguments.best is not None:
+        print("\n".join(best_of_groups(list(races.values()), arguments.best)))
+        return
     numbers = [str(table["nfc"]) for table in next(iter(races.values()))["equal_time"]]
     print(f"| lead in dB, and the best rival | {' | '.join(numbers)} |\n{'| --- ' * (len(numbers) + 1)}|")
     for key in KEYS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -97,9 +98,14 @@ def test_methods_side_by_side(flux: Path, tmp_path: Path) -> None:
     output = sample(*of_flux(flux, *PROMPTS, "--compare", methods, "--nfc", 4, "--out", tmp_path))
     for name in methods.split(","):
         assert f"{name}: 2 in " in output
+        assert re.search(rf"^ *{name} +[48] +[–\d.]+ +[\d.]+ *$", output, re.MULTILINE)  # its row of the table
         assert (tmp_path / f"001-a-wire-seed1-{name}.png").is_file()
     reports = json.loads((tmp_path / "report.json").read_text())
     assert [report["nfc"] for report in reports] == [8, 4, 4, 4, 4]
+    found = re.search(r"rfc again, without calibration: --method '?(rfc:[^'\n]*)", output)
+    again = sample(*of_flux(flux, *PROMPTS, "--method", found.group(1), "--out", tmp_path / "again"))
+    assert "4 full of 8" in again
+    assert "without calibration" not in again
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height > sheet.width  # five rows of two wide pictures with their captions
 
@@ -238,7 +244,7 @@ def test_out_of_memory_says_what_would_help(
     assert result.exit_code == 1
     assert "out of memory\n" in result.output
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("relcache.cli.sample.load_pipeline", lambda *arguments: small_pipelines.flux()[0])
+    monkeypatch.setattr("relcache.bench.sampling.pipelines.load_pipeline", lambda *arguments: small_pipelines.flux()[0])
     said = refused(*of_flux(flux, *PROMPTS, "--method", "fora:interval=3", "--offload", "model"))
     assert "it would help to give --offload group" in said
 

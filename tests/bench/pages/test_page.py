@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from relcache.bench.pages.page import write_page
+from relcache.bench.comparison.benchmarks import PAPER, SMALL
+from relcache.bench.pages.page import EXPLAINED, write_page
 from relcache.cli.app import app
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -40,6 +41,21 @@ def test_page_needs_nothing_else(folder: Path) -> None:
     ]  # fmt: skip
     assert all(len(cell["pictures"]) == len(cell["notes"]) == 3 for cell in gallery["cells"])
     assert "PSNR" in gallery["cells"][1]["notes"][0]
+
+
+def test_every_column_is_explained(folder: Path) -> None:
+    for benchmark in (*PAPER.values(), *SMALL.values()):
+        assert {name for name, column in benchmark.columns.items() if not column.detail} <= set(EXPLAINED)
+    page = (folder / "report.html").read_text()
+    headings = re.findall(r'<th tabindex="0">([^<]*)</th>', page)
+    assert "GFLOPs" in headings  # as in the terminal, not 0.007 TFLOPs
+    assert set(re.findall(r"<dt>([^<]*)</dt>", page)) == {*headings} - {"method"}
+
+
+def test_classes_have_names_and_the_title_says_what_it_is(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert json.loads(re.search(r'id="gallery">(.*?)</script>', page, re.S)[1])["conditions"][0] == "T-shirt"
+    assert re.search(r"<h1>dit-fashion-mnist, 3 samples, 10 steps, \d{4}-\d\d-\d\d</h1>", page)
 
 
 def test_no_results_are_an_error(tmp_path: Path) -> None:
@@ -97,3 +113,15 @@ def test_figures_are_seen(page: Any) -> None:
     drawn = page.locator("figure img")
     assert drawn.count() == 7  # four columns, the traces, two sheets
     assert drawn.evaluate_all("images => images.every(image => image.complete && image.naturalWidth > 200)")
+
+
+def test_on_a_phone(page: Any) -> None:
+    """Nothing is wider than the screen but tables, which scroll below their first column; touching shows numbers."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    table = page.locator(".wide").first
+    table.evaluate("element => { element.scrollLeft = element.scrollWidth }")
+    assert table.evaluate("element => element.scrollLeft") > 0
+    assert table.locator("td").first.bounding_box()["x"] >= 0
+    page.locator(".pictures img").nth(1).click()
+    assert "PSNR" in page.locator("#note").text_content()

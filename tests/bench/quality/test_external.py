@@ -164,12 +164,17 @@ def test_an_environment_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("RELCACHE_ENVIRONMENTS", str(tmp_path))
     broken = external.Environment((("--no-index", "relcache-no-such-package"),), "image_reward_scores.py")
     monkeypatch.setitem(external.ENVIRONMENTS, "image-reward", broken)
-    result = CliRunner().invoke(app, ["environment", "image-reward"])
+    asked = CliRunner().invoke(app, ["environment", "image-reward"], input="n\n")
+    assert asked.exit_code == 1
+    assert "relcache-no-such-package" in asked.output
+    assert "GB" in asked.output
+    assert list(tmp_path.iterdir()) == []
+    result = CliRunner().invoke(app, ["environment", "image-reward", "--yes"])
     assert result.exit_code == 1
     assert "No matching distribution" in result.output
     assert unavailable("image-reward") is not None
     (tmp_path / "image-reward/mine").write_text("kept")
-    result = CliRunner().invoke(app, ["environment", "image-reward", "--python", str(tmp_path / "python")])
+    result = CliRunner().invoke(app, ["environment", "image-reward", "--yes", "--python", str(tmp_path / "python")])
     assert "python cannot be run (No such file or directory)" in result.output.replace("\n", "")
     assert (tmp_path / "image-reward/mine").is_file(), "what is there is given up only for another"
     result = CliRunner().invoke(app, ["environment", "imagereward"])
