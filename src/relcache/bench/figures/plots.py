@@ -35,11 +35,12 @@ STYLE = {
 
 
 class Line(NamedTuple):
-    """One line of a plot: its name and its points."""
+    """One line of a plot: its name, its points, and whether it was measured at each of them."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    measured: bool = True
 
 
 class Run(NamedTuple):
@@ -68,7 +69,7 @@ def lines(panels: Mapping[str, Sequence[Line]], x: str, y: str, *, marks: bool =
     Args:
         panels: lines by the panel's title.
         x, y: names of the axes.
-        marks: whether to mark the points.
+        marks: whether to mark the points that were measured.
         log: whether the vertical axis is logarithmic.
     """
     with pyplot.rc_context(STYLE):
@@ -78,7 +79,7 @@ def lines(panels: Mapping[str, Sequence[Line]], x: str, y: str, *, marks: bool =
         for index, (axis, (title, drawn)) in enumerate(zip(axes, panels.items(), strict=True)):
             for line in drawn:
                 colour, dashes, marker = styles[line.name]
-                mark = {"marker": marker, "markersize": 4} if marks else {}
+                mark = {"marker": marker, "markersize": 4} if marks and line.measured else {}
                 axis.plot(line.x, line.y, label=line.name, color=colour, linestyle=dashes, **mark)
             axis.set(title=title, xlabel=x, ylabel=y if index == 0 else "")
             if log:

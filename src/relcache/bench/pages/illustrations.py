@@ -160,7 +160,7 @@ def _quality(cells: Sequence[Mapping[str, Any]], column: str) -> tuple[list[Line
     drawn = [Line(name, *zip(*sorted(known), strict=True)) for name, known in points.items()]
     if drawn and full.get(column) is not None:
         costs = [cost for line in drawn for cost in line.x]
-        drawn.append(Line("full compute", [min(costs), max(costs)], [full[column]] * 2))
+        drawn.append(Line("full compute", [min(costs), max(costs)], [full[column]] * 2, measured=False))
     return drawn, unit
 
 
