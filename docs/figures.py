@@ -24,15 +24,12 @@ from torch import Tensor
 
 import relcache
 import relcache_models
+from relcache.bench.comparison.benchmarks import SMALL
+from relcache.bench.quality.metrics.pair import psnr as psnr_of
 
-PROMPTS = (
-    "a large red circle above a small blue square", "a small yellow star left of a large purple ring",
-    "a large green triangle below a small orange cross", "a small cyan square right of a large red star",
-    "a large blue ring above a small green circle", "a small purple cross left of a large yellow triangle",
-)  # fmt: skip
-STEPS, SEED = 50, 11
+PROMPTS = SMALL["text"].conditions(range(6))  # the first of the benchmark
+STEPS = 50
 SIZE = {"height": 64, "width": 64, "max_sequence_length": 16, "guidance_scale": 3.5}
-ABOUT = "small-flux, 1 sample, 8 full steps of 50"
 BLUE, ORANGE = "#2166ac", "#d6604d"
 
 
@@ -45,7 +42,7 @@ def load() -> Any:
 
 def sample(pipe: Any, prompts: list[str], **options: Any) -> Tensor:
     """Return pictures (n, 3, height, width) in [0, 1]."""
-    seeds = [torch.Generator().manual_seed(SEED + index) for index in range(len(prompts))]
+    seeds = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
     return pipe(prompts, num_inference_steps=STEPS, generator=seeds, output_type="pt", **SIZE, **options).images
 
 
@@ -57,16 +54,16 @@ def draw_first(pipe: Any, out: Path) -> None:
     (full, whole), *others = [timed(pipe, full_steps) for full_steps in (None, 14, 8)]
     texts = [f"full compute: {STEPS} steps\n{whole:.1f} s"]
     for (pictures, seconds), full_steps in zip(others, (14, 8), strict=True):
-        psnr = statistics.mean(10 * torch.log10(1 / (pictures - full).square().mean((1, 2, 3))).tolist())
+        psnr = statistics.mean(psnr_of(pictures, full).tolist())
         faster = f"{seconds:.1f} s, {whole / seconds:.1f} times faster; {psnr:.0f} dB"
         texts.append(f"{full_steps} full steps, the others forecast\n{faster}")
-    figure, axes = plt.subplots(1, 3, figsize=(11, 4.4))
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.7))
     for axis, pictures, text in zip(axes, [full, *(each for each, _ in others)], texts, strict=True):
         axis.imshow(tiled(pictures, 3))
         axis.axis("off")
-        axis.set_title(text, y=-0.2, fontsize=13)
-    figure.suptitle(f"small-flux, {len(PROMPTS)} prompts at once, on a CPU", fontsize=12, y=0.97)
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.92, bottom=0.14, wspace=0.04)
+        axis.set_title(text, y=-0.21, fontsize=13)
+    figure.suptitle(f"small-flux, {len(PROMPTS)} prompts at once, on a CPU", fontsize=12, y=0.99)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.17, wspace=0.04)
     save(figure, out / "first.png")
 
 
@@ -76,7 +73,7 @@ def timed(pipe: Any, full_steps: int | None) -> tuple[Tensor, float]:
     seconds, pictures = [], torch.empty(0)
     for _ in range(4):
         began = time.perf_counter()
-        pictures = sample(pipe, list(PROMPTS))
+        pictures = sample(pipe, [str(prompt) for prompt in PROMPTS])
         seconds.append(time.perf_counter() - began)
     if handle is not None:
         handle.disable()
@@ -95,11 +92,11 @@ def tiled(pictures: Tensor, columns: int) -> np.ndarray:
 
 @contextmanager
 def recorded(pipe: Any) -> Iterator[list[Tensor]]:
-    """Record the output of each call of the transformer, (tokens, channels)."""
+    """Record the output of each call of the transformer, (samples, tokens, channels)."""
     outputs: list[Tensor] = []
 
     def keep(module: Any, inputs: Any, output: Any) -> None:
-        outputs.append((output[0] if isinstance(output, tuple) else output.sample).detach().float()[0].clone())
+        outputs.append((output[0] if isinstance(output, tuple) else output.sample).detach().float().clone())
 
     hook = pipe.transformer.register_forward_hook(keep)
     try:
@@ -109,32 +106,32 @@ def recorded(pipe: Any) -> Iterator[list[Tensor]]:
 
 
 def course(pipe: Any, **enabled: Any) -> tuple[Tensor, Tensor, list[int]]:
-    """Return outputs (steps, n) and samples (steps, n) of one picture, and the full steps."""
+    """Return outputs and samples, (steps, samples, n), of all prompts, and the full steps."""
     samples: list[Tensor] = []
 
     def keep(pipe: Any, step: int, time: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        samples.append(tensors["latents"].float()[0].clone())
+        samples.append(tensors["latents"].float().clone())
         return {}
 
     handle = relcache.enable(pipe, **enabled) if enabled else None
-    try:
-        with recorded(pipe) as outputs:
-            sample(pipe, [PROMPTS[0]], callback_on_step_end=keep)
-        full = handle.full_steps if handle is not None else list(range(STEPS))
-    finally:
-        if handle is not None:
-            handle.disable()
-    return torch.stack(outputs).flatten(1), torch.stack(samples).flatten(1), full
+    with recorded(pipe) as outputs:
+        sample(pipe, [str(prompt) for prompt in PROMPTS], callback_on_step_end=keep)
+    full = list(range(STEPS))
+    if handle is not None:
+        full = handle.full_steps
+        handle.disable()
+    return torch.stack(outputs).flatten(2), torch.stack(samples).flatten(2), full
 
 
 def draw_correction(pipe: Any, out: Path) -> None:
     """Draw the outputs in the gaps, and the error of the sample over the steps."""
     exact_outputs, exact, _ = course(pipe)
-    outputs, plain, full = course(pipe, full_steps=8, corrector="none")
-    _, corrected, _ = course(pipe, full_steps=8)
-    direction = torch.linalg.svd(exact_outputs - exact_outputs.mean(0), full_matrices=False).Vh[0]
-    true, forecast = ((each - exact_outputs.mean(0)) @ direction for each in (exact_outputs, outputs))
-    draw_outputs(true, forecast, full, out)
+    outputs, _, full = course(pipe, full_steps=8, corrector="none")
+    mean = exact_outputs[:, 0].mean(0)
+    direction = torch.linalg.svd(exact_outputs[:, 0] - mean, full_matrices=False).Vh[1]
+    draw_outputs(*((each[:, 0] - mean) @ direction for each in (exact_outputs, outputs)), full, out)
+    _, plain, full = course(pipe, full_steps=14, corrector="none")
+    _, corrected, _ = course(pipe, full_steps=14)
     draw_samples({"not corrected": plain, "corrected": corrected}, exact, full, out)
 
 
@@ -148,19 +145,25 @@ def draw_outputs(true: Tensor, forecast: Tensor, full: list[int], out: Path) -> 
         axis.plot(inside, forecast[inside], "--", color=ORANGE, label=names[0])
         axis.plot([first, last], forecast[[first, last]], color=BLUE, label=names[1])
     axis.plot(full, forecast[full], "o", color="black", label="full step")
-    axis.set(xlabel="step", ylabel="output, first principal component", title=ABOUT)
+    axis.set(
+        xlabel="step", ylabel="output, second principal component", title="small-flux, 1 sample, 8 full steps of 50"
+    )
     axis.legend(frameon=False)
     save(figure, out / "correction-outputs.png")
 
 
 def draw_samples(courses: dict[str, Tensor], exact: Tensor, full: list[int], out: Path) -> None:
-    """Draw the distance of samples (steps, n) to those of full compute."""
+    """Draw the distance of samples (steps, samples, n) to those of full compute, its mean over the samples."""
     figure, axis = plt.subplots(figsize=(8, 3.6))
     for (label, samples), colour in zip(courses.items(), (ORANGE, BLUE), strict=True):
-        axis.plot(100 * (samples - exact).norm(dim=1) / exact.norm(dim=1), color=colour, label=label)
+        axis.plot(100 * ((samples - exact).norm(dim=2) / exact.norm(dim=2)).mean(1), color=colour, label=label)
     for step in full:
         axis.axvline(step, color="0.85", zorder=0, label="full step" if step == full[0] else None)
-    axis.set(xlabel="step", ylabel="distance of the sample\nto full compute, %", title=ABOUT)
+    axis.set(
+        xlabel="step",
+        ylabel="distance of samples\nto full compute, %",
+        title=f"small-flux, mean of {exact.shape[1]} samples, 14 full steps of 50",
+    )
     axis.set_ylim(bottom=0)
     axis.legend(frameon=False)
     save(figure, out / "correction-samples.png")

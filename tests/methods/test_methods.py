@@ -200,7 +200,7 @@ assert relcache.method_from_text("fora:interval=2,corrector=other").corrector ==
 odd = relcache.method_from_text("half:order=1,schedule=odd")
 assert odd.schedule == relcache.Odd()
 assert relcache.method_to_text(odd) == "half:schedule=odd", relcache.method_to_text(odd)
-assert {"Half", "Odd", "Other"} <= set(relcache.__all__)
+assert {"Half", "Odd", "Other"} <= set(dir(relcache))
 """
 
 

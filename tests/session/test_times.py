@@ -52,7 +52,7 @@ def test_the_speed_is_that_of_the_median_full_step() -> None:
     report = replace(reported(relcache.FORA(4), 6), full_steps=[0, 1, 4], step_seconds=[9.0, 2.0, 0.5, 0.5, 2.0, 0.5])
     assert report.seconds == 14.5
     assert report.speedup == pytest.approx(6 * 2 / (2 + 5.5))
-    assert report.to_dict()["speedup"] == report.speedup
+    assert Report(**report.to_dict()).speedup == report.speedup
     assert "3 of 6 steps full" in report.summary()
     assert "14.5 s, 1.60 times as fast as full compute by its own step times" in report.summary()
 
@@ -118,4 +118,5 @@ def test_warnings_point_at_the_users_line() -> None:
     handle = relcache.enable(pipe, relcache.FORA(4))
     with pytest.warns(UserWarning, match="relcache: ") as seen:
         made_with_numbers(pipe, handle)
-    assert {warning.filename for warning in seen} == {__file__}
+    ours = [warning for warning in seen if str(warning.message).startswith("relcache: ")]
+    assert {warning.filename for warning in ours} == {__file__}

@@ -37,6 +37,7 @@ class Report:
         fallbacks: reasons for a forecast other than the method's own, and how often each occurred.
         notes: warnings and remarks.
         step_seconds: duration of each step in seconds, with the scheduler's update; empty if it could not be measured.
+            Reports with other times are equal.
     """
 
     method: str
@@ -60,7 +61,7 @@ class Report:
     corrections: list[tuple[int, float]] = field(default_factory=list)
     fallbacks: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    step_seconds: list[float] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list, compare=False)
 
     @property
     def seconds(self) -> float | None:
@@ -95,7 +96,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain lists, dictionaries, strings and numbers."""
-        return {**asdict(self), "seconds": self.seconds, "speedup": self.speedup}
+        return asdict(self)
 
     def __str__(self) -> str:
         if not self.steps:
