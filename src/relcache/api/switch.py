@@ -71,7 +71,8 @@ def enable(
             default method, for RFC and RCS with an adaptive threshold, and for a `forecaster` without a schedule.
         speedup: instead, the desired speed of the denoising loop relative to full compute, by times measured in the
             first request of each size. For the default method, and a `forecaster` without a schedule.
-        forecaster, schedule: your own pair, instead of `method`; the schedule is `Growing` by default.
+        forecaster: your own, instead of `method`.
+        schedule: of that forecaster; `Growing` by default.
         corrector: corrects gaps between full steps: `Replay()`, "replay" or "none". It needs the scheduler.
         finer: 4 makes four times as many steps as the pipeline requests of its scheduler, with the same number of full
             ones. If cached steps cost little, this comes nearer to the exact solution. The pipeline and its callbacks

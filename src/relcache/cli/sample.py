@@ -155,7 +155,7 @@ def _table(results: Mapping[str, Samples]) -> Table:
         {
             "method": text,
             "nfc": samples.nfc,
-            "psnr": None if full in (None, samples) else float(psnr(samples.images, full.images).mean()),
+            "psnr": None if full is None or samples is full else float(psnr(samples.images, full.images).mean()),
             "seconds": samples.seconds,
         }
         for text, samples in results.items()
