@@ -21,7 +21,7 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
 OTHERS = [ROOT / name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-ALL = [*PAGES, *OTHERS, *sorted((ROOT / "integrations").glob("**/README.md")), ROOT / "benchmarks/equations/README.md"]
+ALL = [*PAGES, *OTHERS, *sorted((ROOT / "integrations").glob("**/README.md")), ROOT / "benchmarks/rivals/README.md"]
 FENCE = re.compile(r"(?P<before>(?:<!--.*?-->\n)?)^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 

@@ -6,7 +6,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterable
 from importlib import import_module
-from typing import TypeVar
+from typing import TypeVar, get_origin
 
 Part = TypeVar("Part")
 
@@ -17,6 +17,7 @@ def classes_in(package: str, path: Iterable[str], base: type[Part]) -> dict[str,
         name: value
         for module in (import_module(f"{package}.{file.name}") for file in pkgutil.iter_modules(path))
         for name, value in vars(module).items()
-        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+        if inspect.isclass(value) and get_origin(value) is None  # Python 3.10 takes list[int] for a class
+        if issubclass(value, base) and value.__module__ == module.__name__
         if not inspect.isabstract(value) and not name.startswith("_")
     }

@@ -56,7 +56,7 @@ def race(
         from relcache.bench.pages.page import write_page
         from relcache.bench.race.prepare import race_benchmark, race_columns
         from relcache.bench.race.results import write_race
-        from relcache.bench.rivals.registry import all_rivals
+        from relcache.bench.rivals.registry import all_rivals, is_solver
         from relcache.bench.sampling.pipelines import usable_device
 
         benchmark = race_benchmark(model, None if alexnet is None else str(alexnet.resolve()), exact_steps)
@@ -73,8 +73,8 @@ def race(
             prompts=None if prompts is None else read_prompts(prompts), threads=threads, timed=True,
             options=call_options(None, None, size, frames, option or []),
         )  # fmt: skip
-        if methods == "race" and all(rival.group != "equations" for rival in all_rivals().values()):
-            say("Without the methods of the literature: they are in the package relcache-equations.")
+        if methods == "race" and all(is_solver(name) for name in all_rivals()):
+            say("Solvers alone: other caches are in the package relcache-rivals (docs/benchmarks.md).")
         folder = out / f"race-{slug(Path(model).name)}"
         comparison = compare(benchmark, arguments, folder, workers, quiet=True)
         result = write_race(comparison, race_columns(benchmark))

@@ -21,13 +21,13 @@ from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.forecasters import Taylor
 from relcache.forecasters.base import Forecaster
 from relcache.schedules.base import Setting
-from relcache_equations import EQUATIONS, Equation
-from relcache_equations.accumulated import AccumulatedChange, relative_change
-from relcache_equations.dpcache import best_plans, path_costs
-from relcache_equations.hicache import ScaledHermite, scaled_hermite
-from relcache_equations.meancache import MeanVelocity, edge_costs, shortest_paths, step_lengths
-from relcache_equations.outputs import OfOutput
-from relcache_equations.spectrum import ChebyshevRidge, window_plan, windows
+from relcache_rivals.equations import EQUATIONS, Equation
+from relcache_rivals.equations.accumulated import AccumulatedChange, relative_change
+from relcache_rivals.equations.dpcache import best_plans, path_costs
+from relcache_rivals.equations.hicache import ScaledHermite, scaled_hermite
+from relcache_rivals.equations.meancache import MeanVelocity, edge_costs, shortest_paths, step_lengths
+from relcache_rivals.equations.outputs import OfOutput
+from relcache_rivals.equations.spectrum import ChebyshevRidge, window_plan, windows
 
 STEPS = 12
 BY_NAME = {equation.name: equation for equation in EQUATIONS}

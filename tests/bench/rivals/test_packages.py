@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from relcache.bench.comparison.benchmarks import SMALL
 from relcache.bench.quality.metrics.pair import psnr
-from relcache.bench.rivals import attention_skips
 from relcache.bench.rivals.base import Rival, known_spec, only_transformer
 from relcache.bench.rivals.registry import all_rivals
-from relcache.bench.rivals.seacache import _unpacked
 from relcache.bench.sampling.batches import Sampler
 from relcache.bench.sampling.budgets import count_full_steps
 from relcache.bench.sampling.pipelines import load_pipeline
 from relcache.bench.sampling.stopwatch import timed
+from relcache_rivals import attention_skips
+from relcache_rivals.seacache import _unpacked
 
 STEPS, SEEDS = 10, {"class": [0, 1], "text": [0], "video": [0]}
 PACKAGES = ("diffusers", "cache-dit")

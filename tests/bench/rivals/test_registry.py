@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from relcache.bench.rivals import registry
-from relcache.bench.rivals.registry import OURS, all_rivals
-from relcache_equations import EQUATIONS
+from relcache.bench.rivals.registry import all_rivals
+from relcache.bench.rivals.solvers import SOLVERS
+from relcache_rivals import RIVALS
 
 
 def points(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
@@ -20,14 +21,14 @@ def points(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
 
 
-def test_the_methods_of_the_literature_join() -> None:
-    assert list(all_rivals().values()) == [*OURS, *EQUATIONS]
+def test_the_packages_rivals_join() -> None:
+    assert list(all_rivals().values()) == [*SOLVERS, *RIVALS]
 
 
 def test_a_package_adds_a_contestant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    code = "from relcache.bench.rivals.taylorseer import TaylorSeerHook\nMORE = (TaylorSeerHook('mine', 'Mine', 3),)"
+    code = "from relcache_rivals.taylorseer import TaylorSeerHook\nMORE = (TaylorSeerHook('mine', 'Mine', 3),)"
     points(monkeypatch, tmp_path, code)
-    assert list(all_rivals.__wrapped__())[len(OURS) :] == ["mine"]
+    assert list(all_rivals.__wrapped__())[len(SOLVERS) :] == ["mine"]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_a_package_adds_a_contestant(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         ("raise RuntimeError('no luck')", r"more_rivals:MORE cannot be loaded \(no luck\): repair or uninstall it"),
         ("", "more_rivals:MORE cannot be loaded"),
         ("MORE = ('mine',)", "'mine' of the package more_rivals:MORE is no Rival"),
-        ("from dataclasses import replace\nfrom relcache.bench.rivals.registry import OURS\nMORE = (replace(OURS[0]),)",
+        ("import copy\nfrom relcache.bench.rivals.solvers import SOLVERS\nMORE = (copy.copy(SOLVERS[0]),)",
          "is the name of another contestant"),
     ],
 )  # fmt: skip

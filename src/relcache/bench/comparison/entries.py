@@ -170,7 +170,7 @@ def _named(text: str) -> list[Entry]:
     shared = ", ".join(key for key in groups if key not in SHORT and key not in rivals)
     raise ValueError(
         f"unknown method {text!r}: {did_you_mean(text, [*groups, *ORDERED])}there are {', '.join(ORDERED)}, orders as "
-        f"in rfc-2, and the groups {shared}; relcache-equations and other packages add more"
+        f"in rfc-2, and the groups {shared}; relcache-rivals and other packages add more"
     )
 
 

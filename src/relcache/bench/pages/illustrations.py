@@ -157,7 +157,10 @@ def _quality(cells: Sequence[Mapping[str, Any]], column: str) -> tuple[list[Line
     for cell in others:
         if cell.get(column) is not None:
             points.setdefault(cell["method"], []).append((cell["tflops"] * scale, cell[column]))
-    drawn = [Line(name, *zip(*sorted(known), strict=True)) for name, known in points.items()]
+    drawn = [
+        Line(name, [cost for cost, _ in sorted(known)], [value for _, value in sorted(known)])
+        for name, known in points.items()
+    ]
     if drawn and full.get(column) is not None:
         costs = [cost for line in drawn for cost in line.x]
         drawn.append(Line("full compute", [min(costs), max(costs)], [full[column]] * 2, measured=False))

@@ -1,1 +1,1 @@
-"""The alternatives to relcache, a file for each; `registry` has them all."""
+"""The alternatives to relcache: their base class, the solvers, and `registry`, which has them all."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from relcache.bench.rivals.base import Options, Rival, hooked, only_transformer
-from relcache.bench.rivals.timesteps import TRAIN_TIMESTEPS, watched_timestep
+from relcache_rivals.timesteps import TRAIN_TIMESTEPS, watched_timestep
 
 BATCHED_GUIDANCE = ("DiTTransformer2DModel",)  # transformers whose pipelines guide within a batch, conditional first
 GUIDANCE_RANGE = 5  # steps for each one that computes the unconditional half

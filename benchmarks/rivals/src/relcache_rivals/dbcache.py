@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from relcache.bench.rivals.base import PHASE, WARMUP, Options
-from relcache.bench.rivals.cache_dit_base import CacheDit
 from relcache.schedules import Interval
+from relcache_rivals.cache_dit_base import CacheDit
 
 POLICIES = ("slow", "medium", "fast", "ultra")
 POLICY_THRESHOLDS = (0.15, 0.15, 0.2, 0.3)  # by policy, as in the guide's pictures; it shows none of "medium"

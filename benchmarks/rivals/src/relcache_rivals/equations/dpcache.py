@@ -14,9 +14,9 @@ from relcache.bench.sampling.batches import Sampler
 from relcache.forecasters import Taylor
 from relcache.method import Method
 from relcache.schedules import Plan
-from relcache_equations.base import Equation, plan_of
-from relcache_equations.outputs import OfOutput
-from relcache_equations.recording import record, values_of
+from relcache_rivals.equations.base import Equation, plan_of
+from relcache_rivals.equations.outputs import OfOutput
+from relcache_rivals.equations.recording import record, values_of
 
 FIRST = 3  # full steps at the beginning of every plan
 

@@ -1,11 +1,11 @@
 """Published methods, written from their papers' equations, a file for each."""
 
-from relcache_equations.base import Equation
-from relcache_equations.dpcache import DPCache
-from relcache_equations.hicache import HiCache
-from relcache_equations.meancache import MeanCache
-from relcache_equations.spectrum import Spectrum
-from relcache_equations.teacache import TeaCache
+from relcache_rivals.equations.base import Equation
+from relcache_rivals.equations.dpcache import DPCache
+from relcache_rivals.equations.hicache import HiCache
+from relcache_rivals.equations.meancache import MeanCache
+from relcache_rivals.equations.spectrum import Spectrum
+from relcache_rivals.equations.teacache import TeaCache
 
 EQUATIONS: tuple[Equation, ...] = (
     Spectrum("spectrum", "Spectrum"),

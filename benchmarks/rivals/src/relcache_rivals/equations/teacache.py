@@ -14,9 +14,9 @@ from relcache.bench.rivals.base import Options
 from relcache.bench.sampling.batches import Sampler
 from relcache.forecasters import Reuse
 from relcache.method import Method
-from relcache_equations.accumulated import AccumulatedChange, Meter, relative_change
-from relcache_equations.base import Equation
-from relcache_equations.recording import record
+from relcache_rivals.equations.accumulated import AccumulatedChange, Meter, relative_change
+from relcache_rivals.equations.base import Equation
+from relcache_rivals.equations.recording import record
 
 DEGREE = 4
 

@@ -15,8 +15,8 @@ from relcache.bench.rivals.base import Options
 from relcache.forecasters.expansion import Expansion
 from relcache.method import Method
 from relcache.schedules import Plan
-from relcache_equations.base import Equation
-from relcache_equations.outputs import HistoryForecaster, OfOutput
+from relcache_rivals.equations.base import Equation
+from relcache_rivals.equations.outputs import HistoryForecaster, OfOutput
 
 WARMUP, LEAST_PUBLISHED = 5, 10  # full steps at the beginning, and the least number of full steps that authors show
 ALPHAS = [index / 20 for index in range(1001)]  # growths of the gap tried for a number of full steps: 0 to 50

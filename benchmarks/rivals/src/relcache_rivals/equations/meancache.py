@@ -14,9 +14,9 @@ from relcache.bench.rivals.base import Options
 from relcache.bench.sampling.batches import Sampler
 from relcache.method import Method
 from relcache.schedules import Plan
-from relcache_equations.base import Equation, plan_of
-from relcache_equations.outputs import HistoryForecaster, OfOutput
-from relcache_equations.recording import record_predictions
+from relcache_rivals.equations.base import Equation, plan_of
+from relcache_rivals.equations.outputs import HistoryForecaster, OfOutput
+from relcache_rivals.equations.recording import record_predictions
 
 SPANS = (1, 2, 3, 4, 5)  # steps that a quotient may span; over one step it is 0, which is reuse
 

@@ -15,7 +15,7 @@ from relcache.forecasters.base import LadderForecaster
 from relcache.forecasters.expansion import Expansion
 from relcache.method import Method
 from relcache.schedules import Interval
-from relcache_equations.base import Equation
+from relcache_rivals.equations.base import Equation
 
 
 @dataclass(frozen=True)

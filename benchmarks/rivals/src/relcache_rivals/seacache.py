@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from relcache.bench.rivals.base import Options, Rival, hooked, lists_of_blocks, only_transformer
-from relcache.bench.rivals.timesteps import TRAIN_TIMESTEPS, watched_timestep
+from relcache_rivals.timesteps import TRAIN_TIMESTEPS, watched_timestep
 
 
 @dataclass(frozen=True)

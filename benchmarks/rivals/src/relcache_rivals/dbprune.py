@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from relcache.bench.rivals.base import Options, only_transformer
-from relcache.bench.rivals.cache_dit_base import CacheDit, installed
+from relcache_rivals.cache_dit_base import CacheDit, installed
 
 
 @dataclass(frozen=True)
