@@ -24,7 +24,7 @@ OWN = "relcache"  # the group
 CHOSEN = (
     "default, finer=4", "no cache: UniPC", "no cache: DPM-Solver++ 3M", "no cache: the same scheduler",
     "diffusers SeaCache, any number of skips", "diffusers TaylorSeer lite, m=1", "diffusers FirstBlockCache",
-    "cache-dit DBCache + TaylorSeer, m=1", "DPCache", "MeanCache", "Spectrum, half a line", "HiCache", "TeaCache",
+    "cache-dit DBCache + TaylorSeer, m=1", "DPCache", "MeanCache", "Spectrum, half a line", "HiCache, m=2", "TeaCache",
     "RFC, m=2", "TaylorSeer, other phase, m=1", "TaylorSeer, m=1", "FORA",
 )  # fmt: skip
 
@@ -84,8 +84,8 @@ def not_behind(table: dict[str, Any], key: str) -> list[str]:
 
 
 GROUPS = {
-    "solver": "fewer steps, with the best of ten solvers", "diffusers": "the best cache of diffusers",
-    "cache-dit": "the best cache of cache-dit", "equations": "the best method of the literature",
+    "solver": "fewer steps, with the best of eight solvers", "diffusers": "the best cache of diffusers",
+    "cache-dit": "the best cache of cache-dit", "equations": "the best of other papers, by their equations",
 }  # fmt: skip
 
 

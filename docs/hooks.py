@@ -92,7 +92,7 @@ def replacer(uri: str, repository: str, files: Files) -> Callable[[re.Match[str]
         if files.get_file_from_path(place) is not None or target.startswith("docs/"):
             return f"{text}({relpath(place, PurePosixPath(uri).parent)}{anchor})"
         if repository:
-            return f"{text}({repository.rstrip('/')}/blob/main/{target})"
+            return f"{text}({repository.rstrip('/')}/blob/main/{target}{anchor})"
         return text.removeprefix("[").removesuffix("]")
 
     return replace

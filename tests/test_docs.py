@@ -15,6 +15,7 @@ from small_pipelines import flux
 
 import relcache
 from relcache.cli.app import app
+from relcache.models import SPECS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -157,7 +158,13 @@ def test_commands_are_found() -> None:
     assert sum(len(list(commands(page))) for page in PAGES) > 20
 
 
-# Messages
+# Models and messages
+
+
+def test_the_table_of_models_has_every_spec() -> None:
+    rows = {f"| `{spec.class_name}` | {', '.join(f'`{name}`' for name in spec.pipelines) or '–'} |" for spec in SPECS}
+    table = (DOCS / "models.md").read_text(encoding="utf-8").split("## Supported models")[1].split("## Units")[0]
+    assert {line for line in table.splitlines() if line.startswith("| `")} == rows
 
 
 def test_quoted_messages_are_those_of_the_source() -> None:

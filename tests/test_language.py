@@ -14,6 +14,7 @@ import pytest
 import relcache
 
 PACKAGE = Path(relcache.__file__).parent
+ROOT = Path(__file__).parent.parent
 MOST_WORDS = 25
 MOST_PARENTHESES = 1
 REFUSED = re.compile(r"\b[Oo]f which\b|\b[Ww]hatever\b|\b[Ww]hichever\b|so manieth|(?:^|, |\band )[Ww]hat (?!if\b)")
@@ -85,3 +86,16 @@ def test_a_bad_sentence_is_found(tmp_path: Path) -> None:
         '"""Of which tokens the error is computed."""\n# ' + "word " * 30 + "\nx = 'One (a b) and two (c d) here.'\n"
     )
     assert len(faults_in(path)) == 3
+
+
+PAGES = [
+    *sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "integrations").glob("**/README.md")),
+    ROOT / "benchmarks/rivals/README.md",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_pages_are_plain(page: Path) -> None:
+    text = re.sub(r"\[([^\]]*)\]\([^)\s]*\)|^#.*$", r"\1", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert [(fault, sentence) for sentence in sentences_of(text) for fault in faults_of(sentence)] == []

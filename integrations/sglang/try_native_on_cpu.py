@@ -82,7 +82,7 @@ def sample(stage: Any, steps: int) -> Tensor:
 def main() -> None:
     """Sample in full and with relcache, and print full steps and distances."""
     os.environ["RELCACHE_METHOD"] = f"auto:full_steps={FULL}"
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "shared"))
     import absent
     import stand_ins
 

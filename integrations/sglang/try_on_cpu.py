@@ -35,7 +35,7 @@ def main(folder: str, prompt: str) -> None:
     """Make a picture, and print the full steps."""
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("relcache").setLevel(logging.INFO)
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "shared"))
     import absent
 
     absent.replace("torchvision")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 def main() -> None:
     """Make a generation with FLUX's stand-in and Wan's, and print the full steps."""
-    sys.path += [str(Path(__file__).parent / "tests"), str(Path(__file__).parents[1])]
+    sys.path += [str(Path(__file__).parent / "tests"), str(Path(__file__).parents[1] / "shared")]
     import absent
 
     absent.replace("torchvision", "torchaudio")

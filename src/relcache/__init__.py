@@ -38,8 +38,8 @@ __version__ = "0.1.0"
 _NAMES = {
     "api": ("Handle", "disable", "enable"),
     "calibration": ("calibrate",),
-    "correctors": ("Corrector",),
-    "forecasters": ("Forecaster",),
+    "correctors": ("CORRECTORS", "Corrector"),
+    "forecasters": ("FORECASTERS", "Forecaster"),
     "inspection": ("Inspection", "inspect"),
     "method": ("Method",),
     "methods": (
@@ -47,7 +47,7 @@ _NAMES = {
     ),
     "models": ("ModelSpec", "Part", "Size", "joint", "parallel"),
     "presets": ("Preset",),
-    "schedules": ("Schedule",),
+    "schedules": ("SCHEDULES", "Schedule"),
     "session.report": ("Report",),
     "shapes.flops": ("count_flops",),
 }  # fmt: skip
@@ -96,16 +96,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import one of the names above, a module, or a forecaster, schedule or corrector of any file in its folder."""
-    if name in _MODULES:
-        value = getattr(import_module(f"relcache.{_MODULES[name]}"), name)
-    elif not name.startswith("_") and find_spec(f"relcache.{name}") is not None:
-        value = import_module(f"relcache.{name}")
-    elif name.startswith("_") or (value := _parts().get(name)) is None:
-        raise AttributeError(f"module 'relcache' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # type checkers know the names above, and no other
+
+    def __getattr__(name: str) -> Any:
+        """Import one of the names above, a module, or a forecaster, schedule or corrector of any file in its folder."""
+        if name in _MODULES:
+            value = getattr(import_module(f"relcache.{_MODULES[name]}"), name)
+        elif name.isidentifier() and not name.startswith("_") and find_spec(f"relcache.{name}") is not None:
+            value = import_module(f"relcache.{name}")
+        elif name.startswith("_") or (value := _parts().get(name)) is None:
+            raise AttributeError(f"module 'relcache' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -18,7 +18,7 @@ def main() -> None:
 
         app()
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in EXTRA:
+        if error.name not in EXTRA:  # or something that an installed package lacks
             raise
         sys.exit(f"the relcache command needs {error.name}, which is not installed: pip install 'relcache[cli]'")
 

@@ -6,7 +6,7 @@ import sys
 import warnings
 from types import FrameType
 
-LIBRARIES = ("relcache", "torch", "diffusers", "accelerate", "contextlib")
+LIBRARIES = ("relcache", "torch", "diffusers", "diffusers_modules", "accelerate", "peft", "transformers", "contextlib")
 
 
 def warn(text: str) -> None:

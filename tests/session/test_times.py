@@ -47,14 +47,40 @@ def test_steps_are_timed_as_they_pass() -> None:
     assert 2 < report.speedup < 3.1
 
 
-def test_the_speed_is_that_of_the_median_full_step() -> None:
-    """The first step warms up: it counts like the others."""
-    report = replace(reported(relcache.FORA(4), 6), full_steps=[0, 1, 4], step_seconds=[9.0, 2.0, 0.5, 0.5, 2.0, 0.5])
-    assert report.seconds == 14.5
-    assert report.speedup == pytest.approx(6 * 2 / (2 + 5.5))
+def test_the_speed_is_that_of_the_median_steps() -> None:
+    """The first step warms up, and one cached step compiled: neither counts by its own time."""
+    report = replace(
+        reported(relcache.FORA(4), 7), full_steps=[0, 1, 4], step_seconds=[9.0, 2.0, 30.0, 0.5, 2.0, 0.5, 0.5]
+    )
+    assert report.seconds == 44.5
+    assert report.speedup == pytest.approx(7 * 2 / (3 * 2 + 4 * 0.5))
+    assert replace(report, finer=2).speedup == report.speedup / 2  # full compute would make half as many steps
+    assert replace(report, full_steps=[0]).speedup is None
     assert Report(**report.to_dict()).speedup == report.speedup
-    assert "3 of 6 steps full" in report.summary()
-    assert "14.5 s, 1.60 times as fast as full compute by its own step times" in report.summary()
+    assert "44.5 s, 1.75 times as fast as full compute by its own step times" in report.summary()
+
+
+def test_an_interrupted_step_has_no_time() -> None:
+    """Of a request that ends inside a step the earlier steps are timed, and the picture has all of them."""
+    model = tiny_dit()
+    handle = relcache.enable(model, relcache.FORA(3), num_inference_steps=12)
+    forward, calls = model.proj_out_2.forward, 0
+
+    def stops(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise KeyboardInterrupt
+        return forward(*args, **kwargs)
+
+    model.proj_out_2.forward = stops
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(model, steps=12)
+    report = handle.report()
+    assert (report.steps, len(report.step_seconds)) == (9, 8)
+    assert min(report.step_seconds) > 0
+    assert report._repr_html_().count("<rect") == 9
+    assert "height='-" not in report._repr_html_()
 
 
 def test_without_times_nothing_is_said_of_them() -> None:
@@ -73,7 +99,9 @@ def test_a_device_whose_time_the_host_does_not_know() -> None:
     assert exact.seconds() == []  # no call has ended
     exact.end_call(torch.device("cpu"))
     assert len(exact.seconds()) == 3
-    assert len(exact.finished()) == 2
+    assert len(exact.begun()) == 2
+    exact.begin_step(torch.device("cpu"))
+    assert len(exact.seconds()) == 3  # the fourth has not ended
 
 
 def test_the_line_of_a_handle() -> None:

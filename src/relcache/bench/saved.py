@@ -68,12 +68,9 @@ def captions_of(settings: Mapping[str, Any]) -> list[str]:
 
 def about_of(settings: Mapping[str, Any]) -> str:
     """Return a title for figures: model, samples, steps and date."""
-    parts = [
-        settings["setup"]["model"],
-        f"{len(settings['conditions'])} samples",
-        f"{settings['setup']['steps']} steps",
-    ]
-    return ", ".join([*parts, *filter(None, [settings.get("date")])])
+    setup, samples = settings["setup"], len(settings["conditions"])
+    parts = [Path(setup["model"]).name, f"{samples} samples", f"{setup['steps']} steps", settings.get("date")]
+    return ", ".join(filter(None, parts))
 
 
 def read_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -37,7 +37,7 @@ def record_analysis(
     1 and 2.
     """
     with plain_errors(resumes=True) as relief:
-        options.check_methods(methods)
+        options.check_methods(methods, rivals=False)
         begin()
         from relcache.bench.comparison.analysis import analyze
         from relcache.bench.comparison.arguments import call_options, conditions_for

@@ -86,7 +86,9 @@ def _show_first(comparison: Comparison, pool: Pool, bar: Progress, work: TaskID,
     for row in own:
         bar.console.print(
             f"{row['method']}, {row['nfc']:g} full steps of {full['nfc']:g}: {row['psnr']:.1f} dB to full compute, "
-            f"{row['seconds']:.3g} s a sample instead of {full['seconds']:.3g}", highlight=False, soft_wrap=True,
+            f"{row['seconds']:.3g} s a sample instead of {full['seconds']:.3g}", highlight=False, markup=False,
+            soft_wrap=True,
         )  # fmt: skip
     sheets = [path for path in written if path.suffix in (".png", ".gif") and "nfc" in path.name]
-    bar.console.print(f"Look at {sheets[0]}" if sheets else "", soft_wrap=True, highlight=False)
+    if sheets:
+        bar.console.print(f"Look at {sheets[0]}", highlight=False, markup=False, soft_wrap=True)

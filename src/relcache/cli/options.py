@@ -33,12 +33,12 @@ def model_or_default(model: str | None, prompts: list[str] | None) -> str:
     return model or ("small-flux" if prompts else DEFAULT_MODEL)
 
 
-def check_methods(methods: str | None) -> None:
-    """Check the names of methods before anything heavy is imported.
+def check_methods(methods: str | None, rivals: bool = True) -> None:
+    """Check the names of methods before diffusers is imported.
 
     Raises:
         ValueError: an unknown name or wrong options.
     """
     from relcache.bench.comparison.entries import choose
 
-    choose(methods)
+    choose(methods, rivals)

@@ -46,7 +46,7 @@ def time_methods(
     of diffusers and cache-dit. For the quality of a pipeline beside its time there is relcache bench race.
     """
     with plain_errors() as relief:
-        options.check_methods(methods)
+        options.check_methods(methods, rivals=False)
         begin()
         from relcache.bench import files
         from relcache.bench.comparison.entries import choose

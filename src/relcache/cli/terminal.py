@@ -71,6 +71,8 @@ def plain_errors(resumes: bool = False) -> Iterator[list[str]]:
     relief: list[str] = []
     try:
         yield relief
+    except (typer.Exit, typer.Abort):
+        raise
     except (ValueError, OSError) as error:
         say_error(str(error))
         raise typer.Exit(1) from error
@@ -93,6 +95,7 @@ class ProgressLines(Progress):
 
     every = 30.0  # seconds
     _said = -math.inf
+    _resumed = 0.0, 0.0  # seconds and pieces after which the present work began: before it they were there already
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         super().update(task_id, **changes)
@@ -102,16 +105,24 @@ class ProgressLines(Progress):
         super().advance(task_id, advance)
         self._say(task_id)
 
+    def reset(self, task_id: TaskID, **changes: Any) -> None:
+        super().reset(task_id, **changes)
+        self._said, self._resumed = -math.inf, (0.0, 0.0)
+        self._say(task_id)
+
     def _say(self, task_id: TaskID) -> None:
         with self._lock:
             task, now = self._tasks[task_id], time.monotonic()
+            if (task.elapsed or 0) < 1:  # pieces that were there already are counted at once
+                self._resumed = task.elapsed or 0.0, task.completed
             if task.total is None or now - self._said < self.every:
                 return
             self._said = now
         seconds = task.elapsed or 0
         done = f"{task.completed:g} of {task.total:g} after {seconds:.0f} s"
-        if task.completed and seconds >= 1:
-            done += f", about {seconds * (task.total / task.completed - 1):.0f} s left"
+        began, known = self._resumed
+        if task.completed > known and seconds > began:
+            done += f", about {(seconds - began) * (task.total - task.completed) / (task.completed - known):.0f} s left"
         self.console.print(f"{done}: {task.description}", highlight=False, markup=False, soft_wrap=True)
 
 

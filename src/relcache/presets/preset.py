@@ -130,7 +130,9 @@ def shipped() -> dict[str, Preset]:
     """Return the presets of the shipped models, by name; none where the package relcache-models is not installed."""
     try:
         from relcache_models import presets
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "relcache_models":
+            raise
         return {}
     return {name: Preset.load(path) for name, path in presets().items()}
 

@@ -28,6 +28,7 @@ def _figure(report: Report) -> str:
     """Return the steps as bars in SVG; heights are seconds, or 1 and 0.1 where these are unknown."""
     width = WIDTH / report.steps
     heights = report.step_seconds or [1.0 if step in report.full_steps else 0.1 for step in range(report.steps)]
+    heights = [*heights, *[0.0] * (report.steps - len(heights))]  # a step that was interrupted has no time
     usual = sorted(heights)[max(0, len(heights) - 2)] or 1.0  # the first step may have taken much longer
     parts = [_bar(report, step, seconds / usual, width) for step, seconds in enumerate(heights)]
     parts += [_dot((step + 0.5) * width) for step, _ in report.corrections]
@@ -41,7 +42,7 @@ def _figure(report: Report) -> str:
 def _bar(report: Report, step: int, share: float, width: float) -> str:
     full, sizes = step in report.full_steps, dict(report.corrections)
     title = f"step {step}: {'full' if full else 'forecast'}"
-    title += f", {report.step_seconds[step]:.3g} s" if report.step_seconds else ""
+    title += f", {report.step_seconds[step]:.3g} s" if step < len(report.step_seconds) else ""
     title += f", corrected by {sizes[step]:.2%}" if step in sizes else ""
     tall = (HEIGHT - HEAD) * min(1.0, share)
     box = f"x='{step * width:.1f}' y='{HEIGHT - tall:.1f}' width='{max(1.0, width - 1):.1f}' height='{tall:.1f}'"

@@ -77,6 +77,7 @@ class Record:
             corrector=str(rules.corrector or "none"),
             corrections=request.correction_sizes(),
             notes=[*request.notes.values(), *problems],
+            finer=request.setting.finer,
             step_seconds=request.clock.seconds() if request.clock.is_exact else [],
         )
 

@@ -36,8 +36,9 @@ class Report:
             ‖x̃ - x‖₂ / ‖x‖₂, mean over the batch.
         fallbacks: reasons for a forecast other than the method's own, and how often each occurred.
         notes: warnings and remarks.
-        step_seconds: duration of each step in seconds, with the scheduler's update; empty if it could not be measured.
-            Reports with other times are equal.
+        finer: times as many steps as the pipeline asked for.
+        step_seconds: duration of each step that has ended, in seconds. Work until the next step begins counts, such as
+            the scheduler's update. Empty if it could not be measured. Reports with other times are equal.
     """
 
     method: str
@@ -61,6 +62,7 @@ class Report:
     corrections: list[tuple[int, float]] = field(default_factory=list)
     fallbacks: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    finer: int = 1
     step_seconds: list[float] = field(default_factory=list, compare=False)
 
     @property
@@ -70,15 +72,17 @@ class Report:
 
     @property
     def speedup(self) -> float | None:
-        """Speed of the steps relative to full compute, by the median full step of this request; None if unknown.
+        """Speed of the steps relative to full compute with the steps asked for; None before a second full step.
 
-        The first step warms up, and counts like the median.
+        It is that of the median full and the median cached step, so that a first step that compiles does not count.
         """
-        full = [seconds for step, seconds in enumerate(self.step_seconds) if step in self.full_steps]
+        timed = {step: seconds for step, seconds in enumerate(self.step_seconds) if step}
+        full = [seconds for step, seconds in timed.items() if step in self.full_steps]
+        cached = [seconds for step, seconds in timed.items() if step not in self.full_steps]
         if not full:
             return None
-        usual = median(full[1:] or full)
-        return usual * len(self.step_seconds) / (usual + sum(self.step_seconds[1:]))
+        taken = median(full) * (len(full) + 1) + (median(cached) * len(cached) if cached else 0.0)
+        return median(full) * len(self.step_seconds) / self.finer / taken
 
     def summary(self) -> str:
         """Return the request in a line: full steps, seconds, speed and corrections."""

@@ -275,7 +275,15 @@ class Requests:
         setting = Setting(total, predicts(scheduler), history, cost, finer)
         state, has_cost = schedule.start(setting), cost is not None
         request = Request(
-            rules, state, total, signs.rows, setting, self.ranks, device, has_cost, clock=Clock(schedule.needs_cost)
+            rules,
+            state,
+            total,
+            signs.rows,
+            setting,
+            self.ranks,
+            device,
+            has_cost,
+            clock=Clock(schedule.needs_cost and not has_cost),
         )
         if total is not None and (remark := schedule.remark(total)) is not None:
             request.notes["steps"] = remark

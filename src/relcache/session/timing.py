@@ -29,7 +29,7 @@ class Timing:
             return self._costs[size]
         full = [step for step in range(request.step) if step in request.full_steps]
         cached = [step for step in range(request.step) if step not in request.full_steps]
-        times = request.clock.finished() if len(cached) >= ENOUGH and full else []
+        times = request.clock.begun() if len(cached) >= ENOUGH and full else []
         if not times:
             return None
         if len(self._costs) >= MOST_SIZES:

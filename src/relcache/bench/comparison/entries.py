@@ -21,7 +21,7 @@ else:
 from relcache.bench import files
 from relcache.bench.files import slug
 from relcache.bench.rivals.base import Rival
-from relcache.bench.rivals.registry import all_rivals, rival_of
+from relcache.bench.rivals.registry import BROKEN, all_rivals, rival_of
 from relcache.bench.sampling.budgets import has_budget, with_any_budget
 from relcache.checks import did_you_mean, unknown
 from relcache.methods import config_from_text, method_from_config, split_list, value_from_text
@@ -156,15 +156,17 @@ def _from_list(text: str) -> list[Entry]:
 
 def _named(text: str) -> list[Entry]:
     name, rivals = text.lower(), all_rivals()
-    groups: dict[str, Sequence[str]] = {"all": list(SHORT), "ablation": ABLATION, "race": (*RACE, *rivals)}
-    groups |= {
+    groups: dict[str, Sequence[str]] = {
         group: [each.name for each in rivals.values() if each.group == group]
         for group in (rival.group for rival in rivals.values())
     }
-    groups |= {known: [known] for known in (*SHORT, *rivals)}
+    groups |= {"all": list(SHORT), "ablation": ABLATION, "race": (*RACE, *rivals)}
+    groups |= {known: [known] for known in (*rivals, *SHORT)}
     hits = groups.get(name) or [known for known in SHORT if known.rpartition("-")[0] == name]
+    if BROKEN and (name == "race" or not hits):
+        raise ValueError("; ".join(BROKEN))
     if hits:
-        return [entry for hit in hits for entry in (_of_rival(rivals[hit]) if hit in rivals else [_short(hit)])]
+        return [entry for hit in hits for entry in ([_short(hit)] if hit in SHORT else _of_rival(rivals[hit]))]
     if ":" in text or "order" in config_from_text(name):
         return [Entry(slug(text), named_config(text))]
     shared = ", ".join(key for key in groups if key not in SHORT and key not in rivals)

@@ -81,7 +81,8 @@ def lines(panels: Mapping[str, Sequence[Line]], x: str, y: str, *, marks: bool =
                 colour, dashes, marker = styles[line.name]
                 mark = {"marker": marker, "markersize": 4} if marks and line.measured else {}
                 axis.plot(line.x, line.y, label=line.name, color=colour, linestyle=dashes, **mark)
-            axis.set(title=title, xlabel=x, ylabel=y if index == 0 else "")
+            axis.set_title(title, parse_math=False)
+            axis.set(xlabel=x, ylabel=y if index == 0 else "")
             if log:
                 axis.set_yscale("log")
         _legend(figure, axes)

@@ -17,6 +17,7 @@ from relcache.bench.comparison.analysis import Analysis
 from relcache.bench.figures import plots
 from relcache.bench.figures.plots import Line
 from relcache.bench.figures.sheet import SheetRow
+from relcache.bench.figures.text import drawable
 from relcache.bench.rivals.registry import is_solver
 from relcache.bench.sampling import gallery
 from relcache.bench.saved import (
@@ -107,9 +108,9 @@ def draw_benchmark(folder: Path) -> list[Path]:
         if drawn:
             values = [value for line in drawn for value in line.y]
             wide = min(values) > 0 and max(values) > 20 * min(values)
-            figure = plots.lines(
-                {about_of(settings): drawn}, f"{unit} per sample", AXES.get(column, heading), marks=True, log=wide
-            )
+            title = drawable(about_of(settings), "results")
+            axis = AXES.get(column, heading)
+            figure = plots.lines({title: drawn}, f"{unit} per sample", axis, marks=True, log=wide)
             written += _write(folder, f"{column}-flops", figure)
     if traces := _traces(cells):
         written += _write(folder, "traces", plots.traces(traces, about_of(settings)))

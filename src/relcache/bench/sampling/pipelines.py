@@ -148,13 +148,14 @@ class _Collector(logging.Handler):
 @contextmanager
 def silent_imports() -> Iterator[None]:
     """Suppress all warnings and log lines, as other packages print them when they are imported."""
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 @contextmanager

@@ -207,6 +207,8 @@ def timeable(course: Course) -> list[Rival]:
     chosen = [
         rival for rival in all_rivals().values() if rival.budget in ("interval", "threshold") and not rival.calibrates
     ]
+    if not chosen:
+        raise ValueError("--peers: other caches are in the package relcache-rivals, which is not installed")
     reasons = {rival.title: rival.unfit(course.model) for rival in chosen}
     if missing := next((reason for reason in reasons.values() if "pip install" in reason), None):
         raise ValueError(f"--peers: {missing}")
