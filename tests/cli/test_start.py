@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -26,8 +27,9 @@ print(json.dumps([code, time.process_time(), [name for name in ("torch", "diffus
 def started(*arguments: str) -> tuple[int, float, list[str], str]:
     """Return the exit code, seconds of processor time, which of the heavy packages were imported, and the output."""
     ended = subprocess.run(
-        [sys.executable, "-c", CODE, json.dumps(arguments)], capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", CODE, json.dumps(arguments)], capture_output=True, text=True, check=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
     *lines, last = ended.stdout.splitlines()
     return *json.loads(last), "\n".join(lines) + ended.stderr
 
@@ -42,7 +44,7 @@ def started(*arguments: str) -> tuple[int, float, list[str], str]:
         (["sampel"], "sample"),
         (["sample", "--promt", "an owl"], "No such option: --promt"),
         (["bench", "rase"], "race"),
-        (["sample", "--steps", "many"], "'many'"),
+        (["sample", "--steps", "many"], "valid integer"),
         (["demo", "--samples"], "requires an argument"),
     ],
 )

@@ -109,7 +109,10 @@ class FluxTransformer2DModel(Flux):
     """By its name, signature and lists of blocks SGLang's FLUX."""
 
     block = FluxBlock
-    enable_teacache = True  # as with each of SGLang's models
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enable_teacache = True  # as with each of SGLang's models
 
     def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Any = None, pooled_projections: Any = None,

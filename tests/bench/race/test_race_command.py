@@ -69,8 +69,10 @@ def test_every_run_has_its_cost_and_its_qualities(finished: Path) -> None:
         if run["method"] in ("auto", "unipc"):  # an interval or a threshold may miss the number
             assert run["nfc"] == run["nfc_target"]
     assert [duel["nfc"] for duel in race["equal_time"]] == [8, 5, 3]
-    assert any(duel["others"] for duel in race["equal_time"])
+    titles = {run["title"] for run in runs} - {"full compute", race["default"]}
     for duel in race["equal_time"]:
+        placed = [other["title"] for other in duel["others"]] + duel["slower"] + duel["faster"]
+        assert sorted(placed) == sorted(titles)  # each once; only those within the default's time have a lead
         own = next(run for run in runs if run["title"] == race["default"] and run["nfc"] == duel["nfc"])
         assert duel["share"] == own["share"]
         assert duel["default"] == {"psnr": own["psnr"], "exact": own["exact"]}

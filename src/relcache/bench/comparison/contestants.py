@@ -109,7 +109,11 @@ def sample(
         began = time.perf_counter()
         images = sampler.call(seeds, conditions)
         seconds = time.perf_counter() - began - weight.before - weight.seconds
-        report = handle.report().to_dict() if handle else _report(rival, watch, sampler.steps, len(seeds), weight.held)
+        if handle:
+            report = handle.report().to_dict()
+            del report["step_seconds"]  # the batch has a time of its own, and else is the same each time
+        else:
+            report = _report(rival, watch, sampler.steps, len(seeds), weight.held)
     if not report["batch"]:
         raise ValueError(f"{type(pipeline).__name__} made no step with {dict(sampler.options)}")
     denoising = watch.seconds - weight.seconds if timed and watch is not None and watch.calls else None
