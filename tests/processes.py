@@ -32,6 +32,7 @@ def _process(rank: int, port: int, folder: Path, count: int, work: Callable[...,
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     torch.accelerator.device_count = lambda: count  # diffusers divides by it, and a CPU has none
+    torch.accelerator.current_accelerator = lambda *args: None  # a build for CUDA names one that is not there
     timeout = datetime.timedelta(seconds=SECONDS)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", timeout, world_size=count, rank=rank)
     try:
