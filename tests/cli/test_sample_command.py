@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -102,8 +103,11 @@ def test_methods_side_by_side(flux: Path, tmp_path: Path) -> None:
         assert (tmp_path / f"001-a-wire-seed1-{name}.png").is_file()
     reports = json.loads((tmp_path / "report.json").read_text())
     assert [report["nfc"] for report in reports] == [8, 4, 4, 4, 4]
-    found = re.search(r"rfc again, without calibration: --method '?(rfc:[^'\n]*)", output)
-    again = sample(*of_flux(flux, *PROMPTS, "--method", found.group(1), "--out", tmp_path / "again"))
+    line = re.search(r"rfc again, without calibration: relcache sample (.*)", output).group(1)
+    again = sample(*shlex.split(line), "--out", tmp_path / "again")
+    assert "--method rfc:" in line
+    assert "--size 16x24" in line
+    assert "--nfc" not in line
     assert "4 full of 8" in again
     assert "without calibration" not in again
     with Image.open(tmp_path / "sheet.png") as sheet:

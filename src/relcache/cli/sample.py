@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 def sample_pictures(
+    context: typer.Context,
     prompt: options.Prompts = None,
     classes: Annotated[str | None, typer.Option(help="Class names or numbers, for class-conditional models.")] = None,
     method: Annotated[str, typer.Option(help="auto, full, rfc:order=2,threshold=0.12, fora:interval=4, …")] = "auto",
@@ -107,11 +108,25 @@ def sample_pictures(
         if compare is not None:
             console.print(_table(results))
         for text, chosen in found.items():
-            say(f"{text} again, without calibration: --method {shlex.quote(method_to_text(chosen))}")
+            say(f"{text} again, without calibration: {_again(context, method_to_text(chosen))}")
         title = f"{drawable(model, 'the model')}, {steps} steps"
         files.write_or_elsewhere(out, lambda folder: write_sheets(folder, rows, title, captions))
         files.write_or_elsewhere(out, lambda folder: files.write_json(folder / "report.json", reports))
         say(f"Written to {out}")
+
+
+def _again(context: typer.Context, method: str) -> str:
+    """Return the command of `context` with `method` in place of the options that searched for it."""
+    words = ["relcache", "sample", "--method", method]
+    for option in context.command.params:
+        name = option.name or ""
+        source = context.get_parameter_source(name)
+        if name in ("method", "compare", "nfc") or source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[name]
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            words += [option.opts[0], str(each)]
+    return shlex.join(words)
 
 
 def _teller(bar: Progress, task: TaskID, text: str) -> Callable[[float, float], None]:
