@@ -10,6 +10,8 @@ import sys
 import pytest
 
 import relcache
+from relcache.bench.comparison.benchmarks import NAMES
+from relcache.cli.bench import bench_app
 
 CODE = """
 import json, sys, time
@@ -63,6 +65,10 @@ def test_an_unknown_method_is_answered_before_diffusers_is_imported() -> None:
         assert code == 1
         assert "did you mean 'taylorseer'" in output.replace("\n", " ")
         assert imported == ["torch"]
+
+
+def test_the_benchmarks_that_are_named_without_an_import_are_all_of_them() -> None:
+    assert {command.name for command in bench_app.registered_commands} - {"race", "speed"} == set(NAMES)
 
 
 def test_import_relcache_imports_nothing_heavy() -> None:

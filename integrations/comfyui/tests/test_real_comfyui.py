@@ -21,7 +21,7 @@ from relcache_comfyui.sampling import COMPILED, CORRECTED
 from torch import Tensor
 
 CHECKOUT = os.environ.get("COMFYUI", "")
-pytestmark = pytest.mark.skipif(not CHECKOUT, reason="COMFYUI names no checkout of ComfyUI")
+pytestmark = pytest.mark.skipif(not CHECKOUT, reason="needs COMFYUI=FOLDER, a checkout of ComfyUI (not on PyPI)")
 STEPS, FULL = 20, 8
 TWO_LISTS = {
     "in_channels": 16, "out_channels": 16, "vec_in_dim": 8, "context_in_dim": 12, "hidden_size": 32, "mlp_ratio": 2.0,

@@ -193,7 +193,7 @@ def test_captured_graphs_are_refused(stage: Any) -> None:
 # SGLang itself
 
 SGLANG = importlib.util.find_spec("sglang")
-needs_sglang = pytest.mark.skipif(SGLANG is None, reason="sglang is not installed")
+needs_sglang = pytest.mark.skipif(SGLANG is None, reason="needs pip install --no-deps sglang==0.5.23")
 
 
 @pytest.fixture

@@ -250,7 +250,7 @@ def test_blocks_in_other_processes_are_refused(omni: Any) -> None:
 # vLLM-Omni itself
 
 OMNI = importlib.util.find_spec("vllm_omni")
-needs_omni = pytest.mark.skipif(OMNI is None, reason="vllm-omni is not installed")
+needs_omni = pytest.mark.skipif(OMNI is None, reason="needs pip install --no-deps vllm-omni==0.30.0")
 
 
 def tree_of(file: str) -> dict[str, ast.AST]:
