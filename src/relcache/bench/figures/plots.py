@@ -82,7 +82,7 @@ def lines(panels: Mapping[str, Sequence[Line]], x: str, y: str, *, marks: bool =
                 mark = {"marker": marker, "markersize": 4} if marks and line.measured else {}
                 axis.plot(line.x, line.y, label=line.name, color=colour, linestyle=dashes, **mark)
             axis.set_title(title, parse_math=False)
-            axis.set(xlabel=x, ylabel=y if index == 0 else "")
+            axis.set(xlabel=x, ylabel=textwrap.fill(y, 24) if index == 0 else "")
             if log:
                 axis.set_yscale("log")
         _legend(figure, axes)
